@@ -1,0 +1,77 @@
+"""The first stage of the latent models: AutoencoderKL, 1x32x32 to 4x8x8 (factor 4)."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from cq.zoo.classifier import Classifier
+from cq.zoo.data import fashion_mnist
+from cq.zoo.recipes.classifiers import to_unit
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstStageRecipe:
+    """L1, a perceptual distance in maps of a classifier, and a small KL term (as LDM, arXiv:2112.10752, 3.1)."""
+
+    root: Path
+    perceptual: Path  # folder of the trained classifier
+    kl_weight: float = 1e-4
+    perceptual_weight: float = 0.5
+    name: str = "first_stage"
+    num_steps: int = 3600
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    ema_decay: float = 0.999
+    seed: int = 11
+    _networks: list[Classifier] = field(default_factory=list)
+
+    def model(self) -> nn.Module:
+        return AutoencoderKL(
+            in_channels=1,
+            out_channels=1,
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            block_out_channels=(24, 48, 96),
+            layers_per_block=1,
+            latent_channels=4,
+            norm_num_groups=8,
+            sample_size=32,
+        )
+
+    def data(self) -> tuple[Tensor, ...]:
+        return (fashion_mnist("train", self.root)[0],)
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
+        assert isinstance(model, AutoencoderKL)
+        images = to_unit(batch[0]).contiguous(memory_format=torch.channels_last)
+        posterior = model.encode(images).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator)
+        decoded = model.decode(posterior.mean + posterior.std * noise).sample
+        kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
+        return (decoded - images).abs().mean() + self.perceptual_weight * self._distance(decoded, images) + (
+            self.kl_weight * kl
+        )
+
+    def _distance(self, decoded: Tensor, images: Tensor) -> Tensor:
+        if not self._networks:
+            network = Classifier.from_pretrained(self.perceptual).float().eval().requires_grad_(False)
+            self._networks.append(network.to(memory_format=torch.channels_last))
+        total = decoded.new_zeros(())
+        for fake, real in zip(self._networks[0].maps(decoded), self._networks[0].maps(images), strict=True):
+            total = total + (fake - real).pow(2).mean() / real.pow(2).mean()
+        return total
+
+    @torch.no_grad()
+    def export(self, model: nn.Module, folder: Path) -> dict[str, float]:
+        assert isinstance(model, AutoencoderKL)
+        images = to_unit(fashion_mnist("train", self.root)[0][:10_000])
+        latents = torch.cat([model.encode(part).latent_dist.mean for part in images.split(500)])
+        model.register_to_config(scaling_factor=round(1 / latents.std().item(), 6))
+        decoded = torch.cat([model.decode(part).sample for part in latents[:2000].split(500)])
+        error = ((decoded.clamp(-1, 1) - images[:2000]) / 2).pow(2).mean((1, 2, 3))
+        model.to(memory_format=torch.contiguous_format).half().save_pretrained(folder / self.name)
+        return {"psnr_db": -10 * error.log10().mean().item(), "latent_std": latents.std().item()}
