@@ -1,0 +1,3 @@
+"""cq: joint caching and quantization of diffusion models."""
+
+__version__ = "0.1.0"

@@ -1,18 +1,33 @@
 """Rebuild a part of the zoo from scratch: `python -m cq.zoo.train <part>`.
 
 Parts, in the order in which they need one another: features, judge, perceptual, first_stage, ldm_mini.
+Built, not trained: reference (needs features), reference_clean and reference_torchmetrics (need Inception weights).
 """
 
 import argparse
 import logging
 from pathlib import Path
+from typing import Protocol
 
+from cq.evaluate.inception import URLS
+from cq.zoo.locate import WEIGHTS
 from cq.zoo.recipes.classifiers import ClassifierRecipe
 from cq.zoo.recipes.first_stage import FirstStageRecipe
 from cq.zoo.recipes.ldm_mini import LatentDiffusionRecipe
+from cq.zoo.recipes.reference import InceptionReference, OwnReference
 from cq.zoo.trainer import Recipe, fit
 
-ZOO = Path(__file__).parent / "weights"
+log = logging.getLogger(__name__)
+
+
+class Builder(Protocol):
+    """A part that is computed from others, not trained."""
+
+    @property
+    def name(self) -> str: ...
+
+    def build(self, zoo: Path) -> dict[str, float]:
+        """Write the part into `zoo`, from the parts already there, and return the figures to log."""
 
 
 def recipes(root: Path, work: Path) -> dict[str, Recipe]:
@@ -27,24 +42,39 @@ def recipes(root: Path, work: Path) -> dict[str, Recipe]:
     return {part.name: part for part in parts}
 
 
+def builders(root: Path, device: str) -> dict[str, Builder]:
+    """Every part that is built; the Inception ones read and write `root`/inception."""
+    parts: list[Builder] = [OwnReference(root=root)]
+    for mode, url in URLS.items():
+        weights = root / "inception" / url.rpartition("/")[2]
+        parts.append(InceptionReference(root=root, mode=mode, weights=weights, device=device))
+    return {part.name: part for part in parts}
+
+
 TRAINING_ONLY = ("perceptual", "first_stage")  # the first stage ships inside each model that uses it
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m cq.zoo.train", description=__doc__)
-    parser.add_argument("part", nargs="+", help="one or more of: features judge perceptual first_stage ldm_mini")
+    parser.add_argument("part", nargs="+", help="one or more of the parts above")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the data set")
     parser.add_argument("--work", type=Path, default=Path("runs/zoo"), help="folder of checkpoints")
-    parser.add_argument("--out", type=Path, default=ZOO, help="folder that receives the trained part")
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder that receives the trained part")
+    parser.add_argument("--device", default="cpu", help="where Inception runs; trainings run on the CPU")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    known = recipes(arguments.data, arguments.work)
+    trained = recipes(arguments.data, arguments.work)
+    built = builders(arguments.data, arguments.device)
     for part in arguments.part:
-        if part not in known:
-            parser.error(f"part={part!r} is not in the zoo. Choose from: {' '.join(known)}.")
+        if part not in {**trained, **built}:
+            parser.error(f"part={part!r} is not in the zoo. Choose from: {' '.join([*trained, *built])}.")
     for part in arguments.part:
-        out = arguments.work if part in TRAINING_ONLY else arguments.out
-        fit(known[part], work=arguments.work, zoo=out)
+        if part in built:
+            figures = built[part].build(arguments.out)
+            log.info("%s: done, %s", part, ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
+        else:
+            out = arguments.work if part in TRAINING_ONLY else arguments.out
+            fit(trained[part], work=arguments.work, zoo=out)
 
 
 if __name__ == "__main__":

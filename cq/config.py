@@ -1,0 +1,133 @@
+"""The schema of a run, its cross-field checks, and the one door through which components are built."""
+
+import dataclasses
+import importlib
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+
+@dataclass
+class Budget:
+    """The neutral numbers that several choices read. num_steps: sampler steps. cache_interval: N."""
+
+    num_steps: int = MISSING
+    cache_interval: int = MISSING
+    weight_bits: int = MISSING
+    act_bits: int = MISSING
+
+
+@dataclass
+class Paths:
+    """store: artefacts of all runs. records: one JSON line a run. data: data sets. tracking: W&B's files."""
+
+    store: str = MISSING
+    records: str = MISSING
+    data: str = MISSING
+    tracking: str = MISSING
+
+
+@dataclass
+class Row:
+    """Where the run stands in a table. paper: the key of the published row it is set beside, or empty."""
+
+    table: str = MISSING
+    name: str = MISSING
+    order: int = MISSING
+    label: str = MISSING
+    paper: str = MISSING
+
+
+@dataclass
+class RunConfig:
+    """The top of every configuration; the groups are checked against their own dataclasses in `build`."""
+
+    row: Row = field(default_factory=Row)
+    seed: int = MISSING
+    force: bool = False
+    budget: Budget = field(default_factory=Budget)
+    paths: Paths = field(default_factory=Paths)
+    model: Any = MISSING
+    calibrate: Any = MISSING
+    cost: Any = MISSING
+    schedule: Any = MISSING
+    correct: Any = MISSING
+    quantize: Any = MISSING
+    sample: Any = MISSING
+    metrics: Any = MISSING
+    latency: Any = MISSING
+    logger: Any = MISSING
+
+
+def check_budget(config: DictConfig) -> None:
+    """Raise ValueError for numbers that no choice of components could honour."""
+    budget = config.budget
+    if budget.num_steps < 1:
+        raise ValueError(f"budget.num_steps={budget.num_steps}: must be at least 1.")
+    if not 1 <= budget.cache_interval <= budget.num_steps:
+        raise ValueError(
+            f"budget.cache_interval={budget.cache_interval}: the interval must lie in 1..budget.num_steps="
+            f"{budget.num_steps}. Lower the interval or take more steps."
+        )
+    for key in ("weight_bits", "act_bits"):
+        if not 2 <= budget[key] <= 16:
+            raise ValueError(f"budget.{key}={budget[key]}: must lie in 2..16. For full precision use quantize=none.")
+
+
+def build(node: Any, key: str) -> Any:
+    """The component that `node` describes: its `_target_`, called with its other entries.
+
+    Only targets under `cq.` are built. Every entry is checked against the type of the target's field; an
+    unknown, missing or ill-typed entry raises ValueError with its dotted key.
+    """
+    if isinstance(node, DictConfig):
+        node = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    if not isinstance(node, dict) or "_target_" not in node:
+        raise ValueError(f"{key}={node!r}: names no component; a component is a mapping with `_target_`.")
+    target = node["_target_"]
+    if not isinstance(target, str) or not target.startswith("cq."):
+        raise ValueError(f"{key}._target_={target!r}: only components of the package `cq` can be built.")
+    module, _, name = target.rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ValueError(f"{key}._target_={target!r}: no such component ({error}).") from error
+    given = {k: v for k, v in node.items() if k != "_target_"}
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    hints = typing.get_type_hints(kind)
+    for entry in given:
+        if entry not in fields:
+            raise ValueError(f"{key}.{entry}: unknown key; {target} takes {', '.join(fields)}.")
+    values: dict[str, Any] = {}
+    for entry, declared in fields.items():
+        if entry in given:
+            values[entry] = _typed(given[entry], hints[entry], f"{key}.{entry}")
+        elif declared.default is dataclasses.MISSING and declared.default_factory is dataclasses.MISSING:
+            raise ValueError(f"{key}.{entry}: missing; {target} needs it. Add it to the yaml of this choice.")
+    return kind(**values)
+
+
+def _typed(value: Any, hint: Any, key: str) -> Any:
+    if isinstance(value, dict) and "_target_" in value:
+        return build(value, key)
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    if isinstance(value, bool) and not _admits(hint, bool):
+        raise ValueError(f"{key}={value}: must be {_name(hint)}.")
+    try:
+        return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+    except ValidationError as error:
+        raise ValueError(f"{key}={value!r}: must be {_name(hint)} ({error.errors()[0]['msg']}).") from error
+
+
+def _admits(hint: Any, kind: type) -> bool:
+    return hint is kind or hint is Any or any(_admits(part, kind) for part in typing.get_args(hint))
+
+
+def _name(hint: Any) -> str:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType, typing.Literal):
+        return " or ".join("null" if part is type(None) else _name(part) for part in typing.get_args(hint))
+    return getattr(hint, "__name__", str(hint)) if isinstance(hint, type) else str(hint)

@@ -1,0 +1,58 @@
+"""Weighted distance: a call counts by how much of the final sample its prediction decides."""
+
+from dataclasses import dataclass
+from math import inf
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cq.artifacts import TrajectoryStatistics
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weighted:
+    """The base distance times (share of the call in the final sample) ** power.
+
+    In the variable x / sqrt(alpha_bar) a deterministic DDIM step adds (drop of sigma) * eps, so an error of eps at
+    call t reaches the final sample in proportion to the drop of sigma there, if later calls do not react to it.
+
+    base: which distance. power: 1 the share itself, 0.5 its square root, 0 the base distance unchanged.
+    """
+
+    base: Literal["l1", "squared"]
+    power: float
+
+    def __post_init__(self) -> None:
+        if self.base not in ("l1", "squared"):
+            raise ValueError(f"cost.base={self.base!r}: there is no such distance. Choose l1 or squared.")
+        if not 0 <= self.power < inf:
+            raise ValueError(f"cost.power={self.power}: must be finite and not negative. 1 weighs by the share itself.")
+
+    def distances(self, statistics: TrajectoryStatistics) -> Tensor:
+        """float64 [T, D]; column 0 is zero, +inf where t - d < 0. A call of zero share costs nothing."""
+        base_TD = statistics.l1_TD if self.base == "l1" else statistics.squared_TD
+        weight_T = step_shares(statistics.sigma_T) ** self.power
+        # inf * 0 is NaN: keep the calls that do not exist out of the product
+        return torch.where(base_TD.isinf(), base_TD, base_TD * weight_T[:, None])
+
+
+def step_shares(sigma_T: Tensor) -> Tensor:
+    """float64 [T], mean 1: the drop of sigma = sqrt((1 - alpha_bar) / alpha_bar) at each call, the last one to zero.
+
+    Raises ValueError where sigma is infinite (alpha_bar 0), rises during sampling or is zero throughout.
+    """
+    sigma_T = sigma_T.double()
+    if not sigma_T.isfinite().all():
+        raise ValueError(
+            "cost: the noise level sigma is not finite at every call (alpha_bar reaches 0), so no call has a share in "
+            "the sample. Take an unweighted cost (cost=l1) for this noise scheduler."
+        )
+    drop_T = sigma_T - torch.cat([sigma_T[1:], sigma_T.new_zeros(1)])
+    if (drop_T < 0).any() or drop_T.sum() <= 0:
+        call = int(drop_T.argmin())
+        raise ValueError(
+            f"cost: the noise level sigma must fall during sampling, but changes by {-float(drop_T[call]):.3g} at call "
+            f"{call}. Take an unweighted cost (cost=l1) for this noise scheduler."
+        )
+    return drop_T / drop_T.mean()

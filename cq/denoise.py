@@ -1,0 +1,58 @@
+"""The only denoising loop. Calibration, sampling, timing and tests are consumers of what it yields."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cq.artifacts import CacheSchedule, ChannelAffine
+from cq.contracts import Denoiser, DenoiserOutput
+
+
+@dataclass(frozen=True)
+class DenoiseStep:
+    """One call of the denoiser. x_NCHW: the state after it. output: what the denoiser returned."""
+
+    call: int
+    timestep: Tensor
+    x_NCHW: Tensor
+    output: DenoiserOutput
+
+
+@torch.no_grad()
+def denoise(
+    denoiser: Denoiser,
+    noise_scheduler: Any,
+    x_NCHW: Tensor,
+    *,
+    cond: Tensor | None,
+    schedule: CacheSchedule,
+    correction: ChannelAffine,
+) -> Iterator[DenoiseStep]:
+    """Denoise `x_NCHW` along `noise_scheduler.timesteps`; the cached map is a local value, so nothing can leak.
+
+    noise_scheduler: a diffusers scheduler whose timesteps are set; it is used by this loop alone.
+    Raises ValueError where schedule or correction were made for another number of calls.
+    """
+    timesteps = noise_scheduler.timesteps
+    if schedule.num_calls != len(timesteps):
+        raise ValueError(
+            f"the cache schedule is for {schedule.num_calls} calls, the sampler makes {len(timesteps)}. "
+            "Plan a schedule for this step count."
+        )
+    if correction.tables and correction.schedule not in ("", schedule.digest):
+        raise ValueError(
+            f"the correction was fitted for schedule {correction.schedule[:12]}, not for {schedule.digest[:12]}. "
+            "Fit it again for this schedule."
+        )
+    refresh = set(schedule.refresh_calls)
+    site = denoiser.site
+    held: dict[str, Tensor] = {}
+    for call, timestep in enumerate(timesteps):
+        reuse = {} if call in refresh else {site: correction.apply(held[site], name=site, call=call)}
+        output = denoiser(x_NCHW, call=call, timestep=timestep, cond=cond, reuse=reuse)
+        held.update(output.features)
+        x_NCHW = noise_scheduler.step(output.eps_NCHW, timestep, x_NCHW).prev_sample
+        yield DenoiseStep(call, timestep, x_NCHW, output)

@@ -1,0 +1,92 @@
+"""Images to features: our own small network, extracted once however many metrics ask.
+
+Numbers from this network are called `*_own`: they are not comparable with Inception numbers.
+Legend of shape suffixes: N image, F feature, K class, C channel, H W space.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cq.artifacts import digest_of_tensor
+from cq.zoo.classifier import Classifier, ImageFeatures
+from cq.zoo.locate import locate
+
+WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+
+
+def sha256_of_file(path: Path) -> str:
+    """SHA-256 (hex) of the bytes of a file, as `sha256sum` prints it."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class FeatureNetwork:
+    """A `Classifier` in float32 and evaluation mode; digest: SHA-256 of its weights file."""
+
+    network: Classifier
+    digest: str
+
+    @classmethod
+    def load(cls, reference: str) -> "FeatureNetwork":
+        """`zoo:features` or a local folder in diffusers' layout. Raises ValueError where it is missing."""
+        folder = locate(reference)
+        weights = folder / WEIGHTS_FILE
+        if not weights.is_file():
+            raise ValueError(
+                f"features={reference!r}: {folder} holds no {WEIGHTS_FILE}. "
+                "Give a folder written by `Classifier.save_pretrained`, or zoo:features."
+            )
+        network = Classifier.from_pretrained(folder).float().eval().requires_grad_(False)
+        return cls(network, sha256_of_file(weights))
+
+    @torch.no_grad()
+    def extract(self, images_NCHW: Tensor, *, batch_size: int) -> ImageFeatures:
+        """Features in float64 of uint8 images [N, 1, H, W]; 0..255 is mapped to -1..1 as in training.
+
+        The network itself runs in float32 on the CPU, so the last digits depend on `batch_size`.
+        """
+        check_images(images_NCHW)
+        if images_NCHW.shape[1] != 1:
+            raise ValueError(
+                f"images of shape {list(images_NCHW.shape)}: the own feature network takes one grey channel. "
+                "For colour images choose evaluate=fidelity."
+            )
+        parts = [self.network(batch.float() / 127.5 - 1) for batch in torch.split(images_NCHW, batch_size)]
+        pooled_NF, spatial_NF, logits_NK = (torch.cat(column).double() for column in zip(*parts, strict=True))
+        return ImageFeatures(pooled_NF, spatial_NF, logits_NK)
+
+
+def check_images(images_NCHW: Tensor) -> None:
+    """Raise ValueError for anything but a non-empty uint8 [N, C, H, W]."""
+    if images_NCHW.dtype != torch.uint8 or images_NCHW.ndim != 4 or not len(images_NCHW):
+        raise ValueError(
+            f"images of dtype {images_NCHW.dtype} and shape {list(images_NCHW.shape)}: metrics score a non-empty "
+            "uint8 [N, C, H, W]. Round and clip to 0..255 first."
+        )
+
+
+class FeatureCache:
+    """Networks and features met so far; shared by the metrics of a run, harmless to throw away."""
+
+    def __init__(self) -> None:
+        self._networks: dict[str, FeatureNetwork] = {}
+        self._features: dict[tuple[str, str], ImageFeatures] = {}
+
+    def network(self, reference: str) -> FeatureNetwork:
+        if reference not in self._networks:
+            self._networks[reference] = FeatureNetwork.load(reference)
+        return self._networks[reference]
+
+    def features(self, images_NCHW: Tensor, network: FeatureNetwork, *, batch_size: int) -> ImageFeatures:
+        key = (network.digest, digest_of_tensor(images_NCHW))
+        if key not in self._features:
+            self._features[key] = network.extract(images_NCHW, batch_size=batch_size)
+        return self._features[key]

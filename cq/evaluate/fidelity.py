@@ -1,0 +1,134 @@
+"""How far each image is from the one the full-precision, uncached model draws from the same seed.
+
+Legend of shape suffixes: N image, C channel, H W space, T call of the denoiser (0 is the noisiest).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cq.evaluate.bootstrap import METHOD, check_resamples, interval_of_mean
+from cq.evaluate.features import check_images
+from cq.evaluate.protocol import EvaluationContext, Score
+
+
+def psnr_db(images_NCHW: Tensor, baseline_NCHW: Tensor, *, cap_db: float, batch_size: int) -> Tensor:
+    """Peak signal-to-noise ratio of each uint8 pair in dB, peak 255, float64 [N]; equal images get `cap_db`."""
+    pairs = zip(torch.split(images_NCHW, batch_size), torch.split(baseline_NCHW, batch_size), strict=True)
+    mean_squared_N = torch.cat(
+        [(ours.double() - theirs.double()).flatten(1).square().mean(1) for ours, theirs in pairs]
+    )
+    return (10 * torch.log10(255.0**2 / mean_squared_N)).clamp(max=cap_db)
+
+
+def ssim(images_NCHW: Tensor, baseline_NCHW: Tensor, *, batch_size: int) -> Tensor:
+    """Structural similarity of each uint8 pair (Wang et al. 2004: Gaussian window, sigma 1.5), float64 [N]."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    pairs = zip(torch.split(images_NCHW, batch_size), torch.split(baseline_NCHW, batch_size), strict=True)
+    parts = [
+        structural_similarity_index_measure(ours.double(), theirs.double(), data_range=255.0, reduction="none")
+        for ours, theirs in pairs
+    ]
+    return torch.cat([part.reshape(-1) for part in parts])  # a batch of one comes back as a scalar
+
+
+def relative_error(values_NX: Tensor, baseline_NX: Tensor) -> Tensor:
+    """L2 norm of the difference of each pair over that of the baseline, float64 [N].
+
+    Raises ValueError for a baseline row of norm zero, against which nothing is relative.
+    """
+    difference_NX = (values_NX.double() - baseline_NX.double()).flatten(1)
+    norm_N = baseline_NX.double().flatten(1).norm(dim=1)
+    if bool((norm_N == 0).any()):
+        raise ValueError("baseline: a latent of norm zero has no relative error. Look at the full-precision samples.")
+    error_N: Tensor = difference_NX.norm(dim=1) / norm_N
+    return error_N
+
+
+def score_of_mean(
+    context: EvaluationContext,
+    values_N: Tensor,
+    *,
+    metric: str,
+    better: Literal["up", "down"],
+    details: Mapping[str, str | int],
+    resamples: int,
+    seed: int,
+    curve: tuple[float, ...] = (),
+) -> Score:
+    """The mean of one value a pair, with its interval and the protocol of a paired metric."""
+    low, high = interval_of_mean(values_N, resamples=resamples, seed=seed)
+    protocol = context.protocol(
+        metric,
+        {
+            **details,
+            "baseline": "full precision, uncached, same seeds",
+            "interval": f"{METHOD}, {resamples} resamples",
+        },
+    )
+    return Score(value=float(values_N.mean()), low=low, high=high, better=better, protocol=protocol, curve=curve)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fidelity:
+    """`psnr_fp_db`, `ssim_fp`, `latent_error_fp`: each image against the baseline's of the same seed.
+
+    Each is a mean over images of one value a pair. psnr_cap_db: what equal images count as, so that means stay
+    finite. The curve of `latent_error_fp` is the mean error of the traced images after each call.
+    """
+
+    batch_size: int
+    psnr_cap_db: float
+    resamples: int
+    bootstrap_seed: int
+
+    def __post_init__(self) -> None:
+        check_resamples(self.resamples)
+        if not self.psnr_cap_db > 0:
+            raise ValueError(f"psnr_cap_db={self.psnr_cap_db}: must be positive. 100 is beyond any unequal pair.")
+
+    def compute(self, context: EvaluationContext) -> Mapping[str, Score]:
+        samples, baseline = context.pairs()
+        check_images(samples.images_NCHW)
+        images = samples.images_NCHW, baseline.images_NCHW
+        psnr_N = psnr_db(*images, cap_db=self.psnr_cap_db, batch_size=self.batch_size)
+        latents_N = relative_error(samples.latents_NCHW, baseline.latents_NCHW)
+        traces = zip(samples.trace_TNCHW, baseline.trace_TNCHW, strict=True)
+        curve_T = [float(relative_error(ours, theirs).mean()) for ours, theirs in traces if len(ours)]
+        return {
+            "psnr_fp_db": score_of_mean(
+                context,
+                psnr_N,
+                metric="psnr_fp_db",
+                better="up",
+                details={"definition": f"mean of PSNR, uint8, equal images {self.psnr_cap_db:g} dB"},
+                resamples=self.resamples,
+                seed=self.bootstrap_seed,
+            ),
+            "ssim_fp": score_of_mean(
+                context,
+                ssim(*images, batch_size=self.batch_size),
+                metric="ssim_fp",
+                better="up",
+                details={"definition": "mean of SSIM, uint8, Gaussian window of sigma 1.5, torchmetrics"},
+                resamples=self.resamples,
+                seed=self.bootstrap_seed,
+            ),
+            "latent_error_fp": score_of_mean(
+                context,
+                latents_N,
+                metric="latent_error_fp",
+                better="down",
+                details={
+                    "definition": "mean of relative L2 of final latents",
+                    "num_traced": samples.trace_TNCHW.shape[1],
+                },
+                resamples=self.resamples,
+                seed=self.bootstrap_seed,
+                curve=tuple(curve_T),
+            ),
+        }

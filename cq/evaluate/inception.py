@@ -1,0 +1,178 @@
+"""FID in the standard Inception features: what published numbers are, where the weights can be had.
+
+Nothing here downloads: a missing file is an error that says what to fetch and where to put it.
+Legend of shape suffixes: N image, C channel, H W space, F feature (2048).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cq.evaluate.bootstrap import METHOD, check_resamples
+from cq.evaluate.features import check_images, sha256_of_file
+from cq.evaluate.gaussian import FrechetToReference, check_count, frechet_distance, moments
+from cq.evaluate.protocol import EvaluationContext, MetricUnavailable, Score
+
+Mode = Literal["clean", "torchmetrics"]
+
+CLEAN_NAME = "inception-2015-12-05.pt"  # clean-fid looks for this name
+CLEAN_URL = f"https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{CLEAN_NAME}"
+TORCHMETRICS_SHA256 = "6726825d"  # torch-fidelity's file carries the start of its own hash in its name
+TORCHMETRICS_NAME = f"weights-inception-2015-12-05-{TORCHMETRICS_SHA256}.pth"
+TORCHMETRICS_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{TORCHMETRICS_NAME}"
+URLS: dict[Mode, str] = {"clean": CLEAN_URL, "torchmetrics": TORCHMETRICS_URL}
+
+
+def check_weights(mode: Mode, weights: Path) -> None:
+    """Raise MetricUnavailable where the file is missing, ValueError where it cannot be the right one."""
+    name = URLS[mode].rpartition("/")[2]
+    if not weights.is_file():
+        raise MetricUnavailable(f"fid_{mode}: needs the Inception weights. Download {URLS[mode]} to {weights}.")
+    if weights.name != name:
+        raise ValueError(f"weights={str(weights)!r}: the file for mode={mode!r} must be called {name}. Rename it.")
+    if mode == "torchmetrics" and not sha256_of_file(weights).startswith(TORCHMETRICS_SHA256):
+        # it is unpickled: refuse whatever is not the published file
+        raise ValueError(
+            f"{weights}: SHA-256 does not start with {TORCHMETRICS_SHA256}. Delete it and download {URLS[mode]}."
+        )
+
+
+def inception_features(
+    images_NCHW: Tensor, *, mode: Mode, weights: Path, batch_size: int, device: str
+) -> Tensor:  # fmt: skip
+    """Pooled Inception features, float64 [N, F], of uint8 images; grey images are repeated to three channels.
+
+    clean: bicubic resize to 299 with antialiasing and no rounding (arXiv:2104.11222), one image at a time.
+    torchmetrics: torch's bilinear resize with antialiasing, inside the network.
+    """
+    check_images(images_NCHW)
+    check_weights(mode, weights)
+    channels = images_NCHW.shape[1]
+    if channels not in (1, 3):
+        raise ValueError(f"images with {channels} channels: Inception takes grey (1) or colour (3) images.")
+    network = _clean(weights, device) if mode == "clean" else _torchmetrics(weights, device)
+    parts = []
+    with torch.no_grad():
+        for batch_NCHW in torch.split(images_NCHW, batch_size):
+            parts.append(network(batch_NCHW.expand(-1, 3, -1, -1)).double().cpu())
+    return torch.cat(parts)
+
+
+def _clean(weights: Path, device: str) -> Callable[[Tensor], Tensor]:
+    from cleanfid.inception_torchscript import InceptionV3W
+    from cleanfid.resize import build_resizer
+
+    network = InceptionV3W(str(weights.parent), download=False, resize_inside=False).to(device).eval()
+    resize = build_resizer("clean")
+
+    def extract(batch_NCHW: Tensor) -> Tensor:
+        resized = np.stack([resize(image_HWC) for image_HWC in batch_NCHW.permute(0, 2, 3, 1).numpy()])
+        features: Tensor = network(torch.from_numpy(resized).permute(0, 3, 1, 2).to(device))
+        return features
+
+    return extract
+
+
+def _torchmetrics(weights: Path, device: str) -> Callable[[Tensor], Tensor]:
+    from torchmetrics.image.fid import NoTrainInceptionV3
+
+    network = NoTrainInceptionV3(
+        name="inception-v3-compat", features_list=["2048"], feature_extractor_weights_path=str(weights)
+    ).to(device)
+
+    def extract(batch_NCHW: Tensor) -> Tensor:
+        features: Tensor = network(batch_NCHW.contiguous().to(device))
+        return features
+
+    return extract
+
+
+def torchmetrics_distance(features_NF: Tensor, ref_mu_F: Tensor, ref_sigma_FF: Tensor, *, ref_count: int) -> float:
+    """torchmetrics' distance of features to stored moments: its sums over the real images are put back."""
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    identity = nn.Identity()
+    identity.num_features = len(ref_mu_F)  # type: ignore[assignment]
+    metric = FrechetInceptionDistance(feature=identity)
+    metric.real_features_num_samples = torch.tensor(ref_count)
+    metric.real_features_sum = ref_mu_F * ref_count
+    metric.real_features_cov_sum = ref_sigma_FF * (ref_count - 1) + ref_count * torch.outer(ref_mu_F, ref_mu_F)
+    metric.update(features_NF, real=False)
+    return float(metric.compute())
+
+
+def write_inception_reference(path: Path, features_NF: Tensor, *, weights: Path) -> None:
+    """Store mean, covariance, count and the hash of the weights as npz (`mu` and `sigma` as clean-fid's files)."""
+    mu_F, sigma_FF = moments(features_NF)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, mu=mu_F.numpy(), sigma=sigma_FF.numpy(), count=len(features_NF), weights=sha256_of_file(weights))
+
+
+@dataclass(frozen=True, kw_only=True)
+class InceptionFrechet:
+    """`fid_clean` or `fid_torchmetrics`, by `mode`: FID as published, where weights and reference are there.
+
+    weights: the file of the mode (see the message when it is missing). reference: npz of the data set, from
+    `python -m cq.zoo.train reference_clean` or `reference_torchmetrics`. resamples: 0 for no interval; each one
+    takes the spectrum of a 2048 x 2048 matrix, seconds on a CPU.
+    """
+
+    mode: Mode
+    weights: str
+    reference: str
+    batch_size: int
+    device: str
+    resamples: int
+    bootstrap_seed: int
+
+    def __post_init__(self) -> None:
+        if self.mode not in get_args(Mode):
+            raise ValueError(f"mode={self.mode!r}: choose from {', '.join(get_args(Mode))}.")
+        if self.resamples:
+            check_resamples(self.resamples)
+
+    def compute(self, context: EvaluationContext) -> Mapping[str, Score]:
+        name, weights, path = f"fid_{self.mode}", Path(self.weights), Path(self.reference)
+        check_weights(self.mode, weights)
+        command = f"python -m cq.zoo.train reference_{self.mode}"
+        if not path.is_file():
+            raise MetricUnavailable(f"{name}: needs the statistics of the data set, {path}. Build them with: {command}")
+        stored = np.load(path)
+        digest = sha256_of_file(weights)
+        if str(stored["weights"]) != digest:
+            raise ValueError(
+                f"reference={self.reference!r}: built with weights {str(stored['weights'])[:12]}, but {digest[:12]} "
+                f"is in use. Rebuild it with: {command}"
+            )
+        ref_mu_F, ref_sigma_FF = (torch.from_numpy(stored[key]).double() for key in ("mu", "sigma"))
+        check_count(len(context.samples.images_NCHW), len(ref_mu_F))
+        features_NF = inception_features(
+            context.samples.images_NCHW,
+            mode=self.mode,
+            weights=weights,
+            batch_size=self.batch_size,
+            device=self.device,
+        )
+        if self.mode == "clean":
+            value = frechet_distance(*moments(features_NF), ref_mu_F, ref_sigma_FF)
+        else:
+            value = torchmetrics_distance(features_NF, ref_mu_F, ref_sigma_FF, ref_count=int(stored["count"]))
+        low = high = None
+        if self.resamples:
+            to_reference = FrechetToReference(ref_mu_F, ref_sigma_FF)
+            low, high = to_reference.interval(value, features_NF, resamples=self.resamples, seed=self.bootstrap_seed)
+        protocol = context.protocol(
+            name,
+            {
+                "definition": f"FID, Inception 2048, mode {self.mode}",
+                "features": digest,
+                "reference": sha256_of_file(path),
+                "interval": f"{METHOD}, {self.resamples} resamples" if self.resamples else "none",
+            },
+        )
+        return {name: Score(value=value, low=low, high=high, better="down", protocol=protocol)}

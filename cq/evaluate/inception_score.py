@@ -1,0 +1,57 @@
+"""Inception score, with the classes of our own network: sure of each image, and of all classes over the set.
+
+arXiv:1606.03498, section 4. Legend of shape suffixes: N image, K class.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cq.evaluate.bootstrap import METHOD, check_resamples, interval_around, resampled_counts
+from cq.evaluate.protocol import EvaluationContext, Score
+
+
+def inception_score(logits_NK: Tensor, weights_N: Tensor) -> Tensor:
+    """exp of the mean over images of KL(p(k | image) || p(k)), p(k) the mean over images; float64 scalar.
+
+    Deviation: over all images at once, not the mean of ten splits, which depends on their order (arXiv:1801.01973).
+    1 where every image gets the same answer, K for sure answers spread evenly.
+    """
+    logs_NK = logits_NK.double().log_softmax(1)
+    share_N = weights_N.double() / weights_N.sum()
+    marginal_K = share_N @ logs_NK.exp()
+    return torch.exp(share_N @ (logs_NK.exp() * logs_NK).sum(1) - torch.xlogy(marginal_K, marginal_K).sum())
+
+
+@dataclass(frozen=True, kw_only=True)
+class InceptionScore:
+    """`inception_score_own`: the score of our own classifier's probabilities. Not an Inception number."""
+
+    features: str
+    batch_size: int
+    resamples: int
+    bootstrap_seed: int
+
+    def __post_init__(self) -> None:
+        check_resamples(self.resamples)
+
+    def compute(self, context: EvaluationContext) -> Mapping[str, Score]:
+        network = context.cache.network(self.features)
+        found = context.cache.features(context.samples.images_NCHW, network, batch_size=self.batch_size)
+        num = len(found.logits_NK)
+        value = float(inception_score(found.logits_NK, torch.ones(num)))
+        counts = resampled_counts(num, resamples=self.resamples, seed=self.bootstrap_seed)
+        resampled_R = torch.stack([inception_score(found.logits_NK, counts_N) for counts_N in counts])
+        low, high = interval_around(value, resampled_R)
+        protocol = context.protocol(
+            "inception_score_own",
+            {
+                "definition": "exp mean KL of class probabilities, one split",
+                "features": network.digest,
+                "interval": f"{METHOD}, {self.resamples} resamples",
+            },
+        )
+        score = Score(value=value, low=max(low, 1.0), high=high, better="up", protocol=protocol)
+        return {"inception_score_own": score}

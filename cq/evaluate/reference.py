@@ -1,0 +1,69 @@
+"""What a data set looks like to one feature network: moments for Frechet distances, features for kernels.
+
+Legend of shape suffixes: F pooled feature, S spatial feature, M stored image.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cq.artifacts import Artifact
+from cq.evaluate.features import FeatureNetwork
+from cq.evaluate.gaussian import moments
+from cq.zoo.classifier import ImageFeatures
+from cq.zoo.locate import locate
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceStatistics(Artifact):
+    """Statistics of `count` images of `data_set` in the features of the network with digest `network`.
+
+    mu_F, sigma_FF, spatial_mu_S, spatial_sigma_SS: float64; covariances divide by count - 1.
+    subset_MF: float16 pooled features of M images drawn without replacement; for kernel distances.
+    """
+
+    data_set: str
+    count: int
+    network: str
+    mu_F: Tensor
+    sigma_FF: Tensor
+    spatial_mu_S: Tensor
+    spatial_sigma_SS: Tensor
+    subset_MF: Tensor
+
+    @classmethod
+    def of(
+        cls, features: ImageFeatures, *, data_set: str, network: str, subset_size: int, seed: int
+    ) -> "ReferenceStatistics":
+        """Reduce the features of a whole data set; the subset is drawn by a generator of its own."""
+        count = len(features.pooled_NF)
+        if subset_size > count:
+            raise ValueError(f"subset_size={subset_size}: {data_set} has {count} images. Choose at most that many.")
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+        mu_F, sigma_FF = moments(features.pooled_NF)
+        spatial_mu_S, spatial_sigma_SS = moments(features.spatial_NF)
+        return cls(
+            data_set=data_set,
+            count=count,
+            network=network,
+            mu_F=mu_F,
+            sigma_FF=sigma_FF,
+            spatial_mu_S=spatial_mu_S,
+            spatial_sigma_SS=spatial_sigma_SS,
+            subset_MF=features.pooled_NF[order[:subset_size]].half(),
+        )
+
+
+def load_reference(reference: str, network: FeatureNetwork) -> ReferenceStatistics:
+    """The statistics in folder `reference` (`zoo:reference`), which must be those of `network`.
+
+    Raises ValueError where they were built with other weights: features of two networks share no axes.
+    """
+    statistics = ReferenceStatistics.load(locate(reference))
+    if statistics.network != network.digest:
+        raise ValueError(
+            f"reference={reference!r}: built with feature network {statistics.network[:12]}, but "
+            f"{network.digest[:12]} is in use. Rebuild it with: python -m cq.zoo.train reference"
+        )
+    return statistics

@@ -1,0 +1,51 @@
+"""sFID: the same distance in features that still know where things are (arXiv:2103.03841)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cq.evaluate.bootstrap import METHOD, check_resamples
+from cq.evaluate.gaussian import score_frechet
+from cq.evaluate.protocol import EvaluationContext, Score
+from cq.evaluate.reference import load_reference
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpatialFrechet:
+    """`sfid_own`: Frechet distance in the spatial features of our own network. Not an Inception sFID.
+
+    Eight channels of a middle map, averaged over a 4 x 4 grid and flattened.
+
+    features, reference: folders (`zoo:features`, `zoo:reference`). batch_size: of the extraction.
+    """
+
+    features: str
+    reference: str
+    batch_size: int
+    resamples: int
+    bootstrap_seed: int
+
+    def __post_init__(self) -> None:
+        check_resamples(self.resamples)
+
+    def compute(self, context: EvaluationContext) -> Mapping[str, Score]:
+        network = context.cache.network(self.features)
+        reference = load_reference(self.reference, network)
+        found = context.cache.features(context.samples.images_NCHW, network, batch_size=self.batch_size)
+        protocol = context.protocol(
+            "sfid_own",
+            {
+                "definition": "squared Frechet distance, spatial features, clean-fid",
+                "features": network.digest,
+                "reference": reference.digest,
+                "interval": f"{METHOD}, {self.resamples} resamples",
+            },
+        )
+        score = score_frechet(
+            found.spatial_NF,
+            reference.spatial_mu_S,
+            reference.spatial_sigma_SS,
+            protocol=protocol,
+            resamples=self.resamples,
+            seed=self.bootstrap_seed,
+        )
+        return {"sfid_own": score}

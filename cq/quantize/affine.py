@@ -1,0 +1,38 @@
+"""Uniform affine quantization: integer codes q in 0..2^b-1, real value (q - zero_point) * scale. Pure functions.
+
+One function chooses the parameters, for the search and for deployment alike; the range always contains zero, so
+the zero point is an integer inside the code range (a kernel can execute what is simulated here).
+Arithmetic is float32. Legend: R rows (one a tensor or one an output channel).
+"""
+
+import torch
+from torch import Tensor
+
+MIN_BITS, MAX_BITS = 2, 16
+_SMALLEST_SCALE = 1e-12  # a constant-zero tensor gets this scale instead of a division by zero
+
+
+def choose_qparams(low_R: Tensor, high_R: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """scale float32 [R] and zero_point int32 [R] whose grid covers [min(low, 0), max(high, 0)]."""
+    low = low_R.double().clamp(max=0)
+    high = high_R.double().clamp(min=0)
+    levels = 2**bits - 1
+    scale = ((high - low) / levels).clamp(min=_SMALLEST_SCALE).float()
+    zero_point = (-low / scale.double()).round().clamp(0, levels).to(torch.int32)
+    return scale, zero_point
+
+
+def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
+    """Codes int32 of the shape of x; scale and zero_point broadcast against x."""
+    codes = (x.float() * (1.0 / scale)).round() + zero_point
+    return codes.clamp(0, 2**bits - 1).to(torch.int32)
+
+
+def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    """The real values of codes; float32."""
+    return (codes - zero_point).float() * scale
+
+
+def fake_quantize(x: Tensor, scale: float, zero_point: int, bits: int) -> Tensor:
+    """`dequantize(quantize(x))` for one scale, in one fused pass."""
+    return torch.fake_quantize_per_tensor_affine(x, scale, zero_point, 0, 2**bits - 1)

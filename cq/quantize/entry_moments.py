@@ -1,0 +1,62 @@
+"""Moments of full-precision against fake-quantized outputs at the layers that read the cached map.
+
+CacheQuant's DEC for the quantization error: at each call, the cached half U of the layer's true input (the real
+norm of the real concatenation) goes through the full-precision half-weight (target) and through its quantized
+twin (source), both without bias. The two errors are fitted apart, hence "decoupled".
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cq.calibrate.moments import PairMoments
+from cq.contracts import LockstepTrajectories
+from cq.models.denoiser import UNetDenoiser
+from cq.quantize.layers import QuantLayer
+
+
+def entry_moments(
+    denoiser: UNetDenoiser,
+    twin: UNetDenoiser,
+    layers: list[str],
+    trajectories: LockstepTrajectories,
+    *,
+    num_calls: int,
+) -> dict[str, PairMoments]:
+    """Layer name to moments [T, C_out], gathered along the full-precision trajectory that is deployed."""
+    rows: dict[str, list[PairMoments | None]] = {name: [None] * num_calls for name in layers}
+    handles = []
+    call_index = denoiser.call_index
+    for name in layers:
+        plain: Any = denoiser.network.unet.get_submodule(name)
+        quantized = twin.network.unet.get_submodule(name)
+        assert isinstance(quantized, QuantLayer)
+
+        def hook(_: nn.Module, args: tuple[Tensor, ...], name: str = name, plain: Any = plain,
+                 quantized: QuantLayer = quantized) -> None:  # fmt: skip
+            cached = args[0][:, : quantized.split]
+            call = call_index.value
+            target = _half(plain, cached, quantized.split)
+            with twin.call_index.at(call):
+                source = quantized.cached_half(cached)
+            new = PairMoments.of(source, target)
+            old = rows[name][call]
+            rows[name][call] = new if old is None else old + new
+
+        handles.append(plain.register_forward_pre_hook(hook))
+    try:
+        for _ in trajectories(denoiser, deployed=True):
+            pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: PairMoments.stack([row for row in table if row is not None]) for name, table in rows.items()}
+
+
+def _half(layer: Any, cached: Tensor, split: int) -> Tensor:
+    weight = layer.weight[:, :split]
+    if isinstance(layer, nn.Conv2d):
+        padding: Any = layer.padding
+        return torch.nn.functional.conv2d(cached, weight, None, layer.stride, padding, layer.dilation, layer.groups)
+    return torch.nn.functional.linear(cached, weight)

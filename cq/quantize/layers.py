@@ -1,0 +1,213 @@
+"""Fake-quantized layers. Activation parameters are tables by call; corrections of the cached half fold into them."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cq.models.call import CallIndex
+from cq.quantize.affine import choose_qparams, fake_quantize
+from cq.quantize.observers import Histogram, Observer, Support
+
+
+class ActQuantizer(nn.Module):
+    """Per-tensor activation quantizer: one (scale, zero point) for all calls, or one a call.
+
+    While `observing`, it passes values on and gathers a histogram; `close` turns that into parameters.
+    """
+
+    def __init__(self, bits: int, *, observer: Observer, call_index: CallIndex, num_calls: int, per_call: bool) -> None:
+        super().__init__()
+        self.bits = bits
+        self.observing = True
+        self._observer = observer
+        self._call_index = call_index
+        self._per_call = per_call
+        self._histogram: Histogram | None = None
+        self._scale: list[float] = [math.nan] * (num_calls if per_call else 1)
+        self._zero_point: list[int] = [0] * len(self._scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.observing:
+            self._histogram = self._histogram or Histogram()
+            self._histogram.update(x)
+            return x
+        row = self._call_index.value if self._per_call else 0
+        return fake_quantize(x, self._scale[row], self._zero_point[row], self.bits)
+
+    def close(self, call: int) -> None:
+        """End of a call over all batches: in per-call mode, fix its row and start afresh."""
+        if self._per_call:
+            self._fix(call)
+            self._histogram = None
+
+    def finish(self) -> None:
+        """End of calibration. A call at which the layer never ran keeps the row of the call before it."""
+        if not self._per_call:
+            self._fix(0)
+        self._histogram = None
+        self.observing = False
+
+    def _fix(self, row: int) -> None:
+        if self._histogram is not None:
+            low, high = self._observer.range(self._histogram.support(), self.bits)
+            scale, zero_point = choose_qparams(low, high, self.bits)
+            self._scale[row], self._zero_point[row] = float(scale), int(zero_point)
+        elif row > 0:
+            self._scale[row], self._zero_point[row] = self._scale[row - 1], self._zero_point[row - 1]
+
+    def read(self, tensors: Mapping[str, Tensor], name: str) -> None:
+        """Take stored parameters; the quantizer is ready."""
+        self._scale = [float(v) for v in tensors[f"{name}/scale"]]
+        self._zero_point = [int(v) for v in tensors[f"{name}/zero_point"]]
+        self.observing = False
+
+    def write(self, name: str) -> dict[str, Tensor]:
+        return {
+            f"{name}/scale": torch.tensor(self._scale, dtype=torch.float32),
+            f"{name}/zero_point": torch.tensor(self._zero_point, dtype=torch.int32),
+        }
+
+
+class QuantWeight(nn.Module):
+    """Weight (or a slice of it along its inputs) on a per-output-channel grid. value: dequantized, float32."""
+
+    value: Tensor
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, weight: Tensor, bits: int, *, scale: Tensor, zero_point: Tensor) -> None:
+        super().__init__()
+        self.bits = bits
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero_point", zero_point)
+        fake = torch.fake_quantize_per_channel_affine(weight.float(), scale, zero_point, 0, 0, 2**bits - 1)
+        self.register_buffer("value", fake)
+
+
+def choose_weight_qparams(weight: Tensor, bits: int, observer: Observer) -> tuple[Tensor, Tensor]:
+    """scale float32 and zero_point int32, [C_out], for a weight [C_out, ...]."""
+    low, high = observer.range(Support.of_rows(weight.detach().flatten(1)), bits)
+    return choose_qparams(low, high, bits)
+
+
+def halves(weight: Tensor, split: int) -> list[Tensor]:
+    """The weight, or its two slices along the inputs where the input is a concatenation."""
+    return [weight[:, :split], weight[:, split:]] if split else [weight]
+
+
+class QuantLayer(nn.Module):
+    """A Conv2d or Linear with quantized weights and input; at concatenations, split into two halves.
+
+    split: input channels of the main path, each half with quantizers of its own (Q-Diffusion's shortcut split);
+    0 for layers that see no concatenation. correction: [T, 2, C_out] gain and offset of the first half's output
+    (CacheQuant's DEC), or None.
+    """
+
+    bias: Tensor | None
+    correction: Tensor | None
+
+    def __init__(
+        self,
+        layer: nn.Conv2d | nn.Linear,
+        *,
+        split: int,
+        weights: list[QuantWeight],
+        quantizers: list[ActQuantizer],
+        call_index: CallIndex,
+    ) -> None:
+        super().__init__()
+        assert len(weights) == len(quantizers) == (2 if split else 1)
+        self.split = split
+        self.convolution = isinstance(layer, nn.Conv2d)
+        self._options: dict[str, Any] = {}
+        if isinstance(layer, nn.Conv2d):
+            if layer.padding_mode != "zeros":
+                raise ValueError(f"padding_mode={layer.padding_mode!r}: quantized convolutions pad with zeros only.")
+            self._options = {
+                "stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation, "groups": layer.groups,
+            }  # fmt: skip
+        self.weights = nn.ModuleList(weights)
+        self.quantizers = nn.ModuleList(quantizers)
+        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().clone())
+        self.register_buffer("correction", None)
+        self._call_index = call_index
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.split:
+            return self._product(self.quantizers[0](x), self._weight(0).value, self.bias)
+        skip = self._product(self.quantizers[1](x[:, self.split :]), self._weight(1).value, self.bias)
+        return self.cached_half(x[:, : self.split]) + skip
+
+    def cached_half(self, u_NCHW: Tensor) -> Tensor:
+        """The first half's share of the output, without bias, corrected where a correction is set."""
+        out = self._product(self.quantizers[0](u_NCHW), self._weight(0).value, None)
+        if self.correction is None:
+            return out
+        gain_C, offset_C = self.correction[self._call_index.value]
+        shape = (1, -1) + (1,) * (out.ndim - 2)
+        return torch.addcmul(offset_C.view(shape), out, gain_C.view(shape))
+
+    def folded(self, call: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What an integer kernel executes at `call`: weight scales [C_out] of the cached half with the gain folded
+        in, of the skip half as they are, and one bias [C_out] with the offset folded in. Codes do not change."""
+        assert self.split, "only split layers carry a correction"
+        first, second = self._weight(0).scale, self._weight(1).scale
+        if self.correction is None:
+            return first, second, self.bias
+        gain_C, offset_C = self.correction[call]
+        return first * gain_C, second, offset_C if self.bias is None else self.bias + offset_C
+
+    def _weight(self, index: int) -> QuantWeight:
+        weight = self.weights[index]
+        assert isinstance(weight, QuantWeight)
+        return weight
+
+    def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.conv2d(x, weight, bias, **self._options) if self.convolution else F.linear(x, weight, bias)
+
+
+class QuantAttention(nn.Module):
+    """Attention processor with quantized operands of both matrix products: q, k, v and the softmax output.
+
+    Stands in for diffusers' scaled-dot-product processor; softmax itself stays in float32.
+    """
+
+    def __init__(self, quantizers: Mapping[str, ActQuantizer]) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.p = (quantizers[name] for name in ("q", "k", "v", "p"))
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        if attention_mask is not None or attn.spatial_norm is not None or attn.norm_cross:
+            raise ValueError("quantized attention supports neither masks nor spatial or cross norms.")
+        residual = hidden_states
+        shape = hidden_states.shape
+        if hidden_states.ndim == 4:
+            hidden_states = hidden_states.flatten(2).transpose(1, 2)
+        if attn.group_norm is not None:
+            hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+
+        def heads(x_NLC: Tensor) -> Tensor:
+            return x_NLC.unflatten(2, (attn.heads, -1)).transpose(1, 2)
+
+        query, key, value = heads(attn.to_q(hidden_states)), heads(attn.to_k(context)), heads(attn.to_v(context))
+        logits = self.q(query) @ self.k(key).transpose(-1, -2) * attn.scale
+        out = (self.p(logits.softmax(-1)) @ self.v(value)).transpose(1, 2).flatten(2)
+        out = attn.to_out[1](attn.to_out[0](out))
+        if len(shape) == 4:
+            out = out.transpose(1, 2).reshape(shape)
+        if attn.residual_connection:
+            out = out + residual
+        result: Tensor = out / attn.rescale_output_factor
+        return result

@@ -1,0 +1,143 @@
+"""Ranges for the quantizer, from values seen: min-max, percentile, and error search over shrunken ranges.
+
+Values come as support points with counts: the values themselves for weights, the bins of a histogram for
+activations. Legend: R rows, M support points.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from cq.quantize.affine import choose_qparams
+
+
+@dataclass(frozen=True, kw_only=True)
+class Support:
+    """values_RM with counts_RM (float64), and the exact extremes low_R, high_R (float32)."""
+
+    values_RM: Tensor
+    counts_RM: Tensor
+    low_R: Tensor
+    high_R: Tensor
+
+    @staticmethod
+    def of_rows(values_RM: Tensor) -> "Support":
+        values = values_RM.float()
+        return Support(
+            values_RM=values,
+            counts_RM=torch.ones_like(values, dtype=torch.float64),
+            low_R=values.amin(1),
+            high_R=values.amax(1),
+        )
+
+
+@runtime_checkable
+class Observer(Protocol):
+    """Chooses the range that the quantizer will cover."""
+
+    def range(self, support: Support, bits: int) -> tuple[Tensor, Tensor]:
+        """low_R and high_R, float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinMax:
+    """Everything that was seen."""
+
+    def range(self, support: Support, bits: int) -> tuple[Tensor, Tensor]:
+        return support.low_R, support.high_R
+
+
+@dataclass(frozen=True, kw_only=True)
+class Percentile:
+    """All but (100 - percentile) / 2 percent of the values at either end."""
+
+    percentile: float
+
+    def __post_init__(self) -> None:
+        if not 50 < self.percentile <= 100:
+            raise ValueError(f"percentile={self.percentile}: must lie in (50, 100]; 99.9 is usual.")
+
+    def range(self, support: Support, bits: int) -> tuple[Tensor, Tensor]:
+        order = support.values_RM.argsort(1)
+        values = support.values_RM.gather(1, order)
+        mass = support.counts_RM.gather(1, order).cumsum(1)
+        tail = mass[:, -1:] * (100 - self.percentile) / 200
+        low = values.gather(1, torch.searchsorted(mass, tail, right=True).clamp(max=values.shape[1] - 1))
+        high = values.gather(1, torch.searchsorted(mass, mass[:, -1:] - tail).clamp(max=values.shape[1] - 1))
+        return torch.maximum(low[:, 0], support.low_R), torch.minimum(high[:, 0], support.high_R)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorSearch:
+    """The range, among shrunken min-max ranges, with the least mean |x - Q(x)|^power (Q-Diffusion's search).
+
+    candidates shrink factors 1, 1 - step, ...; the largest range wins a tie. The grid searched is the grid used.
+    """
+
+    power: float
+    candidates: int
+    step: float
+
+    def __post_init__(self) -> None:
+        if self.power <= 0:
+            raise ValueError(f"power={self.power}: the exponent of the error must be positive; 2.4 is usual.")
+        if self.candidates < 1 or self.step <= 0 or (self.candidates - 1) * self.step >= 1:
+            raise ValueError(
+                f"candidates={self.candidates}, step={self.step}: shrink factors 1 - i * step must stay above 0."
+            )
+
+    def range(self, support: Support, bits: int) -> tuple[Tensor, Tensor]:
+        best_low, best_high = support.low_R.clone(), support.high_R.clone()
+        best = torch.full_like(best_low, torch.inf, dtype=torch.float64)
+        for i in range(self.candidates):
+            factor = 1 - i * self.step
+            low, high = support.low_R * factor, support.high_R * factor
+            scale, zero_point = choose_qparams(low, high, bits)
+            grid = (support.values_RM / scale[:, None]).round_().add_(zero_point[:, None]).clamp_(0, 2**bits - 1)
+            error = grid.sub_(zero_point[:, None]).mul_(scale[:, None]).sub_(support.values_RM).abs_().pow_(self.power)
+            total = (error * support.counts_RM).sum(1)
+            better = total < best
+            best = torch.where(better, total, best)
+            best_low = torch.where(better, low, best_low)
+            best_high = torch.where(better, high, best_high)
+        return best_low, best_high
+
+
+class Histogram:
+    """Counts of values on [-bound, bound], bound a power of two that doubles as larger values arrive.
+
+    Doubling merges neighbouring bins exactly, so the result does not depend on the order of updates, and memory
+    does not grow with the data.
+    """
+
+    BINS = 4096
+
+    def __init__(self) -> None:
+        self.bound = 2.0**-20
+        self.counts = torch.zeros(self.BINS, dtype=torch.float64)
+        self.low = float("inf")
+        self.high = float("-inf")
+
+    def update(self, x: Tensor) -> None:
+        low, high = (float(v) for v in torch.aminmax(x))
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        while self.bound < max(-low, high):
+            merged = self.counts.view(-1, 2).sum(1)
+            self.counts.zero_()
+            self.counts[self.BINS // 4 : 3 * self.BINS // 4] = merged
+            self.bound *= 2
+        self.counts += torch.histc(x.float(), self.BINS, -self.bound, self.bound)
+
+    def support(self) -> Support:
+        """Bin centres and counts as one row; empty bins are left out."""
+        width = 2 * self.bound / self.BINS
+        centres = (torch.arange(self.BINS, dtype=torch.float64) + 0.5) * width - self.bound
+        used = self.counts > 0
+        return Support(
+            values_RM=centres[used].float()[None].clamp(self.low, self.high),
+            counts_RM=self.counts[used][None],
+            low_R=torch.tensor([self.low]),
+            high_R=torch.tensor([self.high]),
+        )

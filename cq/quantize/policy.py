@@ -1,0 +1,90 @@
+"""Which layers are quantized, at what width, split where: a table made from the network, as data."""
+
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Any
+
+from torch import nn
+
+from cq.models.unet import UNetCut, main_channels
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerPolicy:
+    """One layer's lot. kind: conv, linear or attention. split: main-path channels of a concatenated input, or 0.
+
+    reason: why the layer stays in full precision; empty where it is quantized.
+    """
+
+    name: str
+    kind: str
+    split: int
+    weight_bits: int
+    act_bits: int
+    reason: str
+
+    @property
+    def quantized(self) -> bool:
+        return not self.reason
+
+    def row(self) -> dict[str, Any]:
+        """The coverage report's row."""
+        width = (self.weight_bits, self.act_bits) if self.quantized else (32, 32)
+        return {
+            "name": self.name, "kind": self.kind, "split": self.split,
+            "weight_bits": width[0], "act_bits": width[1], "reason": self.reason,
+        }  # fmt: skip
+
+
+def layer_policies(
+    network: UNetCut,
+    *,
+    weight_bits: int,
+    act_bits: int,
+    edge_bits: int,
+    softmax_bits: int,
+    split: bool,
+    attention: bool,
+    exclude: tuple[str, ...],
+) -> list[LayerPolicy]:
+    """Every Conv2d and Linear, and both matrix products of every attention, in module order.
+
+    First and last convolution get `edge_bits`; softmax outputs `softmax_bits` (recorded as the attention's
+    weight_bits, q, k and v as its act_bits). Raises ValueError where an `exclude` pattern matches nothing.
+    """
+    edges = {"conv_in", "conv_out"}
+    splits = {}
+    if split:
+        for entry, channels in main_channels(network.unet).items():
+            splits |= {f"{entry}.conv1": channels, f"{entry}.conv_shortcut": channels}
+    policies = []
+    unused = set(exclude)
+    for name, module in network.unet.named_modules():
+        is_attention = _is_attention(module)
+        if not isinstance(module, nn.Conv2d | nn.Linear) and not is_attention:
+            continue
+        matches = [pattern for pattern in exclude if fnmatch(name, pattern)]
+        unused -= set(matches)
+        reason = f"excluded by quantize.exclude={matches[0]!r}" if matches else ""
+        if is_attention:
+            if not attention:
+                reason = "quantize.attention=false"
+            policies.append(
+                LayerPolicy(name=name, kind="attention", split=0, weight_bits=softmax_bits, act_bits=act_bits, reason=reason)
+            )
+        else:
+            kind = "conv" if isinstance(module, nn.Conv2d) else "linear"
+            bits = (edge_bits, edge_bits) if name in edges else (weight_bits, act_bits)
+            policies.append(
+                LayerPolicy(
+                    name=name, kind=kind, split=splits.get(name, 0), weight_bits=bits[0], act_bits=bits[1], reason=reason
+                )
+            )
+    if unused:
+        raise ValueError(f"quantize.exclude={sorted(unused)}: no layer has such a name. Patterns match names such as "
+                         f"{policies[1].name!r}.")  # fmt: skip
+    return policies
+
+
+def _is_attention(module: nn.Module) -> bool:
+    return hasattr(module, "to_q") and hasattr(module, "processor")

@@ -1,0 +1,166 @@
+"""Static post-training quantization from trajectories: weights per output channel, activations per tensor."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from cq.artifacts import ChannelAffine, QuantParams
+from cq.contracts import LockstepTrajectories
+from cq.models.call import CallIndex
+from cq.models.denoiser import UNetDenoiser
+from cq.quantize.affine import MAX_BITS, MIN_BITS
+from cq.quantize.layers import ActQuantizer, QuantAttention, QuantLayer, QuantWeight, choose_weight_qparams, halves
+from cq.quantize.observers import Observer
+from cq.quantize.policy import LayerPolicy, layer_policies
+
+OPERANDS = ("q", "k", "v", "p")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PTQ:
+    """Q-Diffusion's layer coverage with CacheQuant's per-call activation scales.
+
+    per_call: one activation scale a call, else one shared by all. split: separate quantizers for the two halves
+    of concatenated inputs. trajectory: calibrate activations on the cached, corrected trajectory that is
+    deployed, or on the full one. exclude: name patterns of layers that stay in full precision.
+    """
+
+    weight_bits: int
+    act_bits: int
+    edge_bits: int
+    softmax_bits: int
+    weight_observer: Observer
+    act_observer: Observer
+    per_call: bool
+    split: bool
+    attention: bool
+    exclude: tuple[str, ...]
+    trajectory: Literal["deployed", "full"]
+    num_samples: int
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        for key in ("weight_bits", "act_bits", "edge_bits", "softmax_bits"):
+            bits = getattr(self, key)
+            if not MIN_BITS <= bits <= MAX_BITS:
+                raise ValueError(f"quantize.{key}={bits}: must lie in {MIN_BITS}..{MAX_BITS}. 8 and 4 are usual.")
+        if self.num_samples < 1 or self.batch_size < 1:
+            raise ValueError("quantize.num_samples and quantize.batch_size: must be at least 1.")
+
+    def calibrate(self, denoiser: UNetDenoiser, trajectories: LockstepTrajectories, *, num_calls: int) -> QuantParams:
+        """Run the trajectories in full precision and fix every scale and zero point.
+
+        Activations of one call are pooled over all samples before its scale is searched.
+        """
+        observed = denoiser.with_network(copy.deepcopy(denoiser.network))
+        observed = _share_call_index(observed)
+        policies = self._policies(observed)
+        quantizers = {
+            name: ActQuantizer(
+                bits, observer=self.act_observer, call_index=observed.call_index, num_calls=num_calls,
+                per_call=self.per_call,
+            )
+            for policy in policies
+            if policy.quantized
+            for name, bits in _quantizer_bits(policy).items()
+        }  # fmt: skip
+        for policy in policies:
+            if policy.quantized:
+                _observe(observed.network.unet.get_submodule(policy.name), policy, quantizers)
+        for call in trajectories(observed, deployed=self.trajectory == "deployed"):
+            for quantizer in quantizers.values():
+                quantizer.close(call)
+        tensors: dict[str, Tensor] = {}
+        bits: dict[str, int] = {}
+        for name, quantizer in quantizers.items():
+            quantizer.finish()
+            tensors |= quantizer.write(name)
+            bits[name] = quantizer.bits
+        for policy in policies:
+            if policy.quantized and policy.kind != "attention":
+                layer = denoiser.network.unet.get_submodule(policy.name)
+                for index, weight in enumerate(halves(layer.weight, policy.split)):
+                    name = f"{policy.name}.weight{index}"
+                    scale, zero_point = choose_weight_qparams(weight, policy.weight_bits, self.weight_observer)
+                    tensors |= {f"{name}/scale": scale, f"{name}/zero_point": zero_point}
+                    bits[name] = policy.weight_bits
+        return QuantParams(tensors=tensors, bits=bits, coverage=tuple(policy.row() for policy in policies))
+
+    def quantize(self, denoiser: UNetDenoiser, params: QuantParams, correction: ChannelAffine) -> UNetDenoiser:
+        """The fake-quantized twin; the denoiser that was given stays as it is."""
+        twin = _share_call_index(denoiser.with_network(copy.deepcopy(denoiser.network)))
+        unet = twin.network.unet
+        rows = {policy.name: policy for policy in self._policies(twin)}
+
+        def reader(name: str, bits: int) -> ActQuantizer:
+            quantizer = ActQuantizer(
+                bits, observer=self.act_observer, call_index=twin.call_index, num_calls=1, per_call=self.per_call
+            )
+            quantizer.read(params.tensors, name)
+            return quantizer
+
+        for name, policy in rows.items():
+            if not policy.quantized:
+                continue
+            quantizers = {key: reader(key, bits) for key, bits in _quantizer_bits(policy).items()}
+            module = unet.get_submodule(name)
+            if policy.kind == "attention":
+                module.set_processor(QuantAttention({op: quantizers[f"{name}.{op}"] for op in OPERANDS}))
+                continue
+            weights = [
+                QuantWeight(
+                    part.detach(), policy.weight_bits,
+                    scale=params.tensors[f"{name}.weight{i}/scale"],
+                    zero_point=params.tensors[f"{name}.weight{i}/zero_point"],
+                )
+                for i, part in enumerate(halves(module.weight, policy.split))
+            ]  # fmt: skip
+            layer = QuantLayer(
+                module, split=policy.split, weights=weights, quantizers=list(quantizers.values()),
+                call_index=twin.call_index,
+            )  # fmt: skip
+            if name in correction.tables:
+                layer.correction = correction.tables[name].clone()
+            parent, _, child = name.rpartition(".")
+            setattr(unet.get_submodule(parent), child, layer)
+        return twin
+
+    def entry_layers(self, denoiser: UNetDenoiser) -> list[str]:
+        """The split layers that read the cached map: where the output correction applies."""
+        entry = denoiser.site
+        return [p.name for p in self._policies(denoiser) if p.quantized and p.split and p.name.startswith(entry + ".")]
+
+    def _policies(self, denoiser: UNetDenoiser) -> list[LayerPolicy]:
+        return layer_policies(
+            denoiser.network, weight_bits=self.weight_bits, act_bits=self.act_bits, edge_bits=self.edge_bits,
+            softmax_bits=self.softmax_bits, split=self.split, attention=self.attention, exclude=self.exclude,
+        )  # fmt: skip
+
+
+def _share_call_index(denoiser: UNetDenoiser) -> UNetDenoiser:
+    """A twin has a call index of its own, so that two denoisers never set each other's."""
+    return UNetDenoiser(network=denoiser.network, guidance=denoiser.guidance, call_index=CallIndex())
+
+
+def _quantizer_bits(policy: LayerPolicy) -> dict[str, int]:
+    """Activation quantizers of a layer, by name, in the order of its inputs."""
+    if policy.kind == "attention":
+        return {f"{policy.name}.{op}": policy.weight_bits if op == "p" else policy.act_bits for op in OPERANDS}
+    return {f"{policy.name}.input{i}": policy.act_bits for i in range(2 if policy.split else 1)}
+
+
+def _observe(module: Any, policy: LayerPolicy, quantizers: Mapping[str, ActQuantizer]) -> None:
+    if policy.kind == "attention":
+        module.set_processor(QuantAttention({op: quantizers[f"{policy.name}.{op}"] for op in OPERANDS}))
+        return
+    inputs = [quantizers[name] for name in _quantizer_bits(policy)]
+
+    def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        parts = (args[0][:, : policy.split], args[0][:, policy.split :]) if policy.split else (args[0],)
+        for quantizer, part in zip(inputs, parts, strict=True):
+            quantizer(part)
+
+    module.register_forward_pre_hook(hook)

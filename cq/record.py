@@ -1,0 +1,293 @@
+"""The record of one run, and the file of records that only ever grows.
+
+One JSON object a line. A line counts once its newline is written. A last line without a newline was cut off when its
+writer was killed: it is kept where it is a whole record, and dropped with a warning where it is not.
+"""
+
+import fcntl
+import json
+import logging
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_origin
+
+SCHEMA = 1  # raised when the meaning of a field changes
+
+Status = Literal["ok", "failed", "not run"]
+
+STATUSES: tuple[str, ...] = ("ok", "failed", "not run")
+BUDGET = ("num_steps", "cache_interval", "weight_bits", "act_bits")
+COUNTED = (
+    "macs_full",
+    "macs_cached",
+    "macs_mean",
+    "bops_mean",
+    "weight_bytes",
+    "compression",
+    "num_refreshes",
+    "num_calls",
+)
+MEASURED = ("seconds_per_image", "peak_mem_mib", "device")
+SCORE = ("value", "low", "high", "better", "protocol", "fingerprint", "curve")
+BETTER = ("down", "up")
+NON_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """Everything needed to believe one run: what was asked, on what, what it cost and how it scored.
+
+    experiment, table, row, label: where the run stands in a report. paper_row: key of published rows, or "".
+    choices: group to chosen option. budget: num_steps, cache_interval, weight_bits, act_bits; None where unread.
+    config, config_digest: the resolved configuration and its name. model: at least name and weights_digest.
+    counted: operations of the denoiser a call (macs_*, bops_mean: averaged over the calls), bytes of the weights,
+        refreshes and calls; None where a number was not counted; {} where the run did not get that far.
+    measured: wall clock of real kernels, or None. A quantized run may only carry it with "kernels", the name of the
+        low-bit kernels that ran: fake quantization is never timed.
+    scores: metric to {value, low, high, better, protocol, fingerprint, curve}; low and high bound the bootstrap
+        interval (None without one), better is "down" or "up", curve is one number a call or [].
+    seconds, artifacts: stage to wall clock in seconds and to digest. schedule: {} or {num_calls, refresh_calls}.
+    thumbnails: PNG strip of the first images, relative to the folder of the record file, or "".
+    note: why a run failed or did not run.
+    Raises ValueError where a field has the wrong type or a nested key is missing.
+    """
+
+    schema: int
+    experiment: str
+    table: str
+    row: int
+    label: str
+    paper_row: str
+    choices: Mapping[str, Any]
+    budget: Mapping[str, Any]
+    seed: int
+    config: Mapping[str, Any]
+    config_digest: str
+    model: Mapping[str, Any]
+    commit: str
+    clean_tree: bool
+    date: str
+    versions: Mapping[str, Any]
+    device: str
+    counted: Mapping[str, Any]
+    measured: Mapping[str, Any] | None
+    scores: Mapping[str, Any]
+    seconds: Mapping[str, Any]
+    artifacts: Mapping[str, Any]
+    images_digest: str
+    schedule: Mapping[str, Any]
+    thumbnails: str
+    status: Status
+    note: str
+
+    def __post_init__(self) -> None:
+        if self.schema != SCHEMA:
+            raise ValueError(f"schema={self.schema!r}: this version reads schema {SCHEMA}; run the experiment again.")
+        for field in fields(self):
+            self._check_type(field.name, field.type)
+        if self.status not in STATUSES:
+            raise ValueError(f"status={self.status!r}: must be one of {list(STATUSES)}.")
+        if not self.experiment or not self.table or not self.label:
+            raise ValueError(
+                f"experiment={self.experiment!r}, table={self.table!r}, label={self.label!r}: "
+                "must not be empty; the report finds a run by them."
+            )
+        if self.status != "ok" and not self.note:
+            raise ValueError(f"note='' of a run that is {self.status!r}: say why in `note`; the report prints it.")
+        _require("budget", self.budget, BUDGET)
+        _require("model", self.model, ("name", "weights_digest"))
+        if self.counted or self.status == "ok":
+            _require("counted", self.counted, COUNTED, exact=True)
+        if self.schedule:
+            _require("schedule", self.schedule, ("num_calls", "refresh_calls"), exact=True)
+        if self.measured is not None:
+            _require("measured", self.measured, MEASURED)
+            if self.quantized and not self.measured.get("kernels"):
+                raise ValueError(
+                    f"measured={dict(self.measured)!r} of a run with quantize={self.choices['quantize']!r}: fake "
+                    "quantization is never timed. Set measured to null, or name the low-bit kernels in "
+                    "measured['kernels']."
+                )
+        for name, score in self.scores.items():
+            if not isinstance(score, Mapping):
+                raise ValueError(f"scores[{name!r}]={score!r}: must be a mapping with the keys {list(SCORE)}.")
+            _require(f"scores[{name!r}]", score, SCORE, exact=True)
+            if score["better"] not in BETTER:
+                raise ValueError(f"scores[{name!r}]['better']={score['better']!r}: must be one of {list(BETTER)}.")
+
+    @property
+    def quantized(self) -> bool:
+        """Whether a quantizer other than the identity was chosen."""
+        return self.choices.get("quantize", "none") not in ("none", "", None)
+
+    @property
+    def key(self) -> tuple[str, int, str]:
+        """Runs of one key answer one question: a later one replaces an earlier one in reports."""
+        return (self.experiment, self.seed, self.config_digest)
+
+    def to_json(self) -> str:
+        """One line of strict JSON without its newline; infinite and undefined numbers as "inf", "-inf", "nan"."""
+        return json.dumps(_plain(asdict(self)), sort_keys=False, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> "RunRecord":
+        """The record in one line. Raises ValueError on broken JSON and on unknown, missing or mistyped keys."""
+        try:
+            document = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"not a JSON object: {error}. Every line must hold one whole record.") from error
+        if not isinstance(document, dict):
+            raise ValueError(f"{type(document).__name__} instead of a JSON object: every line must hold one record.")
+        if document.get("schema") != SCHEMA:
+            raise ValueError(
+                f"schema={document.get('schema')!r}: this version reads schema {SCHEMA}; run the experiment again."
+            )
+        _require("record", document, tuple(field.name for field in fields(cls)), exact=True)
+        if isinstance(document["scores"], dict):
+            document["scores"] = {name: _numbers(score) for name, score in document["scores"].items()}
+        return cls(**document)
+
+    def _check_type(self, name: str, expected: Any) -> None:
+        value = getattr(self, name)
+        if name == "measured" and value is None:
+            return
+        if expected in (int, bool):
+            good = type(value) is expected
+        elif expected is str or name == "status":
+            good = isinstance(value, str)
+        else:
+            assert name == "measured" or get_origin(expected) is Mapping, name
+            good = isinstance(value, Mapping)
+        if not good:
+            raise ValueError(f"{name}={value!r}: is a {type(value).__name__}, which this field of a record may not be.")
+
+
+def append(record: RunRecord, path: Path) -> None:
+    """Add one line and force it to the disk, under a lock, so that parallel runs never mix their lines.
+
+    The folder of `path` is made where it is missing. A torn last line is repaired first (see the module's rule).
+    """
+    line = (record.to_json() + "\n").encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path), path.open("a+b") as file:
+        _repair(file.fileno(), path)
+        view = memoryview(line)
+        while view:
+            view = view[os.write(file.fileno(), view) :]
+        os.fsync(file.fileno())
+
+
+def read(path: Path) -> list[RunRecord]:
+    """Every record of a file, oldest first; the file is not changed.
+
+    Raises FileNotFoundError where there is no file and ValueError, with file and line, at a line that is no record.
+    A torn last line is left out with a warning.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such record file. Run an experiment first, or name another file.")
+    *whole, tail = path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+    if tail:
+        if _is_whole(tail):
+            whole.append(tail)
+        else:
+            log.warning("%s: dropped its last line, %d characters that a killed run left unfinished", path, len(tail))
+    records = []
+    for number, line in enumerate(whole, 1):
+        if not line.strip():
+            continue
+        try:
+            records.append(RunRecord.from_json(line))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error
+    return records
+
+
+def latest(records: Iterable[RunRecord]) -> list[RunRecord]:
+    """The last record of every (experiment, seed, config_digest), in the order in which each key first appeared."""
+    by_key: dict[tuple[str, int, str], RunRecord] = {}
+    for record in records:
+        by_key[record.key] = record
+    return list(by_key.values())
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    # The lock is a file of its own: it outlives a replacement of the record file by an editor or a sync tool.
+    with path.with_name(path.name + ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)
+
+
+def _repair(descriptor: int, path: Path) -> None:
+    """Make the file end in a newline: keep an unfinished last line that is a whole record, cut off any other."""
+    size = os.fstat(descriptor).st_size
+    if size == 0 or os.pread(descriptor, 1, size - 1) == b"\n":
+        return
+    content = path.read_bytes()
+    start = content.rfind(b"\n") + 1
+    if _is_whole(content[start:].decode("utf-8", errors="surrogateescape")):
+        os.write(descriptor, b"\n")
+    else:
+        log.warning("%s: dropped its last line, %d bytes that a killed run left unfinished", path, size - start)
+        os.ftruncate(descriptor, start)
+
+
+def _is_whole(line: str) -> bool:
+    # A cut JSON object lacks its last brace, so it can never parse.
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _require(name: str, found: Mapping[str, Any], keys: tuple[str, ...], *, exact: bool = False) -> None:
+    missing = [key for key in keys if key not in found]
+    unknown = [key for key in found if key not in keys] if exact else []
+    if missing or unknown:
+        raise ValueError(
+            f"{name}: "
+            + "; ".join(
+                part
+                for part in (
+                    f"missing keys {missing}" if missing else "",
+                    f"unknown keys {unknown}" if unknown else "",
+                    f"it must hold {list(keys)}",
+                )
+                if part
+            )
+            + "."
+        )
+
+
+def _plain(value: Any) -> Any:
+    """JSON values only: mappings to dicts, tuples to lists, non-finite numbers to their names."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "nan" if math.isnan(value) else ("inf" if value > 0 else "-inf")
+    return value
+
+
+def _numbers(score: Any) -> Any:
+    """A score with the names of non-finite numbers turned back into numbers."""
+    if not isinstance(score, dict):
+        return score
+    back = {key: _number(score[key]) for key in ("value", "low", "high") if key in score}
+    if isinstance(score.get("curve"), list):
+        back["curve"] = [_number(item) for item in score["curve"]]
+    return {**score, **back}
+
+
+def _number(value: Any) -> Any:
+    return NON_FINITE.get(value, value) if isinstance(value, str) else value

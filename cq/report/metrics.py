@@ -1,0 +1,105 @@
+"""The metrics of a table: their names in words, and the rule that a column holds one protocol."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cq.record import RunRecord
+
+# Metric keys are read word by word: db is the unit, fp and ref say against what, own says whose features.
+METRIC_WORDS: Mapping[str, str] = {
+    "frechet": "Frechet",
+    "fid": "FID",
+    "sfid": "sFID",
+    "is": "IS",
+    "kid": "KID",
+    "inception_score": "Inception score",
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "lpips": "LPIPS",
+    "clip": "CLIP score",
+    "latent_error": "latent error, relative",
+}
+DECIMALS: Mapping[str, int] = {
+    "frechet": 3,
+    "fid": 2,
+    "sfid": 2,
+    "is": 2,
+    "inception_score": 3,
+    "psnr": 2,
+    "clip": 2,
+    "kid": 5,
+}
+AGAINST_DATA_FIRST = ("frechet", "fid", "sfid", "kid", "is", "inception_score", "clip")
+INCEPTION = ("fid", "sfid", "kid", "is", "inception_score")  # on Inception features unless the key says own
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A metric of a table: its key, which way is good, and the one protocol under which all its cells stand."""
+
+    key: str
+    better: str
+    fingerprint: str
+    protocol: Mapping[str, Any]
+
+    @property
+    def title(self) -> str:
+        return metric_title(self.key, self.better)
+
+    @property
+    def decimals(self) -> int:
+        return DECIMALS.get(_base(self.key), 4)
+
+
+def metric_title(key: str, better: str) -> str:
+    """A metric's key in words, with its good direction: psnr_fp_db is "PSNR vs full precision, dB (up)"."""
+    words = key.split("_")
+    title = METRIC_WORDS.get(_base(key), _base(key).replace("_", " "))
+    if "own" in words:
+        title += ", own features"
+    elif _base(key) in INCEPTION:
+        title += ", Inception features"
+    title += " vs full precision" if "fp" in words else (" vs data" if "ref" in words else "")
+    title += ", dB" if words[-1] == "db" else ""
+    return f"{title} ({better})"
+
+
+def columns_of(records: Sequence[RunRecord]) -> list[Column]:
+    """The metrics of these records. Raises ValueError where two of them did not measure a metric alike."""
+    first: dict[str, RunRecord] = {}
+    for record in records:
+        for key, score in record.scores.items() if record.status == "ok" else ():
+            reference = first.setdefault(key, record).scores[key]
+            if score["fingerprint"] == reference["fingerprint"] and score["better"] == reference["better"]:
+                continue
+            ours, theirs = score["protocol"], reference["protocol"]
+            differing = [
+                f"{field}: {theirs.get(field)!r} against {ours.get(field)!r}"
+                for field in sorted({*ours, *theirs})
+                if field not in ours or field not in theirs or ours[field] != theirs[field]
+            ]
+            raise ValueError(
+                f"{key}: rows {first[key].label!r} (seed {first[key].seed}) and {record.label!r} (seed {record.seed}) "
+                f"of {record.table!r} were not measured alike, so they cannot share a column. They differ in "
+                f"{'; '.join(differing) or 'the fingerprint or direction, though not in a named field'}. "
+                "Run both under one protocol, or give one of them another table."
+            )
+    columns = [
+        Column(key=key, better=score["better"], fingerprint=score["fingerprint"], protocol=score["protocol"])
+        for key, score in ((key, record.scores[key]) for key, record in first.items())
+    ]
+    ranks = {base: rank for rank, base in enumerate(AGAINST_DATA_FIRST)}
+    return sorted(
+        columns, key=lambda c: ("fp" in c.key.split("_"), ranks.get(_base(c.key), len(ranks)), c.key, c.fingerprint)
+    )
+
+
+def canonical(protocol: Mapping[str, Any]) -> str:
+    """A protocol on one line, its fields in order of name."""
+    return ", ".join(f"{name}={json.dumps(protocol[name], sort_keys=True)}" for name in sorted(protocol))
+
+
+def _base(key: str) -> str:
+    return "_".join(word for word in key.split("_") if word not in ("db", "fp", "ref", "own"))

@@ -1,0 +1,89 @@
+"""The published numbers, one metric value a row of `results/paper.csv`, found by table and row key."""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+# The metrics by which papers say that one row is better than another, and which way is good.
+DIRECTION: Mapping[str, str] = {
+    "FID": "down",
+    "sFID": "down",
+    "IS": "up",
+    "CLIP": "up",
+    "Bops": "down",
+    "MACs": "down",
+    "speedup": "up",
+    "compression": "up",
+}
+QUALITY = ("FID", "CLIP", "IS")  # in the order in which a table's quality metric is chosen
+COLUMNS = (
+    "table", "row", "model", "dataset", "steps", "method", "cache_interval", "weight_bits", "act_bits",
+    "metric", "value", "unit", "exact_or_approx", "source", "confidence",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """One published value. exact: printed as such; otherwise read off a plot. text: value and unit for a cell."""
+
+    table: str
+    row: str
+    setting: str
+    metric: str
+    value: float
+    text: str
+    exact: bool
+    source: str
+
+
+class Paper:
+    """Published values by (table, row key)."""
+
+    def __init__(self, values: list[Published]) -> None:
+        self._values: dict[tuple[str, str], dict[str, Published]] = {}
+        for value in values:
+            self._values.setdefault((value.table, value.row), {})[value.metric] = value
+
+    def find(self, table: str, paper_row: str) -> Mapping[str, Published] | None:
+        """Metric to value; {} for no key, None for an unknown one. "other_table/row" looks into another table."""
+        if not paper_row:
+            return {}
+        other, slash, row = paper_row.partition("/")
+        return self._values.get((other, row) if slash else (table, paper_row))
+
+    def keys(self, table: str) -> list[str]:
+        return [row for name, row in self._values if name == table]
+
+
+def read_paper(path: Path) -> Paper:
+    """Read `paper.csv`. Raises ValueError for other columns, a value that is no number, or a repeated cell."""
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise ValueError(f"{path}: has columns {reader.fieldnames}; must have {list(COLUMNS)}.")
+        values, seen = [], set()
+        for number, row in enumerate(reader, 2):
+            cell = (row["table"], row["row"], row["metric"])
+            if cell in seen:
+                raise ValueError(f"{path}, line {number}: {cell} appears twice; one value a cell, delete one.")
+            seen.add(cell)
+            try:
+                value = float(row["value"])
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: value={row['value']!r} must be a number.") from error
+            exact = row["exact_or_approx"] == "exact"
+            unit = row["unit"] if row["unit"] in ("", "x") else f" {row['unit']}"
+            values.append(
+                Published(
+                    table=row["table"],
+                    row=row["row"],
+                    setting=f"{row['model']}, {row['dataset']}" + (f", {row['steps']} steps" if row["steps"] else ""),
+                    metric=row["metric"],
+                    value=value,
+                    text=("" if exact else "about ") + row["value"] + unit,
+                    exact=exact,
+                    source=row["source"],
+                )
+            )
+    return Paper(values)

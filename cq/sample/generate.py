@@ -1,0 +1,113 @@
+"""Seeds to images, batch by batch; every finished batch is on disk, so a killed run goes on where it stopped."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+from tqdm import tqdm
+
+from cq.artifacts import CacheSchedule, ChannelAffine, SampleSet
+from cq.contracts import Denoiser
+from cq.denoise import denoise
+from cq.models.latent import DiffusionModel
+from cq.seeding import drawn_labels, initial_noise
+from cq.store import write_atomically
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """How many images of which classes, in what batches.
+
+    labels: balanced (image i has class i modulo the classes) or drawn (by each image's own seed).
+    classes: the class indices to draw from, None for all. trace: images whose latents are kept at every call.
+    """
+
+    num_images: int
+    batch_size: int
+    num_steps: int
+    labels: Literal["balanced", "drawn"]
+    classes: tuple[int, ...] | None
+    trace: int
+
+    def __post_init__(self) -> None:
+        for key in ("num_images", "batch_size"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"sample.{key}={getattr(self, key)}: must be at least 1.")
+        if self.trace < 0:
+            raise ValueError(f"sample.trace={self.trace}: must be 0 or more.")
+
+    def check(self, num_classes: int) -> None:
+        """Raise ValueError for a class the model does not have."""
+        for index in self.classes or ():
+            if not 0 <= index < num_classes:
+                raise ValueError(
+                    f"sample.classes={list(self.classes or ())}: class {index} is unknown; this model has "
+                    f"{num_classes} classes, 0 to {num_classes - 1}."
+                )
+
+    def labels_for(self, seeds: tuple[int, ...], num_classes: int) -> Tensor:
+        """int64 [len(seeds)]; -1 for unconditional models."""
+        if num_classes == 0:
+            return torch.full((len(seeds),), -1, dtype=torch.int64)
+        classes = self.classes or tuple(range(num_classes))
+        if self.labels == "balanced":
+            return torch.tensor([classes[i % len(classes)] for i in range(len(seeds))])
+        return drawn_labels(seeds, classes)
+
+
+def generate(
+    model: DiffusionModel,
+    denoiser: Denoiser,
+    *,
+    sample: Sample,
+    seeds: tuple[int, ...],
+    schedule: CacheSchedule,
+    correction: ChannelAffine,
+    shards: Path,
+    describe: str,
+    on_batch: Callable[[], None] = lambda: None,
+) -> SampleSet:
+    """The images of `seeds`. Each batch leaves a shard; shards that are there already are not drawn again."""
+    labels_N = sample.labels_for(seeds, model.component.num_classes)
+    parts: list[dict[str, Tensor]] = []
+    starts = range(0, len(seeds), sample.batch_size)
+    with tqdm(total=len(starts) * schedule.num_calls, desc=describe, unit="call", mininterval=1.0) as progress:
+        for start in starts:
+            path = shards / f"batch_{start:07d}.safetensors"
+            if path.exists():
+                parts.append(load_file(path))
+                progress.update(schedule.num_calls)
+                continue
+            rows = slice(start, start + sample.batch_size)
+            x_NCHW = initial_noise(seeds[rows], model.component.latent_shape)
+            keep = max(0, min(sample.trace - start, len(x_NCHW)))
+            trace: list[Tensor] = []
+            for step in denoise(
+                denoiser,
+                model.noise_scheduler(sample.num_steps),
+                x_NCHW,
+                cond=model.condition(labels_N[rows]),
+                schedule=schedule,
+                correction=correction,
+            ):
+                x_NCHW = step.x_NCHW
+                trace.append(x_NCHW[:keep].clone())
+                progress.update()
+            part = {"images": model.decode(x_NCHW), "latents": x_NCHW, "trace": torch.stack(trace)}
+            write_atomically(path, save({name: tensor.contiguous() for name, tensor in part.items()}))
+            parts.append(part)
+            on_batch()
+    return SampleSet(
+        seeds=seeds,
+        images_NCHW=torch.cat([part["images"] for part in parts]),
+        latents_NCHW=torch.cat([part["latents"] for part in parts]),
+        labels_N=labels_N,
+        trace_TNCHW=torch.cat([part["trace"] for part in parts], dim=1),
+    )

@@ -1,0 +1,63 @@
+"""Reference statistics of the Fashion-MNIST training images: built, not trained."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cq.evaluate.features import FeatureNetwork
+from cq.evaluate.inception import Mode, inception_features, write_inception_reference
+from cq.evaluate.reference import ReferenceStatistics
+from cq.zoo.data import fashion_mnist
+
+DATA_SET = "Fashion-MNIST train, 32x32 (28x28 with two black border pixels)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnReference:
+    """Statistics in the features of our own network, for every `*_own` metric."""
+
+    root: Path
+    name: str = "reference"
+    subset_size: int = 2000
+    seed: int = 31
+    batch_size: int = 500
+
+    def build(self, zoo: Path) -> dict[str, float]:
+        """Write `reference/` beside `features/`, the network it is made with. Raises ValueError without that."""
+        network = FeatureNetwork.load(str(zoo / "features"))
+        images_NCHW, _ = fashion_mnist("train", self.root)
+        statistics = ReferenceStatistics.of(
+            network.extract(images_NCHW, batch_size=self.batch_size),
+            data_set=DATA_SET,
+            network=network.digest,
+            subset_size=self.subset_size,
+            seed=self.seed,
+        )
+        folder = zoo / self.name
+        folder.mkdir(parents=True, exist_ok=True)
+        statistics.save(folder)
+        return {"images": float(statistics.count)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class InceptionReference:
+    """Statistics in Inception features, for `fid_clean` and `fid_torchmetrics`; too large to ship (32 MiB)."""
+
+    root: Path
+    mode: Mode
+    weights: Path
+    device: str
+    batch_size: int = 50
+
+    @property
+    def name(self) -> str:
+        return f"reference_{self.mode}"
+
+    def build(self, zoo: Path) -> dict[str, float]:
+        """Write the npz beside the weights, whatever `zoo` is. Raises MetricUnavailable without the weights."""
+        images_NCHW, _ = fashion_mnist("train", self.root)
+        features_NF = inception_features(
+            images_NCHW, mode=self.mode, weights=self.weights, batch_size=self.batch_size, device=self.device
+        )
+        path = self.weights.parent / f"fashion_mnist_train_{self.mode}.npz"
+        write_inception_reference(path, features_NF, weights=self.weights)
+        return {"images": float(len(features_NF))}

@@ -1,0 +1,34 @@
+"""Strictness, and the tiny real models every test may use. Nothing is seeded at import."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from cq.models.latent import LatentDiffusion
+from tests.tiny import write_tiny_ldm
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random-weight latent diffusion model of ldm_mini's topology, as diffusers folders."""
+    folder = tmp_path_factory.mktemp("tiny_ldm")
+    write_tiny_ldm(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder: Path) -> LatentDiffusion:
+    return LatentDiffusion(
+        weights=str(tiny_folder),
+        site="up_blocks.2.resnets.2",
+        guidance=1.5,
+        num_classes=10,
+        latent_shape=(4, 8, 8),
+        image_shape=(1, 32, 32),
+    )

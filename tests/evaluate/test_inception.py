@@ -1,0 +1,151 @@
+"""The real weights cannot be had offline: a small network in clean-fid's file format stands in for them."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from cq.artifacts import SampleSet
+from cq.evaluate.gaussian import frechet_distance, moments
+from cq.evaluate.inception import (
+    CLEAN_NAME,
+    TORCHMETRICS_NAME,
+    InceptionFrechet,
+    Mode,
+    inception_features,
+    torchmetrics_distance,
+    write_inception_reference,
+)
+from cq.evaluate.protocol import EvaluationContext, MetricUnavailable
+
+Images = Callable[[int, int], Tensor]
+Samples = Callable[[Tensor, Tensor], SampleSet]
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated")
+
+
+class _Layers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Linear(3 * 13 * 13, 2048)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = nn.functional.avg_pool2d(x, 23)
+        features: Tensor = self.project(pooled.flatten(1)).relu()
+        return features
+
+
+class _Scripted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = _Layers()
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.layers(x)
+        return features
+
+
+@pytest.fixture(scope="session")
+def clean_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("inception") / CLEAN_NAME
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.jit.save(torch.jit.script(_Scripted()), str(path))
+    return path
+
+
+def metric(mode: Mode, weights: Path, reference: Path) -> InceptionFrechet:
+    return InceptionFrechet(
+        mode=mode,
+        weights=str(weights),
+        reference=str(reference),
+        batch_size=3,
+        device="cpu",
+        resamples=0,
+        bootstrap_seed=0,
+    )
+
+
+@pytest.fixture
+def context(samples: Samples, images: Images) -> EvaluationContext:
+    return EvaluationContext(samples=samples(images(5, 0), torch.ones(5, 1)), baseline=None, sampling={})
+
+
+@pytest.mark.parametrize(("mode", "name"), [("clean", CLEAN_NAME), ("torchmetrics", TORCHMETRICS_NAME)])
+def test_missing_weights_name_the_download_and_touch_no_network(
+    mode: Mode, name: str, tmp_path: Path, context: EvaluationContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.socket", lambda *a, **k: pytest.fail("opened a socket"))
+    with pytest.raises(MetricUnavailable, match=rf"fid_{mode}: needs .*https://.*{name} to {tmp_path}"):
+        metric(mode, tmp_path / name, tmp_path / "reference.npz").compute(context)
+
+
+def test_missing_reference_names_the_command_that_builds_it(clean_weights: Path, context: EvaluationContext) -> None:
+    with pytest.raises(MetricUnavailable, match=r"nowhere.npz.*python -m cq.zoo.train reference_clean"):
+        metric("clean", clean_weights, Path("nowhere.npz")).compute(context)
+
+
+def test_a_file_that_is_not_the_published_one_is_not_unpickled(tmp_path: Path, context: EvaluationContext) -> None:
+    (tmp_path / TORCHMETRICS_NAME).write_bytes(b"anything")
+    with pytest.raises(ValueError, match="SHA-256 does not start with 6726825d"):
+        metric("torchmetrics", tmp_path / TORCHMETRICS_NAME, tmp_path / "reference.npz").compute(context)
+
+
+def test_weights_under_another_name_are_refused(tmp_path: Path, context: EvaluationContext) -> None:
+    (tmp_path / "inception.pt").write_bytes(b"anything")
+    with pytest.raises(ValueError, match=f"must be called {CLEAN_NAME}"):
+        metric("clean", tmp_path / "inception.pt", tmp_path / "reference.npz").compute(context)
+
+
+def test_features_equal_those_clean_fid_reads_from_a_folder_of_images(
+    clean_weights: Path, images: Images, tmp_path: Path
+) -> None:
+    from cleanfid.fid import get_folder_features
+    from cleanfid.inception_torchscript import InceptionV3W
+
+    for i, image_HW in enumerate(images(5, 0)[:, 0].numpy()):
+        Image.fromarray(image_HW).convert("RGB").save(tmp_path / f"{i}.png")
+    expected = get_folder_features(
+        str(tmp_path),
+        InceptionV3W(str(clean_weights.parent), download=False),
+        num_workers=0,
+        batch_size=5,
+        device=torch.device("cpu"),
+        verbose=False,
+    )
+    found = inception_features(images(5, 0), mode="clean", weights=clean_weights, batch_size=2, device="cpu")
+    torch.testing.assert_close(found, torch.from_numpy(expected).double(), rtol=1e-5, atol=1e-5)
+
+
+def test_torchmetrics_distance_equals_clean_fid_on_the_same_features() -> None:
+    generator = torch.Generator().manual_seed(0)
+    ours_NF, theirs_NF = torch.randn(2, 90, 7, dtype=torch.float64, generator=generator)
+    reference = moments(theirs_NF + 1)
+    value = torchmetrics_distance(ours_NF, *reference, ref_count=90)
+    assert value == pytest.approx(frechet_distance(*moments(ours_NF), *reference), rel=1e-6)
+
+
+def test_reference_of_other_weights_is_refused(clean_weights: Path, context: EvaluationContext, tmp_path: Path) -> None:
+    path = tmp_path / "reference.npz"
+    np.savez(path, mu=np.zeros(4), sigma=np.eye(4), count=9, weights="f" * 64)
+    with pytest.raises(ValueError, match=r"ffffffffffff.*Rebuild"):
+        metric("clean", clean_weights, path).compute(context)
+
+
+def test_too_few_images_are_refused_before_any_feature(
+    clean_weights: Path, context: EvaluationContext, tmp_path: Path
+) -> None:
+    path = tmp_path / "reference.npz"
+    write_inception_reference(path, torch.randn(9, 6, generator=torch.Generator()), weights=clean_weights)
+    with pytest.raises(ValueError, match=r"5 images.*more than 6"):
+        metric("clean", clean_weights, path).compute(context)
+
+
+def test_unknown_mode_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"mode='legacy'.*clean, torchmetrics"):
+        replace(metric("clean", Path("a"), Path("b")), mode="legacy")  # type: ignore[arg-type]

@@ -1,0 +1,109 @@
+"""The same records give the same bytes, and the command says what is wrong."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cq.record import append
+from cq.report.__main__ import main
+from cq.report.render import render_table
+from tests.report.synthetic import ablation, record
+
+PAPER_CSV = Path(__file__).parents[2] / "results" / "paper.csv"
+FIGURES = {"schedules", "error", "images", "tradeoff", "overview"}
+
+
+@pytest.fixture(name="runs", scope="module")
+def _runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("synthetic")
+    for run in ablation(folder):
+        append(run, folder / "runs.jsonl")
+    return folder / "runs.jsonl"
+
+
+def _report(runs: Path, out: Path, *arguments: str) -> int:
+    return main([*arguments, "--records", str(runs), "--paper", str(PAPER_CSV), "--out", str(out)])
+
+
+def test_two_renders_are_equal_byte_for_byte(runs: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        assert _report(runs, tmp_path / name, "table5") == 0
+    first = {path.relative_to(tmp_path / "a"): path.read_bytes() for path in (tmp_path / "a").rglob("*.*")}
+    second = {path.relative_to(tmp_path / "b"): path.read_bytes() for path in (tmp_path / "b").rglob("*.*")}
+    assert {str(path) for path in first} == {
+        *(f"tables/table5.{suffix}" for suffix in ("md", "csv", "tex")),
+        *(f"figures/table5_{figure}.{suffix}" for figure in FIGURES for suffix in ("png", "svg")),
+    }
+    assert first == second
+
+
+def test_the_order_in_which_runs_finished_does_not_matter(runs: Path, tmp_path: Path) -> None:
+    shuffled = tmp_path / "runs.jsonl"
+    shuffled.write_text("".join(reversed(runs.read_text().splitlines(keepends=True))))
+    shutil.copytree(runs.parent / "thumbnails", tmp_path / "thumbnails")
+    assert _report(runs, tmp_path / "a", "table5", "--no-figures") == 0
+    assert _report(shuffled, tmp_path / "b", "table5", "--no-figures") == 0
+    for suffix in ("md", "csv", "tex"):
+        name = f"tables/table5.{suffix}"
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_figures_do_not_depend_on_the_settings_of_the_caller(runs: Path, tmp_path: Path) -> None:
+    import matplotlib
+
+    assert _report(runs, tmp_path / "a", "table5") == 0
+    with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red"}):
+        assert _report(runs, tmp_path / "b", "table5") == 0
+        assert matplotlib.rcParams["font.size"] == 30
+    name = "figures/table5_overview.png"
+    assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_all_writes_every_table_with_records_and_prints_it(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _report(runs, tmp_path, "--all", "--no-figures") == 0
+    assert capsys.readouterr().out.startswith("# table5: Ablation of the parts\n")
+
+
+def test_unknown_tables_and_missing_files_are_named(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _report(runs, tmp_path, "table9") == 2
+    assert "table='table9': unknown. Known tables: ['table1', " in capsys.readouterr().err
+    assert _report(tmp_path / "absent.jsonl", tmp_path, "table5") == 2
+    assert "no such record file" in capsys.readouterr().err
+
+
+def test_a_label_cannot_tear_the_table_apart(tmp_path: Path) -> None:
+    rendered = render_table("table5", [record("a|b\n<i>_c & 5%")], PAPER_CSV, tmp_path, figures=False)
+    line = next(line for line in rendered.markdown.splitlines() if "a\\|b &lt;i>_c & 5%" in line)
+    assert line.startswith("| ")
+    assert line.endswith(" |")
+    assert r"a|b $<$i$>$\_c \& 5\%" in (tmp_path / "tables/table5.tex").read_text()
+
+
+def test_a_missing_strip_is_named_with_a_remedy(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"thumbnails='gone\.png' of row 'synthetic row'"):
+        render_table("table5", [record(thumbnails="gone.png")], PAPER_CSV, tmp_path, thumbnails=tmp_path)
+
+
+def test_records_without_figures_still_give_tables(tmp_path: Path) -> None:
+    failed = record(status="failed", note="synthetic", scores={}, counted={}, schedule={})
+    rendered = render_table("table5", [failed], PAPER_CSV, tmp_path)
+    assert [path.name for path in rendered.files] == ["table5.md", "table5.csv", "table5.tex"]
+
+
+def test_csv_leaves_missing_numbers_empty(runs: Path, tmp_path: Path) -> None:
+    assert _report(runs, tmp_path, "table5", "--no-figures") == 0
+    text = (tmp_path / "tables/table5.csv").read_text()
+    assert "nan" not in text
+    first = dict(zip(*(line.split(",") for line in text.splitlines()[:2]), strict=True))
+    assert (first["label"], first["cache_interval"], first["paper_FID"]) == ("full precision", "", "3.37")
+
+
+def test_what_a_run_could_not_score_is_said_below_the_table(tmp_path: Path) -> None:
+    runs = [record(note="fid: needs weights | of Inception"), record("other", row=1)]
+    rendered = render_table("table5", runs, PAPER_CSV, tmp_path, figures=False)
+    assert "* Noted by synthetic row: fid: needs weights \\| of Inception\n" in rendered.markdown

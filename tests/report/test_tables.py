@@ -1,0 +1,194 @@
+"""Arithmetic of the tables, what may share a column, and what is never hidden."""
+
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cq.record import RunRecord
+from cq.report.cells import mean_of
+from cq.report.metrics import metric_title
+from cq.report.orders import order_sentences
+from cq.report.paper import COLUMNS, Paper, read_paper
+from cq.report.tables import Table, build_table
+from tests.report.synthetic import ablation, record, score
+
+FRECHET = "Frechet, own features (down)"
+PAPER_CSV = Path(__file__).parents[2] / "results" / "paper.csv"
+
+
+@pytest.fixture(name="paper")
+def _paper() -> Paper:
+    return read_paper(PAPER_CSV)
+
+
+def _three(values: list[float], paper_rows: list[str]) -> list[RunRecord]:
+    return [
+        record(f"row {place}", row=place, paper_row=key, scores={"frechet_own": score(value)})
+        for place, (value, key) in enumerate(zip(values, paper_rows, strict=True))
+    ]
+
+
+def _cells(table: Table, column: str) -> list[str]:
+    return list(table.frame()[column])
+
+
+def test_mean_and_spread_are_those_of_the_statistics_module(paper: Paper) -> None:
+    values = [10.0, 11.5, 14.25]
+    records = [record(seed=seed, scores={"frechet_own": score(value)}) for seed, value in enumerate(values)]
+    table = build_table("table5", records, paper)
+    stat = table.rows[0].scores["frechet_own"]
+    assert stat.mean == pytest.approx(statistics.mean(values), rel=1e-15)
+    assert stat.spread == pytest.approx(statistics.stdev(values), rel=1e-15)
+    assert _cells(table, FRECHET) == ["11.917 ± 2.155"]
+    assert _cells(table, "seeds") == ["3 seeds"]
+
+
+def test_one_seed_shows_its_bootstrap_interval_and_says_so(paper: Paper) -> None:
+    table = build_table("table5", [record()], paper)
+    assert _cells(table, FRECHET) == ["10.000 [9.500, 10.500]"]
+    assert _cells(table, "seeds") == ["1 seed"]
+
+
+def test_equal_infinite_values_have_an_infinite_mean_and_no_spread() -> None:
+    stat = mean_of([float("inf"), float("inf")])
+    assert (stat.mean, stat.spread) == (float("inf"), 0.0)
+
+
+def test_mixed_protocols_are_refused_with_rows_and_fields(paper: Paper) -> None:
+    records = [record("a"), record("b", scores={"frechet_own": score(9.0, num_images=32)})]
+    with pytest.raises(ValueError, match=r"frechet_own: rows 'a' .* and 'b' .* num_images: 64 against 32"):
+        build_table("table5", records, paper)
+
+
+def test_own_and_inception_features_stand_in_separate_columns(paper: Paper) -> None:
+    scores = {"frechet_own": score(9.0), "fid": score(3.0, metric="fid"), "kid_own": score(0.1, metric="kid_own")}
+    frame = build_table("table5", [record(scores=scores)], paper).frame()
+    assert [name for name in frame.columns if name.endswith(("(down)", "(up)"))] == [
+        FRECHET,
+        "FID, Inception features (down)",
+        "KID, own features (down)",
+    ]
+
+
+def test_metric_titles_say_direction_unit_and_against_what() -> None:
+    assert metric_title("psnr_fp_db", "up") == "PSNR vs full precision, dB (up)"
+    assert metric_title("frechet_own", "down") == FRECHET
+    assert metric_title("sfid_own", "down") == "sFID, own features (down)"
+    assert metric_title("sfid", "down") == "sFID, Inception features (down)"
+    assert metric_title("latent_error_fp", "down") == "latent error, relative vs full precision (down)"
+    assert metric_title("something_new_ref", "up") == "something new vs data (up)"
+
+
+def test_failed_rows_stay_with_their_reason(paper: Paper, tmp_path: Path) -> None:
+    broken = record("broken", row=9, status="failed", note="out of memory at batch 64", scores={}, counted={})
+    table = build_table("table5", [*ablation(tmp_path), broken], paper)
+    assert len(table.rows) == 8
+    assert table.frame()["status"].to_list()[-2:] == [
+        "not run: needs reconstruction, which is not built yet",
+        "failed: out of memory at batch 64",
+    ]
+    assert _cells(table, FRECHET)[-2:] == ["-", "-"]
+
+
+def test_a_failed_seed_is_counted_beside_those_that_ran(paper: Paper) -> None:
+    table = build_table("table5", [record(), record(seed=1, status="failed", note="killed", scores={})], paper)
+    assert _cells(table, "status") == ["1 of 2 seeds failed: killed"]
+    assert _cells(table, "seeds") == ["1 seed"]
+
+
+def test_null_measured_is_a_dash_and_fake_quantization_is_called_simulated(paper: Paper) -> None:
+    timed = {"seconds_per_image": 0.25, "peak_mem_mib": 12.0, "device": "synthetic"}
+    full = record("full", row=1, choices={"quantize": "none"}, measured=timed)
+    kernels = record("kernels", row=2, measured={**timed, "kernels": "synthetic int8"})
+    frame = build_table("table5", [record(), full, kernels], paper).frame()
+    assert frame["s/image (measured)"].to_list() == ["-", "0.2500", "0.2500"]
+    assert frame["low-bit arithmetic"].to_list() == ["simulated", "-", "measured"]
+    assert frame["bits"].to_list() == ["W8A8", "32/32", "W8A8"]
+    assert frame["BOPs a call, mean (counted)"].to_list() == ["153.600 M"] * 3
+
+
+def test_later_runs_replace_earlier_ones_and_changed_configurations_are_noted(paper: Paper) -> None:
+    old = record(scores={"frechet_own": score(99.0)})
+    assert _cells(build_table("table5", [old, record()], paper), FRECHET) == ["10.000 [9.500, 10.500]"]
+    changed = replace(record(), config_digest="f" * 64)
+    table = build_table("table5", [old, changed], paper)
+    assert _cells(table, FRECHET) == ["10.000 [9.500, 10.500]"]
+    assert table.superseded == (old.key,)
+
+
+def test_a_rerun_of_an_older_configuration_is_the_latest(paper: Paper) -> None:
+    changed = record(config_digest="f" * 64, scores={"frechet_own": score(99.0)})
+    assert _cells(build_table("table5", [record(), changed, record()], paper), FRECHET) == ["10.000 [9.500, 10.500]"]
+
+
+def test_two_experiments_cannot_claim_one_seed_of_a_row(paper: Paper) -> None:
+    with pytest.raises(ValueError, match="seed=0 of row 'same'"):
+        build_table("table5", [record("same"), record("same", experiment="synthetic/other")], paper)
+
+
+def test_budgets_part_rows_of_one_label(paper: Paper) -> None:
+    budget = dict(record().budget)
+    four = record(experiment="synthetic/w4", budget={**budget, "weight_bits": 4})
+    table = build_table("table5", [record(), four], paper)
+    assert [row.title for row in table.rows] == ["synthetic row, W8A8", "synthetic row, W4A8"]
+
+
+def test_a_table_without_records_names_those_that_have_some(paper: Paper) -> None:
+    with pytest.raises(ValueError, match=r"table='table3'.*\['table5'\]"):
+        build_table("table3", [record()], paper)
+
+
+def test_published_numbers_are_matched_by_key(paper: Paper) -> None:
+    table = build_table("table5", _three([1.0, 2.0, 3.0], ["naive", "", "table2/cachequant_n5_w8a8"]), paper)
+    assert _cells(table, "paper FID") == ["15.36", "-", "4.03"]
+    assert _cells(table, "paper IS") == ["121.78", "-", "-"]
+    assert _cells(table, "paper speedup") == ["-", "-", "7.87x"]
+
+
+def test_an_unknown_paper_row_is_noted_not_hidden(paper: Paper) -> None:
+    table = build_table("table5", [record(paper_row="dps_dce")], paper)
+    assert table.unmatched == ("dps_dce",)
+
+
+def test_the_order_sentence_is_computed_both_ways(paper: Paper) -> None:
+    keys = ["naive", "dps", "dps_dec"]
+    holds = order_sentences(build_table("table5", _three([15.0, 9.0, 7.0], keys), paper))
+    assert holds[0] == (f"row 0 -> row 1. Paper: FID 15.36 > 8.47. Here: {FRECHET} 15.000 > 9.000, holds.")
+    assert holds[-1] == f"The paper's order by FID holds here in 2 of 2 by {FRECHET}."
+    fails = order_sentences(build_table("table5", _three([7.0, 9.0, 8.5], keys), paper))
+    assert fails[0].endswith("7.000 < 9.000, does not hold.")
+    assert fails[1].endswith("9.000 > 8.500, holds (within the spread).")
+    assert fails[-1] == f"The paper's order by FID holds here in 1 of 2 by {FRECHET}."
+
+
+def test_better_means_up_for_psnr(paper: Paper) -> None:
+    records = [
+        record(key, row=place, paper_row=key, scores={"psnr_fp_db": score(value, better="up", metric="psnr")})
+        for place, (key, value) in enumerate({"naive": 14.0, "dps": 20.0}.items())
+    ]
+    assert order_sentences(build_table("table5", records, paper))[0].endswith("14.00 < 20.00, holds.")
+
+
+def test_an_order_with_a_row_that_did_not_run_cannot_be_told(paper: Paper) -> None:
+    good, bad = record("good", paper_row="naive"), record("bad", row=1, paper_row="dps", status="failed", note="why")
+    sentence = order_sentences(build_table("table5", [good, replace(bad, scores={})], paper))[0]
+    assert sentence.endswith("Here: cannot be told ('bad' is failed: why).")
+
+
+def test_paper_csv_names_whole_rows_and_holds_the_ablation() -> None:
+    paper = read_paper(PAPER_CSV)
+    fid = {key: found["FID"].value for key in paper.keys("table5") if (found := paper.find("table5", key))}
+    assert fid == {
+        "full_precision": 3.37, "quant_only": 4.13, "deepcache": 8.08, "naive": 15.36, "dps": 8.47, "dps_dec": 7.21,
+        "dps_dec_recon": 6.34,
+    }  # fmt: skip
+
+
+def test_a_repeated_paper_cell_is_refused(tmp_path: Path) -> None:
+    line = "table5,naive,m,d,1,x,,8,8,FID,1.0,,exact,s,high"
+    path = tmp_path / "paper.csv"
+    path.write_text("\n".join([",".join(COLUMNS), line, line]) + "\n")
+    with pytest.raises(ValueError, match=r"line 3: .*appears twice"):
+        read_paper(path)
