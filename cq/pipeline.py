@@ -25,7 +25,7 @@ from cq.calibrate.trajectory import Calibrate, collect_statistics
 from cq.config import build, check_budget
 from cq.contracts import Corrector, Cost, Metric, PlanRequest, Quantizer, SchedulePlanner
 from cq.correct.fit import r_squared
-from cq.correct.pairs import identity_at_refresh, moments_for_schedule
+from cq.correct.from_statistics import identity_at_refresh, moments_for_schedule
 from cq.denoise import DenoiseStep, denoise
 from cq.evaluate.efficiency import counted_cost
 from cq.evaluate.latency import Latency, Timing
@@ -330,7 +330,7 @@ def _fit(
     tables: dict[str, Tensor] = {}
     r2: dict[str, Tensor] = {}
     for name, gather in moments.items():
-        fitted = corrector.fit(gather, bias_C=biases[name])
+        fitted = corrector.fit(gather(), bias_C=biases[name])
         if fitted is None:
             continue
         gain_TC, offset_TC = identity_at_refresh(*fitted, schedule) if identity_at_full else fitted

@@ -50,16 +50,17 @@ class Column:
 
     @property
     def decimals(self) -> int:
-        return DECIMALS.get(_base(self.key), 4)
+        return DECIMALS.get(_parts(self.key)[0], 4)
 
 
 def metric_title(key: str, better: str) -> str:
     """A metric's key in words, with its good direction: psnr_fp_db is "PSNR vs full precision, dB (up)"."""
     words = key.split("_")
-    title = METRIC_WORDS.get(_base(key), _base(key).replace("_", " "))
+    base, mode = _parts(key)
+    title = METRIC_WORDS.get(base, base.replace("_", " ")) + (f" ({mode})" if mode else "")
     if "own" in words:
         title += ", own features"
-    elif _base(key) in INCEPTION:
+    elif base in INCEPTION:
         title += ", Inception features"
     title += " vs full precision" if "fp" in words else (" vs data" if "ref" in words else "")
     title += ", dB" if words[-1] == "db" else ""
@@ -92,7 +93,7 @@ def columns_of(records: Sequence[RunRecord]) -> list[Column]:
     ]
     ranks = {base: rank for rank, base in enumerate(AGAINST_DATA_FIRST)}
     return sorted(
-        columns, key=lambda c: ("fp" in c.key.split("_"), ranks.get(_base(c.key), len(ranks)), c.key, c.fingerprint)
+        columns, key=lambda c: ("fp" in c.key.split("_"), ranks.get(_parts(c.key)[0], len(ranks)), c.key, c.fingerprint)
     )
 
 
@@ -101,5 +102,10 @@ def canonical(protocol: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={json.dumps(protocol[name], sort_keys=True)}" for name in sorted(protocol))
 
 
-def _base(key: str) -> str:
-    return "_".join(word for word in key.split("_") if word not in ("db", "fp", "ref", "own"))
+def _parts(key: str) -> tuple[str, str]:
+    """What is measured, and in which mode: ("fid", "clean") of fid_clean, ("psnr", "") of psnr_fp_db."""
+    words = [word for word in key.split("_") if word not in ("db", "fp", "ref", "own")]
+    for length in range(len(words), 0, -1):
+        if "_".join(words[:length]) in METRIC_WORDS:
+            return "_".join(words[:length]), " ".join(words[length:])
+    return "_".join(words), ""

@@ -128,7 +128,9 @@ def notes(table: Table) -> list[str]:
         lines.append(f"paper_row={key!r} names no published row; its paper columns stay empty.")
     for experiment, seed, digest in table.superseded:
         lines.append(f"Left out: an earlier run of {experiment}, seed {seed}, otherwise configured ({digest[:12]}).")
-    commits = sorted({r.commit[:12] + ("" if r.clean_tree else " (uncommitted changes)") for r in records})
+    commits = sorted(
+        {(r.commit[:12] or "unknown") + ("" if r.clean_tree else " (uncommitted changes)") for r in records}
+    )
     days = sorted(record.date[:10] for record in records)
     until = f" to {days[-1]}" if days[-1] != days[0] else ""
     lines.append(f"Commits: {', '.join(commits)}. Runs of {days[0]}{until}.")

@@ -65,7 +65,7 @@ def centred_power_calls(num_calls: int, *, interval: int, exponent: float, centr
 
     v are ceil(T / interval) + 1 points spaced evenly from (-centre)**(1/p) to (T - centre)**(1/p). The left end is
     a root of a negative number, so v is complex and the real part of v**p is truncated. Where this gives other than
-    ceil(T / interval) increasing calls, p is lowered by 0.02 and tried again.
+    ceil(T / interval) refreshes, p is lowered by 0.02 and tried again.
     Raises ValueError where p falls to 1 first.
     """
     num_groups = ceil(num_calls / interval)
@@ -75,7 +75,7 @@ def centred_power_calls(num_calls: int, *, interval: int, exponent: float, centr
         powers = np.linspace(*ends, num_groups + 1) ** p
         inner = np.unique(np.trunc(powers.real))[1:-1]
         calls = (0, *(centre + int(u) for u in inner))
-        if len(calls) == num_groups and all(0 < call < num_calls for call in calls[1:]):
+        if len(calls) == num_groups:
             return calls
         p -= 0.02
     raise ValueError(

@@ -37,7 +37,7 @@ def recipes(root: Path, work: Path) -> dict[str, Recipe]:
         ClassifierRecipe(name="judge", width=32, blocks=2, stride=2, seed=2, num_steps=5600, root=root),
         ClassifierRecipe(name="perceptual", width=16, blocks=1, stride=1, seed=3, num_steps=1400, root=root),
         FirstStageRecipe(root=root, perceptual=work / "perceptual"),
-        LatentDiffusionRecipe(root=root, first_stage=work / "first_stage"),
+        LatentDiffusionRecipe(root=root, first_stage=work / "first_stage", latents=work / "latents"),
     ]
     return {part.name: part for part in parts}
 

@@ -2,8 +2,8 @@
 
 import copy
 import logging
-import math
 import os
+import re
 import time
 from pathlib import Path
 from typing import Protocol
@@ -17,13 +17,20 @@ log = logging.getLogger(__name__)
 class Recipe(Protocol):
     """What is trained, on what, and for how long. Loss and data are the recipe; the loop is `fit`."""
 
-    name: str
-    num_steps: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    ema_decay: float
-    seed: int
+    @property
+    def name(self) -> str: ...
+    @property
+    def num_steps(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def ema_decay(self) -> float: ...
+    @property
+    def seed(self) -> int: ...
 
     def model(self) -> nn.Module:
         """A freshly initialised model (the caller has seeded torch)."""
@@ -55,6 +62,11 @@ def fit(recipe: Recipe, *, work: Path, zoo: Path, checkpoint_seconds: float = 60
     first = 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
+        if state["recipe"] != _identity(recipe):
+            raise ValueError(
+                f"{checkpoint}: was made by another recipe ({state['recipe']}). Delete it, or train elsewhere "
+                "with --work."
+            )
         model.load_state_dict(state["model"])
         ema.load_state_dict(state["ema"])
         optimizer.load_state_dict(state["optimizer"])
@@ -64,9 +76,12 @@ def fit(recipe: Recipe, *, work: Path, zoo: Path, checkpoint_seconds: float = 60
     def save(step: int) -> None:
         partial = checkpoint.with_suffix(".partial")
         torch.save(
-            {"model": model.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict(), "step": step},
+            {
+                "recipe": _identity(recipe), "model": model.state_dict(), "ema": ema.state_dict(),
+                "optimizer": optimizer.state_dict(), "step": step,
+            },
             partial,
-        )
+        )  # fmt: skip
         os.replace(partial, checkpoint)
 
     data = recipe.data()
@@ -102,9 +117,11 @@ def fit(recipe: Recipe, *, work: Path, zoo: Path, checkpoint_seconds: float = 60
 
 
 def _schedule(step: int, num_steps: int) -> float:
-    """Learning-rate factor: linear warm-up over 2 % of the run, then half a cosine down to zero."""
-    warmup = max(1, num_steps // 50)
-    return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / num_steps))
+    """Learning-rate factor: warm-up over 500 steps, constant, and a linear fall to zero over the last fifth.
+
+    Nothing before the last fifth depends on num_steps, so a run can be lengthened from its checkpoint.
+    """
+    return min(1.0, (step + 1) / 500, (num_steps - step) / (num_steps / 5))
 
 
 def _generator(seed: int, stream: int, index: int) -> torch.Generator:
@@ -117,6 +134,11 @@ def _batch(data: tuple[Tensor, ...], recipe: Recipe, step: int) -> tuple[Tensor,
     order = torch.randperm(len(data[0]), generator=_generator(recipe.seed, 0, epoch))
     rows = order[index * recipe.batch_size : (index + 1) * recipe.batch_size]
     return tuple(tensor[rows] for tensor in data)
+
+
+def _identity(recipe: Recipe) -> str:
+    """What must not change between a checkpoint and the run that goes on from it; the length may."""
+    return re.sub(r"num_steps=\d+, |\w+=PosixPath\([^)]*\), ", "", repr(recipe))
 
 
 def _update_ema(ema: nn.Module, model: nn.Module, decay: float) -> None:

@@ -193,6 +193,13 @@ def test_residual_sum_of_squares_equals_that_of_the_maps_for_any_gain_and_offset
         assert_equal(residual_sum_of_squares(moments, gain, offset), direct)
 
 
+def test_residual_sum_of_squares_is_never_negative_for_an_exact_fit() -> None:
+    for seed in range(5):
+        source = drifting_maps(1, seed=seed)[0]
+        moments = PairMoments.of(source, 3 * source + 1)
+        assert (residual_sum_of_squares(moments, *fitted(AFFINE, moments)) >= 0).all()
+
+
 def test_r_squared_is_one_for_an_exact_fit_and_zero_for_the_mean() -> None:
     source = drifting_maps(1, seed=13)[0]
     moments = PairMoments.of(source, 3 * source + 1)

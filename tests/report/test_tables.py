@@ -76,6 +76,7 @@ def test_metric_titles_say_direction_unit_and_against_what() -> None:
     assert metric_title("psnr_fp_db", "up") == "PSNR vs full precision, dB (up)"
     assert metric_title("frechet_own", "down") == FRECHET
     assert metric_title("sfid_own", "down") == "sFID, own features (down)"
+    assert metric_title("fid_clean", "down") == "FID (clean), Inception features (down)"
     assert metric_title("sfid", "down") == "sFID, Inception features (down)"
     assert metric_title("latent_error_fp", "down") == "latent error, relative vs full precision (down)"
     assert metric_title("something_new_ref", "up") == "something new vs data (up)"

@@ -58,6 +58,27 @@ def test_centred_power_plans_whatever_it_checked(blind_request: BlindRequest) ->
     assert planned > 100  # else this says nothing
 
 
+def centred_by_hand(num_calls: int, num_groups: int, p: float, centre: int) -> list[int]:
+    """DeepCache's formula for one exponent, in Python's own complex numbers."""
+    left, right = complex(-centre) ** (1 / p), complex(num_calls - centre) ** (1 / p)
+    points = [left + (right - left) * i / num_groups for i in range(num_groups + 1)]
+    return [0] + [centre + u for u in sorted({int((v**p).real) for v in points})[1:-1]]
+
+
+def test_centred_power_lowers_the_exponent_in_steps_of_two_hundredths(blind_request: BlindRequest) -> None:
+    lowered = 0
+    for num_calls in (50, 60, 80, 100, 150, 250):
+        for interval in range(2, 26):
+            num_groups = -(-num_calls // interval)
+            tries = [centred_by_hand(num_calls, num_groups, 1.4 - 0.02 * i, 15) for i in range(20)]
+            fits = [i for i, calls in enumerate(tries) if len(calls) == num_groups]
+            if fits:
+                schedule = CentredPower(interval=interval, exponent=1.4, centre=15).plan(blind_request(num_calls))
+                assert list(schedule.refresh_calls) == tries[fits[0]]
+                lowered += fits[0] > 0
+    assert lowered > 0  # else this says nothing
+
+
 def test_centred_power_is_refused_where_no_exponent_gives_the_number_of_refreshes() -> None:
     with pytest.raises(ValueError, match=r"schedule.exponent=1.4: no exponent"):
         CentredPower(interval=1, exponent=1.4, centre=15).check(50)

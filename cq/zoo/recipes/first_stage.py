@@ -27,7 +27,7 @@ class FirstStageRecipe:
     weight_decay: float = 1e-4
     ema_decay: float = 0.999
     seed: int = 11
-    _networks: list[Classifier] = field(default_factory=list)
+    _networks: list[Classifier] = field(default_factory=list, repr=False)
 
     def model(self) -> nn.Module:
         return AutoencoderKL(

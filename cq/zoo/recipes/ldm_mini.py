@@ -1,13 +1,16 @@
 """ldm_mini: the class-conditional latent diffusion model, LDM-4 ImageNet's topology in small."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from cq.models.class_embedder import ClassEmbedder
+from cq.store import write_atomically
 from cq.zoo.data import fashion_mnist
 from cq.zoo.recipes.classifiers import to_unit
 
@@ -29,6 +32,7 @@ class LatentDiffusionRecipe:
 
     root: Path
     first_stage: Path
+    latents: Path  # where the encoded training set is kept between runs
     channels: int = 32
     bf16: bool = False
     name: str = "ldm_mini"
@@ -73,12 +77,25 @@ class LatentDiffusionRecipe:
 
     @torch.no_grad()
     def data(self) -> tuple[Tensor, ...]:
+        digest = hashlib.sha256()
+        for path in sorted(self.first_stage.iterdir()):
+            digest.update(path.read_bytes())
+        kept = self.latents.with_name(f"{self.latents.name}_{digest.hexdigest()[:12]}.safetensors")
+        if not kept.exists():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(kept, save(self._encode()))
+        encoded = load_file(kept)
+        return encoded["mean"], encoded["std"], encoded["labels"]
+
+    def _encode(self) -> dict[str, Tensor]:
         vae = AutoencoderKL.from_pretrained(self.first_stage).float().eval()
         images, labels = fashion_mnist("train", self.root)
-        posteriors = [vae.encode(to_unit(part)).latent_dist for part in images.split(500)]
-        mean = torch.cat([p.mean for p in posteriors]) * vae.config.scaling_factor
-        std = torch.cat([p.std for p in posteriors]) * vae.config.scaling_factor
-        return mean, std, labels
+        mean, std = [], []
+        for part in images.split(500):
+            posterior = vae.encode(to_unit(part)).latent_dist
+            mean.append(posterior.mean * vae.config.scaling_factor)
+            std.append(posterior.std * vae.config.scaling_factor)
+        return {"mean": torch.cat(mean).contiguous(), "std": torch.cat(std).contiguous(), "labels": labels}
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
         assert isinstance(model, ConditionalUNet)
