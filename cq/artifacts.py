@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -123,7 +124,7 @@ class CacheSchedule(Artifact):
         calls = self.refresh_calls
         if not calls or calls[0] != 0:
             raise ValueError(f"refresh_calls={list(calls)[:5]}: the first call must be a refresh; start with 0.")
-        if any(b <= a for a, b in zip(calls, calls[1:], strict=False)) or calls[-1] >= self.num_calls:
+        if any(b <= a for a, b in pairwise(calls)) or calls[-1] >= self.num_calls:
             raise ValueError(
                 f"refresh_calls={list(calls)}: must be strictly increasing and below num_calls={self.num_calls}."
             )

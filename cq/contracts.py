@@ -73,13 +73,20 @@ class SchedulePlanner(Protocol):
         """The schedule; a pure function of the request."""
 
 
+class LazyMoments(Protocol):
+    """Gathers moments, at the price of a pass over trajectories, when it is called."""
+
+    def __call__(self) -> PairMoments: ...
+
+
 @runtime_checkable
 class Corrector(Protocol):
     """Fits what stands in for a stale or quantized value."""
 
-    def fit(self, moments: PairMoments, *, bias_C: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    def fit(self, gather: LazyMoments, *, bias_C: Tensor | None) -> tuple[Tensor, Tensor] | None:
         """Gain and offset, float64 [T, C] each, with target ~= gain * source + offset; None for the identity.
 
+        gather: the moments to fit, computed when it is called and not before.
         bias_C: the bias of the layer whose outputs are fitted, which the moments leave out; None for maps.
         """
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -138,6 +138,7 @@ def _record(
 
 def _commit() -> tuple[str, bool]:
     """The commit of the source tree and whether it was clean; empty outside a repository."""
+
     def git(*arguments: str) -> str:
         folder = Path(__file__).parent
         done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 from cq.artifacts import (
@@ -17,7 +17,6 @@ from cq.artifacts import (
     QuantParams,
     SampleSet,
     TrajectoryStatistics,
-    digest_of,
     digest_of_tensor,
 )
 from cq.calibrate.moments import PairMoments
@@ -33,9 +32,7 @@ from cq.evaluate.protocol import EvaluationContext, MetricUnavailable
 from cq.models.denoiser import UNetDenoiser
 from cq.models.latent import DiffusionModel, LatentDiffusion
 from cq.quantize.entry_moments import entry_moments
-from cq.record import RunRecord
 from cq.sample.generate import Sample, generate
-from cq.schedule.none import NoCache
 from cq.seeding import image_seeds, initial_noise
 from cq.store import Store
 
@@ -80,7 +77,9 @@ class Components:
         parts.model.check(num_steps=parts.sample.num_steps)
         parts.planner.check(parts.model.num_calls(parts.sample.num_steps))
         parts.sample.check(parts.model.num_classes)
-        latent, image = (int(torch.tensor(shape).prod()) for shape in (parts.model.latent_shape, parts.model.image_shape))
+        latent, image = (
+            int(torch.tensor(shape).prod()) for shape in (parts.model.latent_shape, parts.model.image_shape)
+        )
         trace = parts.sample.trace * latent * 4 * parts.sample.num_steps
         parts.store.check_writable(4 * (parts.sample.num_images * (image + 4 * latent) + trace) + 2**24)
         return parts
@@ -259,9 +258,7 @@ class Run:
         parts = [seeds[start : start + batch_size] for start in range(0, num_samples, batch_size)]
         return [self._loop(denoiser, part, schedule, correction) for part in parts]
 
-    def _lockstep(
-        self, schedule: CacheSchedule, correction: ChannelAffine
-    ) -> Callable[..., Iterator[int]]:
+    def _lockstep(self, schedule: CacheSchedule, correction: ChannelAffine) -> Callable[..., Iterator[int]]:
         quantizer = self.parts.quantizer
 
         def run(denoiser: UNetDenoiser, *, deployed: bool) -> Iterator[int]:
@@ -330,7 +327,7 @@ def _fit(
     tables: dict[str, Tensor] = {}
     r2: dict[str, Tensor] = {}
     for name, gather in moments.items():
-        fitted = corrector.fit(gather(), bias_C=biases[name])
+        fitted = corrector.fit(gather, bias_C=biases[name])
         if fitted is None:
             continue
         gain_TC, offset_TC = identity_at_refresh(*fitted, schedule) if identity_at_full else fitted

@@ -42,7 +42,9 @@ def time_calls(parts: Components, repeats: int = 3) -> CallSeconds:
     return CallSeconds(statistics.median(seconds["full"]), statistics.median(seconds["cached"]))
 
 
-def estimate_seconds(parts: Components, calls: CallSeconds, *, interval: int | None, quantized: bool) -> dict[str, float]:
+def estimate_seconds(
+    parts: Components, calls: CallSeconds, *, interval: int | None, quantized: bool
+) -> dict[str, float]:
     """Seconds by stage, as if nothing were in the store; interval None for an uncached run."""
     total = parts.model.num_calls(parts.sample.num_steps)
     refreshes = total if interval is None else math.ceil(total / interval)
@@ -55,7 +57,9 @@ def estimate_seconds(parts: Components, calls: CallSeconds, *, interval: int | N
         "quant_params": parts.quantizer.num_samples * deployed * (OBSERVING_FACTOR + 2) if quantized else 0.0,
         "samples_full_precision": parts.sample.num_images * total * calls.full,
         "samples": parts.sample.num_images * deployed * factor if cached_and_fitted or quantized else 0.0,
-        "timing": 0.0 if quantized else parts.latency.repeats * parts.latency.batch_size * (deployed + total * calls.full),
+        "timing": 0.0
+        if quantized
+        else parts.latency.repeats * parts.latency.batch_size * (deployed + total * calls.full),
         "evaluation": EVALUATION_SECONDS,
     }
 

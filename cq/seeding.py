@@ -28,5 +28,7 @@ def initial_noise(seeds: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
 
 def drawn_labels(seeds: tuple[int, ...], classes: tuple[int, ...]) -> Tensor:
     """int64 [len(seeds)], each drawn uniformly from `classes` by its own seed (another stream than the noise)."""
-    picks = [torch.randint(len(classes), (), generator=torch.Generator().manual_seed(~seed & (2**62 - 1))) for seed in seeds]
+    picks = [
+        torch.randint(len(classes), (), generator=torch.Generator().manual_seed(~seed & (2**62 - 1))) for seed in seeds
+    ]
     return torch.tensor([classes[int(pick)] for pick in picks])

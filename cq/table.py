@@ -37,7 +37,9 @@ def jobs_of(table: str, overrides: Sequence[str]) -> list[Job]:
     files = sorted(folder.glob("*.yaml"))
     if not files:
         known = sorted(p.name for p in (CONF / "experiment").iterdir() if p.is_dir())
-        raise ValueError(f"table={table!r}: there is no folder conf/experiment/{table}. Known tables: {', '.join(known)}.")
+        raise ValueError(
+            f"table={table!r}: there is no folder conf/experiment/{table}. Known tables: {', '.join(known)}."
+        )
     jobs: dict[tuple[str, str], Job] = {}
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -78,4 +78,6 @@ def write_tiny_ldm(folder: Path) -> None:
         sample_size=32,
         scaling_factor=1.0,
     ).save_pretrained(folder / "vae")
-    LatentDiffusionRecipe(root=folder, first_stage=folder, latents=folder).noise_scheduler().save_pretrained(folder / "scheduler")
+    LatentDiffusionRecipe(root=folder, first_stage=folder, latents=folder).noise_scheduler().save_pretrained(
+        folder / "scheduler"
+    )

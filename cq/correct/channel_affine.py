@@ -6,7 +6,7 @@ from math import inf
 import torch
 from torch import Tensor
 
-from cq.calibrate.moments import PairMoments
+from cq.contracts import LazyMoments
 from cq.correct.fit import centred
 
 
@@ -30,11 +30,12 @@ class ChannelAffineFit:
                 "1e-10 guards channels whose spread is under 1e-5 of their size."
             )
 
-    def fit(self, moments: PairMoments, *, bias_C: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    def fit(self, gather: LazyMoments, *, bias_C: Tensor | None) -> tuple[Tensor, Tensor] | None:
         """Gain and offset, float64 [T, C]. The mean error over the fitted data is zero in every row and channel.
 
         bias_C is not needed: the moments leave the bias out and so does the place where the result is applied.
         """
+        moments = gather()
         about = centred(moments)
         live_TC = about.source_TC > self.min_variance * moments.source_square_TC
         gain_TC = torch.where(live_TC, about.cross_TC / torch.where(live_TC, about.source_TC, 1.0), 1.0)

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from cq.calibrate.moments import PairMoments
+from cq.contracts import LazyMoments
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoCorrection:
     """The identity among correctors."""
 
-    def fit(self, moments: PairMoments, *, bias_C: Tensor | None) -> tuple[Tensor, Tensor] | None:
-        """None, whatever the moments."""
+    def fit(self, gather: LazyMoments, *, bias_C: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        """None; the moments are never gathered."""
         return None

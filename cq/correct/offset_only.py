@@ -5,14 +5,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cq.calibrate.moments import PairMoments
+from cq.contracts import LazyMoments
 
 
 @dataclass(frozen=True, kw_only=True)
 class OffsetOnly:
     """Gain 1 and the mean difference as offset: the ablation of `ChannelAffineFit` that has no gain."""
 
-    def fit(self, moments: PairMoments, *, bias_C: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    def fit(self, gather: LazyMoments, *, bias_C: Tensor | None) -> tuple[Tensor, Tensor] | None:
         """Gain and offset, float64 [T, C]. bias_C is not needed: it is on both sides of the difference."""
+        moments = gather()
         offset_TC = (moments.target_TC - moments.source_TC) / moments.count
         return torch.ones_like(offset_TC), offset_TC

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cq.calibrate.moments import PairMoments
+from cq.contracts import LazyMoments
 from cq.correct.fit import centred
 
 
@@ -18,8 +18,9 @@ class ReleaseAffine:
     off by that much. Deviation: where the release divides by zero (constant channel, single element) the gain is 1.
     """
 
-    def fit(self, moments: PairMoments, *, bias_C: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    def fit(self, gather: LazyMoments, *, bias_C: Tensor | None) -> tuple[Tensor, Tensor] | None:
         """Gain and offset, float64 [T, C]. bias_C: float [C], put back into source and target; None for maps."""
+        moments = gather()
         about = centred(moments)
         live_TC = (about.source_TC > 0) & (moments.count > 1)
         shrink = (moments.count - 1) / moments.count

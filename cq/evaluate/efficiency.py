@@ -102,7 +102,7 @@ def _bit_product(row: Mapping[str, Any] | None) -> float:
     if row is None:
         return 32.0 * 32.0
     if row["kind"] == "attention":
-        return (row["act_bits"] * row["act_bits"] + row["weight_bits"] * row["act_bits"]) / 2
+        return float(row["act_bits"] * row["act_bits"] + row["weight_bits"] * row["act_bits"]) / 2
     return float(row["weight_bits"] * row["act_bits"])
 
 

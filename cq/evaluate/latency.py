@@ -47,9 +47,7 @@ class Latency:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.repeats < 0:
-            raise ValueError(
-                f"latency.batch_size={self.batch_size}, latency.repeats={self.repeats}: at least 1 and 0."
-            )
+            raise ValueError(f"latency.batch_size={self.batch_size}, latency.repeats={self.repeats}: at least 1 and 0.")
 
     def measure(self, runs: Mapping[str, Callable[[int], Iterator[Any]]]) -> Timing:
         """Time `this` and `full` in turns. runs: a function of the batch size to a denoising loop; {} times nothing."""

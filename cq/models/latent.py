@@ -111,7 +111,8 @@ class DiffusionModel:
 
         with torch.no_grad():
             images = self.vae.decode(latents_NCHW / self.vae.config.scaling_factor).sample
-        return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        pixels: Tensor = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        return pixels
 
 
 def _file_digest(path: Path) -> bytes:

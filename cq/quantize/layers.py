@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cq.models.call import CallIndex
 from cq.quantize.affine import choose_qparams, fake_quantize
@@ -167,7 +166,11 @@ class QuantLayer(nn.Module):
         return weight
 
     def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return F.conv2d(x, weight, bias, **self._options) if self.convolution else F.linear(x, weight, bias)
+        return (
+            nn.functional.conv2d(x, weight, bias, **self._options)
+            if self.convolution
+            else nn.functional.linear(x, weight, bias)
+        )
 
 
 class QuantAttention(nn.Module):
@@ -199,7 +202,7 @@ class QuantAttention(nn.Module):
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
 
         def heads(x_NLC: Tensor) -> Tensor:
-            return x_NLC.unflatten(2, (attn.heads, -1)).transpose(1, 2)
+            return x_NLC.view(*x_NLC.shape[:2], attn.heads, -1).transpose(1, 2)
 
         query, key, value = heads(attn.to_q(hidden_states)), heads(attn.to_k(context)), heads(attn.to_v(context))
         logits = self.q(query) @ self.k(key).transpose(-1, -2) * attn.scale

@@ -53,7 +53,7 @@ def layer_policies(
     weight_bits, q, k and v as its act_bits). Raises ValueError where an `exclude` pattern matches nothing.
     """
     edges = {"conv_in", "conv_out"}
-    splits = {}
+    splits: dict[str, int] = {}
     if split:
         for entry, channels in main_channels(network.unet).items():
             splits |= {f"{entry}.conv1": channels, f"{entry}.conv_shortcut": channels}
@@ -70,14 +70,21 @@ def layer_policies(
             if not attention:
                 reason = "quantize.attention=false"
             policies.append(
-                LayerPolicy(name=name, kind="attention", split=0, weight_bits=softmax_bits, act_bits=act_bits, reason=reason)
+                LayerPolicy(
+                    name=name, kind="attention", split=0, weight_bits=softmax_bits, act_bits=act_bits, reason=reason
+                )
             )
         else:
             kind = "conv" if isinstance(module, nn.Conv2d) else "linear"
             bits = (edge_bits, edge_bits) if name in edges else (weight_bits, act_bits)
             policies.append(
                 LayerPolicy(
-                    name=name, kind=kind, split=splits.get(name, 0), weight_bits=bits[0], act_bits=bits[1], reason=reason
+                    name=name,
+                    kind=kind,
+                    split=splits.get(name, 0),
+                    weight_bits=bits[0],
+                    act_bits=bits[1],
+                    reason=reason,
                 )
             )
     if unused:

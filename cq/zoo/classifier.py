@@ -23,7 +23,7 @@ class Classifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
     stride: of the first convolution; 2 is four times cheaper, 1 keeps the finest texture.
     """
 
-    @register_to_config
+    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(self, width: int = 32, blocks: int = 1, stride: int = 2, num_classes: int = 10) -> None:
         super().__init__()
         levels: list[nn.Module] = [nn.Conv2d(1, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]

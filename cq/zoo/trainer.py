@@ -54,7 +54,7 @@ def fit(recipe: Recipe, *, work: Path, zoo: Path, checkpoint_seconds: float = 60
     work.mkdir(parents=True, exist_ok=True)
     checkpoint = work / f"{recipe.name}.pt"
     torch.manual_seed(recipe.seed)
-    model = recipe.model().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = recipe.model().to(memory_format=torch.channels_last)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True

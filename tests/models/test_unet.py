@@ -54,5 +54,5 @@ def test_a_shallow_call_depends_on_the_cached_map_and_skips_the_deep_layers() ->
 def test_an_unknown_cut_is_refused_with_the_choices() -> None:
     with pytest.raises(ValueError, match=r"up_blocks\.2\.resnets\.2.*Choose from those"):
         UNetCut(tiny_conditional_unet(), Cut(block=5, resnet=0))
-    with pytest.raises(ValueError, match="up_blocks.I.resnets.J"):
+    with pytest.raises(ValueError, match=r"up_blocks\.I\.resnets\.J"):
         Cut.parse("mid_block")

@@ -31,7 +31,8 @@ class ClassifierRecipe:
     ema_decay: float = 0.999
 
     def model(self) -> nn.Module:
-        return Classifier(width=self.width, blocks=self.blocks, stride=self.stride)
+        model: nn.Module = Classifier(width=self.width, blocks=self.blocks, stride=self.stride)
+        return model
 
     def data(self) -> tuple[Tensor, ...]:
         return fashion_mnist("train", self.root)
@@ -45,7 +46,7 @@ class ClassifierRecipe:
     def export(self, model: nn.Module, folder: Path) -> dict[str, float]:
         assert isinstance(model, Classifier)
         images, labels = fashion_mnist("t10k", self.root)
-        logits = torch.cat([model(to_unit(part)).logits_NK for part in images.split(500)])
+        logits = torch.cat([model(to_unit(part)).logits_NK for part in torch.split(images, 500)])
         model.to(memory_format=torch.contiguous_format).half().save_pretrained(folder / self.name)
         return {"test_accuracy": (logits.argmax(1) == labels).double().mean().item()}
 

@@ -30,7 +30,7 @@ class FirstStageRecipe:
     _networks: list[Classifier] = field(default_factory=list, repr=False)
 
     def model(self) -> nn.Module:
-        return AutoencoderKL(
+        model: nn.Module = AutoencoderKL(
             in_channels=1,
             out_channels=1,
             down_block_types=("DownEncoderBlock2D",) * 3,
@@ -41,6 +41,7 @@ class FirstStageRecipe:
             norm_num_groups=8,
             sample_size=32,
         )
+        return model
 
     def data(self) -> tuple[Tensor, ...]:
         return (fashion_mnist("train", self.root)[0],)
@@ -52,8 +53,10 @@ class FirstStageRecipe:
         noise = torch.randn(posterior.mean.shape, generator=generator)
         decoded = model.decode(posterior.mean + posterior.std * noise).sample
         kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
-        return (decoded - images).abs().mean() + self.perceptual_weight * self._distance(decoded, images) + (
-            self.kl_weight * kl
+        return (
+            (decoded - images).abs().mean()
+            + self.perceptual_weight * self._distance(decoded, images)
+            + (self.kl_weight * kl)
         )
 
     def _distance(self, decoded: Tensor, images: Tensor) -> Tensor:
@@ -69,9 +72,9 @@ class FirstStageRecipe:
     def export(self, model: nn.Module, folder: Path) -> dict[str, float]:
         assert isinstance(model, AutoencoderKL)
         images = to_unit(fashion_mnist("train", self.root)[0][:10_000])
-        latents = torch.cat([model.encode(part).latent_dist.mean for part in images.split(500)])
+        latents = torch.cat([model.encode(part).latent_dist.mean for part in torch.split(images, 500)])
         model.register_to_config(scaling_factor=round(1 / latents.std().item(), 6))
-        decoded = torch.cat([model.decode(part).sample for part in latents[:2000].split(500)])
+        decoded = torch.cat([model.decode(part).sample for part in torch.split(latents[:2000], 500)])
         error = ((decoded.clamp(-1, 1) - images[:2000]) / 2).pow(2).mean((1, 2, 3))
         model.to(memory_format=torch.contiguous_format).half().save_pretrained(folder / self.name)
         return {"psnr_db": -10 * error.log10().mean().item(), "latent_std": latents.std().item()}

@@ -91,7 +91,7 @@ class LatentDiffusionRecipe:
         vae = AutoencoderKL.from_pretrained(self.first_stage).float().eval()
         images, labels = fashion_mnist("train", self.root)
         mean, std = [], []
-        for part in images.split(500):
+        for part in torch.split(images, 500):
             posterior = vae.encode(to_unit(part)).latent_dist
             mean.append(posterior.mean * vae.config.scaling_factor)
             std.append(posterior.std * vae.config.scaling_factor)
