@@ -4,11 +4,11 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
 from cq.artifacts import (
@@ -20,69 +20,22 @@ from cq.artifacts import (
     digest_of_tensor,
 )
 from cq.calibrate.moments import PairMoments
-from cq.calibrate.trajectory import Calibrate, collect_statistics
-from cq.config import build, check_budget
-from cq.contracts import Corrector, Cost, Metric, PlanRequest, Quantizer, SchedulePlanner
+from cq.calibrate.trajectory import collect_statistics
+from cq.components import Components
+from cq.contracts import Corrector, PlanRequest
 from cq.correct.fit import r_squared
 from cq.correct.from_statistics import identity_at_refresh, moments_for_schedule
 from cq.denoise import DenoiseStep, denoise
 from cq.evaluate.efficiency import counted_cost
-from cq.evaluate.latency import Latency, Timing
+from cq.evaluate.latency import Timing
 from cq.evaluate.protocol import EvaluationContext, MetricUnavailable
 from cq.models.denoiser import UNetDenoiser
-from cq.models.latent import DiffusionModel, LatentDiffusion
+from cq.models.latent import DiffusionModel
 from cq.quantize.entry_moments import entry_moments
-from cq.sample.generate import Sample, generate
+from cq.sample.generate import generate
 from cq.seeding import image_seeds, initial_noise
-from cq.store import Store
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Components:
-    """The parts of one run, built and checked; nothing has been loaded or computed yet."""
-
-    model: LatentDiffusion
-    calibrate: Calibrate
-    cost: Cost
-    planner: SchedulePlanner
-    correct_cache: Corrector
-    correct_quant: Corrector
-    quantizer: Quantizer
-    sample: Sample
-    metrics: Mapping[str, Metric]
-    latency: Latency
-    store: Store
-    run_seed: int
-
-    @staticmethod
-    def of(config: DictConfig) -> "Components":
-        """Build every part of `config`; ValueError for the first thing that cannot work."""
-        check_budget(config)
-        parts = Components(
-            model=build(config.model, "model"),
-            calibrate=build(config.calibrate, "calibrate"),
-            cost=build(config.cost, "cost"),
-            planner=build(config.schedule, "schedule"),
-            correct_cache=build(config.correct.cache, "correct.cache"),
-            correct_quant=build(config.correct.quant, "correct.quant"),
-            quantizer=build(config.quantize, "quantize"),
-            sample=build(config.sample, "sample"),
-            metrics={name: build(node, f"metrics.{name}") for name, node in config.metrics.items()},
-            latency=build(config.latency, "latency"),
-            store=Store(Path(config.paths.store)),
-            run_seed=config.seed,
-        )
-        parts.model.check(num_steps=parts.sample.num_steps)
-        parts.planner.check(parts.model.num_calls(parts.sample.num_steps))
-        parts.sample.check(parts.model.num_classes)
-        latent, image = (
-            int(torch.tensor(shape).prod()) for shape in (parts.model.latent_shape, parts.model.image_shape)
-        )
-        trace = parts.sample.trace * latent * 4 * parts.sample.num_steps
-        parts.store.check_writable(4 * (parts.sample.num_images * (image + 4 * latent) + trace) + 2**24)
-        return parts
 
 
 class Run:
@@ -91,7 +44,6 @@ class Run:
     def __init__(self, parts: Components) -> None:
         self.parts = parts
         self.store = parts.store
-        self.model: DiffusionModel = parts.model.load()
         self.num_calls = parts.model.num_calls(parts.sample.num_steps)
         self.every_call = CacheSchedule(
             num_calls=self.num_calls, refresh_calls=tuple(range(self.num_calls)), planner="none", interval=None
@@ -101,6 +53,11 @@ class Run:
             "model": _json(parts.model), "weights": parts.model.weights_digest(),
             "num_steps": parts.sample.num_steps, "run_seed": parts.run_seed,
         }  # fmt: skip
+
+    @cached_property
+    def model(self) -> DiffusionModel:
+        """Loaded at the first stage that computes something: a stored artefact is read, or refused, without it."""
+        return self.parts.model.load()
 
     def statistics(self) -> TrajectoryStatistics:
         """Distances and moments of the cut-point map along full-precision trajectories."""
@@ -188,8 +145,8 @@ class Run:
         return self.store.get("quant_correction", key, ChannelAffine, make)
 
     def samples(
-        self, denoiser: UNetDenoiser, schedule: CacheSchedule, correction: ChannelAffine, *, twin: Mapping[str, Any],
-        stage: str = "samples",
+        self, denoiser: Callable[[], UNetDenoiser], schedule: CacheSchedule, correction: ChannelAffine, *,
+        twin: Mapping[str, Any], stage: str = "samples",
     ) -> SampleSet:  # fmt: skip
         """Images of the evaluation seeds. twin: what, beside the model, determines the denoiser."""
         sample = self.parts.sample
@@ -201,7 +158,7 @@ class Run:
         return self.store.get(
             stage, key, SampleSet,
             lambda shards: generate(
-                self.model, denoiser, sample=sample, seeds=seeds, schedule=schedule, correction=correction,
+                self.model, denoiser(), sample=sample, seeds=seeds, schedule=schedule, correction=correction,
                 shards=shards, describe=stage,
             ),
         )  # fmt: skip
@@ -209,7 +166,7 @@ class Run:
     def baseline(self) -> SampleSet:
         """The full-precision, uncached images of the same seeds."""
         return self.samples(
-            self.model.denoiser, self.every_call, self.no_correction, twin={}, stage="samples_full_precision"
+            lambda: self.model.denoiser, self.every_call, self.no_correction, twin={}, stage="samples_full_precision"
         )
 
     def timing(self, schedule: CacheSchedule, correction: ChannelAffine, params: QuantParams) -> Timing:
@@ -270,18 +227,18 @@ class Run:
         return run
 
 
-def run(config: DictConfig) -> "RunOutcome":
-    """Run one configuration end to end and return its record (not yet written)."""
-    parts = Components.of(config)
+def run(parts: Components) -> "RunOutcome":
+    """Run one configuration end to end and return what it made (its record is not yet written)."""
     this = Run(parts)
     schedule = this.schedule()
     correction = this.cache_correction(schedule)
     params = this.quant_params(schedule, correction)
     output = this.quant_correction(schedule, correction, params)
-    denoiser = parts.quantizer.quantize(this.model.denoiser, params, output)
     twin = {"params": params.digest, "output": output.digest} if params.bits else {}
     baseline = this.baseline()
-    samples = this.samples(denoiser, schedule, correction, twin=twin)
+    samples = this.samples(
+        lambda: parts.quantizer.quantize(this.model.denoiser, params, output), schedule, correction, twin=twin
+    )
     timing = this.timing(schedule, correction, params)
     context = EvaluationContext(samples=samples, baseline=baseline, sampling=_sampling_protocol(parts))
     scores: dict[str, Any] = {}

@@ -3,6 +3,7 @@
 <root>/<stage>/<digest>/            a finished artefact: artifact.json, tensors.safetensors, key.json
 <root>/<stage>/<digest>.partial/    shards of an unfinished one; a later run goes on from them
 <root>/<stage>/<digest>.<pid>.tmp/  an artefact being written; renamed when it is complete
+<root>/<stage>/<digest>.lock        empty; held while the artefact is made, so that nobody makes it twice
 """
 
 import fcntl
@@ -10,17 +11,19 @@ import json
 import logging
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from cq.artifacts import Artifact, digest_of
+if TYPE_CHECKING:  # brings torch, which a check of the folders does not need
+    from cq.artifacts import Artifact
 
 log = logging.getLogger(__name__)
 
-A = TypeVar("A", bound=Artifact)
+A = TypeVar("A", bound="Artifact")
 
 
 class Store:
@@ -28,8 +31,10 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.seconds: dict[str, float] = {}  # stage to seconds, for the stages this object ran or loaded
+        self.seconds: dict[str, float] = {}  # stage to seconds, without those of the stages it asked for
         self.digests: dict[str, str] = {}  # stage to the digest of its artefact
+        self._held: dict[Path, Artifact] = {}
+        self._nested = 0.0
 
     def get(self, stage: str, key: Mapping[str, Any], kind: type[A], make: Callable[[Path], A]) -> A:
         """The artefact of `stage` for `key`: loaded if it is there, else made and written at once.
@@ -37,69 +42,96 @@ class Store:
         key: JSON of everything that determines the result. make: receives a folder for resumable shards, which
         survives a kill and is removed when the artefact is complete. Raises ValueError for a damaged artefact.
         """
+        from cq.artifacts import digest_of
+
         digest = digest_of({"stage": stage, "schema": kind.schema, "key": dict(key)})[:20]
         folder = self.root / stage / digest
-        started = time.monotonic()
+        held = self._held.get(folder)
+        if held is not None:
+            assert isinstance(held, kind)
+            return held
+        started, outer, self._nested = time.monotonic(), self._nested, 0.0
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.with_suffix(".lock")):
+        with locked(folder.with_suffix(".lock")):
+            partial = folder.with_suffix(".partial")
+            for left_over in folder.parent.glob(f"{digest}.*.tmp"):
+                shutil.rmtree(left_over)  # its writer held this lock and is gone
             if folder.exists():
                 artifact = kind.load(folder)
                 verb = "found"
             else:
-                for left_over in folder.parent.glob(f"{digest}.*.tmp"):
-                    shutil.rmtree(left_over)  # its writer held this lock and is gone
-                partial = folder.with_suffix(".partial")
                 partial.mkdir(exist_ok=True)
                 artifact = make(partial)
                 self._publish(artifact, folder, key)
-                shutil.rmtree(partial)
                 verb = "done"
-        self.seconds[stage] = time.monotonic() - started
+            if partial.exists():
+                shutil.rmtree(partial)
+        elapsed = time.monotonic() - started
+        self.seconds[stage] = elapsed - self._nested
+        self._nested = outer + elapsed
         self.digests[stage] = artifact.digest
+        self._held[folder] = artifact
         log.info("%s %s: %.1f s, %s", stage, verb, self.seconds[stage], artifact.digest[:12])
         return artifact
 
-    def _publish(self, artifact: Artifact, folder: Path, key: Mapping[str, Any]) -> None:
+    def _publish(self, artifact: "Artifact", folder: Path, key: Mapping[str, Any]) -> None:
         temporary = folder.with_suffix(f".{os.getpid()}.tmp")
         temporary.mkdir()
         artifact.save(temporary)
         (temporary / "key.json").write_text(json.dumps(key, indent=1, sort_keys=True) + "\n")
-        for path in temporary.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+        for path in (*temporary.iterdir(), temporary):
+            _force_to_disk(path)
         os.rename(temporary, folder)
+        _force_to_disk(folder.parent)
 
-    def check_writable(self, num_bytes: int) -> None:
-        """Raise ValueError, before anything expensive, where `num_bytes` cannot be written under the root."""
-        remedy = "Choose another folder with paths.store=..."
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            probe = self.root / f".probe.{os.getpid()}"
-            probe.write_bytes(b"cq")
-            probe.unlink()
-            free = shutil.disk_usage(self.root).free
-        except OSError as error:
-            raise ValueError(f"paths.store={self.root}: cannot be written ({error.strerror}). {remedy}") from error
-        if free < num_bytes:
-            raise ValueError(
-                f"paths.store={self.root}: {free / 2**20:.0f} MiB are free, this run writes about "
-                f"{num_bytes / 2**20:.0f} MiB. Make room, or: {remedy}"
-            )
+
+def check_writable(folder: Path, key: str, num_bytes: int = 0) -> None:
+    """Raise ValueError, before anything expensive, where `num_bytes` cannot be written into `folder`.
+
+    key: the configuration key that names the folder. The folder is made where it is missing.
+    """
+    remedy = f"Choose another place with {key}=..."
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:  # has no name where the system allows: a kill leaves nothing
+            probe.write(b"cq")
+            probe.flush()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        reason = "a file stands in its place" if isinstance(error, FileExistsError) else error.strerror
+        raise ValueError(f"{key}={folder}: cannot be written ({reason}). {remedy}") from error
+    if free < num_bytes:
+        raise ValueError(
+            f"{key}={folder}: {free / 2**20:.0f} MiB are free, this run writes about {num_bytes / 2**20:.0f} MiB. "
+            f"Make room. {remedy}"
+        )
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock; the operating system drops it when its holder dies."""
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("%s: another run is at it; waiting for its result", path.with_suffix(""))
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
+    """Write a file so that it is there whole or not at all. A kill may leave `path`.<pid>.tmp beside it."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with temporary.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def _force_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -7,13 +7,16 @@ Legend of shape suffixes: N image, F feature, K class, C channel, H W space.
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from cq.artifacts import digest_of_tensor
-from cq.zoo.classifier import Classifier, ImageFeatures
 from cq.zoo.locate import locate
+
+if TYPE_CHECKING:  # brings diffusers, which a check of a configuration does not need
+    from cq.zoo.classifier import Classifier, ImageFeatures
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 
@@ -31,12 +34,14 @@ def sha256_of_file(path: Path) -> str:
 class FeatureNetwork:
     """A `Classifier` in float32 and evaluation mode; digest: SHA-256 of its weights file."""
 
-    network: Classifier
+    network: "Classifier"
     digest: str
 
     @classmethod
     def load(cls, reference: str) -> "FeatureNetwork":
         """`zoo:features` or a local folder in diffusers' layout. Raises ValueError where it is missing."""
+        from cq.zoo.classifier import Classifier
+
         folder = locate(reference)
         weights = folder / WEIGHTS_FILE
         if not weights.is_file():
@@ -48,11 +53,13 @@ class FeatureNetwork:
         return cls(network, sha256_of_file(weights))
 
     @torch.no_grad()
-    def extract(self, images_NCHW: Tensor, *, batch_size: int) -> ImageFeatures:
+    def extract(self, images_NCHW: Tensor, *, batch_size: int) -> "ImageFeatures":
         """Features in float64 of uint8 images [N, 1, H, W]; 0..255 is mapped to -1..1 as in training.
 
         The network itself runs in float32 on the CPU, so the last digits depend on `batch_size`.
         """
+        from cq.zoo.classifier import ImageFeatures
+
         check_images(images_NCHW)
         if images_NCHW.shape[1] != 1:
             raise ValueError(
@@ -85,7 +92,7 @@ class FeatureCache:
             self._networks[reference] = FeatureNetwork.load(reference)
         return self._networks[reference]
 
-    def features(self, images_NCHW: Tensor, network: FeatureNetwork, *, batch_size: int) -> ImageFeatures:
+    def features(self, images_NCHW: Tensor, network: FeatureNetwork, *, batch_size: int) -> "ImageFeatures":
         key = (network.digest, digest_of_tensor(images_NCHW))
         if key not in self._features:
             self._features[key] = network.extract(images_NCHW, batch_size=batch_size)

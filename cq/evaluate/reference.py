@@ -4,6 +4,7 @@ Legend of shape suffixes: F pooled feature, S spatial feature, M stored image.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,8 +12,10 @@ from torch import Tensor
 from cq.artifacts import Artifact
 from cq.evaluate.features import FeatureNetwork
 from cq.evaluate.gaussian import moments
-from cq.zoo.classifier import ImageFeatures
 from cq.zoo.locate import locate
+
+if TYPE_CHECKING:  # brings diffusers, which a check of a configuration does not need
+    from cq.zoo.classifier import ImageFeatures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +37,7 @@ class ReferenceStatistics(Artifact):
 
     @classmethod
     def of(
-        cls, features: ImageFeatures, *, data_set: str, network: str, subset_size: int, seed: int
+        cls, features: "ImageFeatures", *, data_set: str, network: str, subset_size: int, seed: int
     ) -> "ReferenceStatistics":
         """Reduce the features of a whole data set; the subset is drawn by a generator of its own."""
         count = len(features.pooled_NF)

@@ -4,6 +4,7 @@ import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # The metrics by which papers say that one row is better than another, and which way is good.
 DIRECTION: Mapping[str, str] = {
@@ -22,6 +23,10 @@ COLUMNS = (
     "metric", "value", "unit", "exact_or_approx", "source", "confidence",
 )  # fmt: skip
 
+BUDGET = {  # number of a run's budget to the column that publishes it
+    "num_steps": "steps", "cache_interval": "cache_interval", "weight_bits": "weight_bits", "act_bits": "act_bits",
+}  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
@@ -35,6 +40,17 @@ class Published:
     text: str
     exact: bool
     source: str
+    budget: Mapping[str, int]  # of the published row, as far as it is known
+
+    def setting_is(self, budget: Mapping[str, Any], spread: Mapping[str, set[Any]]) -> bool:
+        """Whether this value may stand beside a row of `budget`.
+
+        spread: the values of each number in the whole table. A number that takes one value there names no row and may
+        differ from the paper's (the notes say so); one that takes several must be the paper's own.
+        """
+        return all(
+            len(spread[key]) <= 1 or budget[key] is None or budget[key] == value for key, value in self.budget.items()
+        )
 
 
 class Paper:
@@ -84,6 +100,7 @@ def read_paper(path: Path) -> Paper:
                     text=("" if exact else "about ") + row["value"] + unit,
                     exact=exact,
                     source=row["source"],
+                    budget={key: int(row[column]) for key, column in BUDGET.items() if row[column]},
                 )
             )
     return Paper(values)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cq.record import RunRecord, latest
+from cq.record import BUDGET, RunRecord, latest
 from cq.report.cells import COSTS, DASH, Stat, cost_text, mean_of
 from cq.report.metrics import Column, columns_of
 from cq.report.paper import DIRECTION, Paper, Published
@@ -151,22 +151,27 @@ def build_table(name: str, records: Sequence[RunRecord], paper: Paper) -> Table:
             f"table={name!r}: no record belongs to it; there are records for {known or 'no table at all'}. "
             "Run its experiments first, or name another table or record file."
         )
-    by_seed: dict[tuple[str, int], RunRecord] = {}
+    by_seed: dict[tuple[Any, ...], RunRecord] = {}
     superseded = []
     order = {record.key: place for place, record in enumerate(records)}  # place of the last record of a key
     for record in sorted(mine, key=lambda record: order[record.key]):
-        earlier = by_seed.pop((record.experiment, record.seed), None)
+        asked = (record.experiment, record.seed, *_budget(record))
+        earlier = by_seed.pop(asked, None)
         if earlier is not None:
             superseded.append(earlier.key)
-        by_seed[record.experiment, record.seed] = record
+        by_seed[asked] = record
     groups: dict[tuple[Any, ...], list[RunRecord]] = {}
-    for record in sorted(by_seed.values(), key=lambda record: (record.row, record.experiment, record.seed)):
-        group = (record.label, record.model["name"], *(record.budget[key] for key in sorted(record.budget)))
+    for record in sorted(by_seed.values(), key=_place):
+        group = (record.label, record.model["name"], *_budget(record))
         groups.setdefault(group, []).append(record)
     for members in groups.values():
         _one_record_a_seed(members)
     metrics = columns_of([record for members in groups.values() for record in members])
     rows, unmatched = [], []
+    spread = {
+        key: {members[0].budget[key] for members in groups.values() if members[0].budget[key] is not None}
+        for key in BUDGET
+    }
     titles = _titles([members[0] for members in groups.values()])
     for title, members in zip(titles, groups.values(), strict=True):
         ok = [record for record in members if record.status == "ok"]
@@ -174,6 +179,8 @@ def build_table(name: str, records: Sequence[RunRecord], paper: Paper) -> Table:
         published = paper.find(name, first.paper_row)
         if published is None:
             unmatched.append(first.paper_row)
+        elif not all(value.setting_is(first.budget, spread) for value in published.values()):
+            published = {}  # the paper's number belongs to another row of this table
         rows.append(
             Row(
                 label=first.label,
@@ -193,6 +200,16 @@ def build_table(name: str, records: Sequence[RunRecord], paper: Paper) -> Table:
         superseded=tuple(sorted(superseded)),
         unmatched=tuple(dict.fromkeys(unmatched)),
     )
+
+
+def _budget(record: RunRecord) -> tuple[Any, ...]:
+    return tuple(record.budget[key] for key in sorted(record.budget))
+
+
+def _place(record: RunRecord) -> tuple[Any, ...]:
+    """Full precision first, then from many bits to few, from short intervals to long, then as the experiment says."""
+    bits, interval = record.budget["weight_bits"], record.budget["cache_interval"]
+    return (-(bits or 99), interval or 0, record.row, record.experiment, record.seed)
 
 
 def _dash(value: Any) -> str:

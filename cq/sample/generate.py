@@ -4,19 +4,14 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from safetensors.torch import load_file, save
-from torch import Tensor
-from tqdm import tqdm
+if TYPE_CHECKING:  # these bring torch, which a check of a configuration does not need
+    from torch import Tensor
 
-from cq.artifacts import CacheSchedule, ChannelAffine, SampleSet
-from cq.contracts import Denoiser
-from cq.denoise import denoise
-from cq.models.latent import DiffusionModel
-from cq.seeding import drawn_labels, initial_noise
-from cq.store import write_atomically
+    from cq.artifacts import CacheSchedule, ChannelAffine, SampleSet
+    from cq.contracts import Denoiser
+    from cq.models.latent import DiffusionModel
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +47,12 @@ class Sample:
                     f"{num_classes} classes, 0 to {num_classes - 1}."
                 )
 
-    def labels_for(self, seeds: tuple[int, ...], num_classes: int) -> Tensor:
+    def labels_for(self, seeds: tuple[int, ...], num_classes: int) -> "Tensor":
         """int64 [len(seeds)]; -1 for unconditional models."""
+        import torch
+
+        from cq.seeding import drawn_labels
+
         if num_classes == 0:
             return torch.full((len(seeds),), -1, dtype=torch.int64)
         classes = self.classes or tuple(range(num_classes))
@@ -63,18 +62,27 @@ class Sample:
 
 
 def generate(
-    model: DiffusionModel,
-    denoiser: Denoiser,
+    model: "DiffusionModel",
+    denoiser: "Denoiser",
     *,
     sample: Sample,
     seeds: tuple[int, ...],
-    schedule: CacheSchedule,
-    correction: ChannelAffine,
+    schedule: "CacheSchedule",
+    correction: "ChannelAffine",
     shards: Path,
     describe: str,
     on_batch: Callable[[], None] = lambda: None,
-) -> SampleSet:
+) -> "SampleSet":
     """The images of `seeds`. Each batch leaves a shard; shards that are there already are not drawn again."""
+    import torch
+    from safetensors.torch import load_file, save
+    from tqdm import tqdm
+
+    from cq.artifacts import SampleSet
+    from cq.denoise import denoise
+    from cq.seeding import initial_noise
+    from cq.store import write_atomically
+
     labels_N = sample.labels_for(seeds, model.component.num_classes)
     parts: list[dict[str, Tensor]] = []
     starts = range(0, len(seeds), sample.batch_size)
