@@ -26,7 +26,8 @@ def digest_of(value: Any) -> str:
 def digest_of_tensor(tensor: Tensor) -> str:
     """SHA-256 (hex) of dtype, shape and bytes."""
     head = f"{tensor.dtype}{tuple(tensor.shape)}".encode()
-    return hashlib.sha256(head + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+    flat = tensor.detach().cpu().flatten()  # a tensor without dimensions has no bytes to view
+    return hashlib.sha256(head + flat.view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,18 +38,18 @@ class Artifact:
 
     def save(self, folder: Path) -> None:
         """Write `tensors.safetensors` and `artifact.json` into an existing folder."""
-        tensors, values = self._split()
+        tensors, _ = self._split()
         if tensors:
             save_file(tensors, folder / "tensors.safetensors")
-        document = {"kind": type(self).__name__, "schema": self.schema, "digest": self.digest, **values}
-        (folder / "artifact.json").write_text(json.dumps(document, indent=1) + "\n")
+        (folder / "artifact.json").write_text(self._document())
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote. Raises ValueError where a byte differs from what was written."""
         remedy = f"Delete {folder}; the stage is computed again on the next run."
         try:
-            document = json.loads((folder / "artifact.json").read_text())
+            text = (folder / "artifact.json").read_text()
+            document = json.loads(text)
             path = folder / "tensors.safetensors"
             tensors = load_file(path) if path.exists() else {}
             values: dict[str, Any] = {name: document[name] for name in cls._names() if name in document}
@@ -59,14 +60,11 @@ class Artifact:
                 else:
                     values[field] = tensor
             artifact = cls(**cls._restore(values))
-            found = artifact.digest
+            intact = artifact._document() == text
         except Exception as error:
             raise ValueError(f"{folder}: the stored {cls.__name__} cannot be read ({error}). {remedy}") from error
-        if found != document["digest"]:
-            raise ValueError(
-                f"{folder}: the stored {cls.__name__} has digest {found[:12]}, but {document['digest'][:12]} was "
-                f"written: the files were changed or damaged. {remedy}"
-            )
+        if not intact:
+            raise ValueError(f"{folder}: the stored {cls.__name__} was changed or damaged after it was written. {remedy}")
         return artifact
 
     @property
@@ -74,6 +72,11 @@ class Artifact:
         """SHA-256 over every field; equal digests mean bit-identical content."""
         tensors, values = self._split()
         return digest_of({"values": values, "tensors": {k: digest_of_tensor(t) for k, t in sorted(tensors.items())}})
+
+    def _document(self) -> str:
+        _, values = self._split()
+        document = {"kind": type(self).__name__, "schema": self.schema, "digest": self.digest, **values}
+        return json.dumps(document, indent=1) + "\n"
 
     @classmethod
     def _names(cls) -> list[str]:
@@ -205,7 +208,7 @@ class QuantParams(Artifact):
 
     tensors: "<quantizer>/<scale|zero_point>" to float32 / int32 tensors; activations [T] or [1], weights [C_out].
     bits: "<quantizer>" to its bit width.
-    coverage: one row a layer: name, kind, macs, weight_bits, act_bits, and why where it was not quantized.
+    coverage: one row a layer: name, kind, split, weight_bits, act_bits, and the reason where it was not quantized.
     """
 
     tensors: Mapping[str, Tensor]

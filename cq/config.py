@@ -2,12 +2,14 @@
 
 import dataclasses
 import importlib
+import json
 import types
 import typing
 from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 
 @dataclass
@@ -66,7 +68,7 @@ def check_budget(config: DictConfig) -> None:
     """Raise ValueError for numbers that no choice of components could honour."""
     budget = config.budget
     if budget.num_steps < 1:
-        raise ValueError(f"budget.num_steps={budget.num_steps}: must be at least 1.")
+        raise ValueError(f"budget.num_steps={budget.num_steps}: must be at least 1. 250 is usual.")
     if not 1 <= budget.cache_interval <= budget.num_steps:
         raise ValueError(
             f"budget.cache_interval={budget.cache_interval}: the interval must lie in 1..budget.num_steps="
@@ -84,50 +86,76 @@ def build(node: Any, key: str) -> Any:
     unknown, missing or ill-typed entry raises ValueError with its dotted key.
     """
     if isinstance(node, DictConfig):
-        node = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+        try:
+            node = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+        except OmegaConfBaseException as error:
+            where = error.full_key or key
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise ValueError(f"{where}: has no value ({reason}). Give one: {where}=...") from error
     if not isinstance(node, dict) or "_target_" not in node:
-        raise ValueError(f"{key}={node!r}: names no component; a component is a mapping with `_target_`.")
+        raise ValueError(
+            f"{key}={node!r}: names no component. Choose a yaml of its group, or give a mapping with `_target_`."
+        )
     target = node["_target_"]
     if not isinstance(target, str) or not target.startswith("cq."):
-        raise ValueError(f"{key}._target_={target!r}: only components of the package `cq` can be built.")
-    module, _, name = target.rpartition(".")
-    try:
-        kind = getattr(importlib.import_module(module), name)
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise ValueError(f"{key}._target_={target!r}: no such component ({error}).") from error
+        raise ValueError(
+            f"{key}._target_={target!r}: only components of the package `cq` can be built. Put yours into a module there."
+        )
+    kind = _component(target, key)
     given = {k: v for k, v in node.items() if k != "_target_"}
     fields = {f.name: f for f in dataclasses.fields(kind)}
     hints = typing.get_type_hints(kind)
     for entry in given:
         if entry not in fields:
-            raise ValueError(f"{key}.{entry}: unknown key; {target} takes {', '.join(fields)}.")
+            raise ValueError(f"{key}.{entry}: unknown key; {target} takes {', '.join(fields) or 'none'}. Remove it.")
     values: dict[str, Any] = {}
     for entry, declared in fields.items():
         if entry in given:
             values[entry] = _typed(given[entry], hints[entry], f"{key}.{entry}")
         elif declared.default is dataclasses.MISSING and declared.default_factory is dataclasses.MISSING:
             raise ValueError(f"{key}.{entry}: missing; {target} needs it. Add it to the yaml of this choice.")
-    return kind(**values)
+    try:
+        return kind(**values)
+    except ValueError as error:  # a component knows its fields, not where it stands
+        message = str(error)
+        raise ValueError(message if message.startswith(f"{key.split('.')[0]}.") else f"{key}.{message}") from error
+
+
+def _component(target: str, key: str) -> Any:
+    module, _, name = target.rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ValueError(f"{key}._target_={target!r}: no such component ({error}). Correct the name.") from error
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+        raise ValueError(f"{key}._target_={target!r}: is no component. Name a frozen dataclass.")
+    return kind
 
 
 def _typed(value: Any, hint: Any, key: str) -> Any:
+    """`value` as the type of its field, by JSON's rules: a list may be a tuple, 1 a float; nothing else changes type."""
     if isinstance(value, dict) and "_target_" in value:
-        return build(value, key)
+        built = build(value, key)
+        if isinstance(hint, type) and not isinstance(built, hint):
+            raise ValueError(f"{key}={value['_target_']}: is no {hint.__name__}. Choose a component that is one.")
+        return built
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-    if isinstance(value, bool) and not _admits(hint, bool):
-        raise ValueError(f"{key}={value}: must be {_name(hint)}.")
     try:
-        return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+        return adapter.validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
-        raise ValueError(f"{key}={value!r}: must be {_name(hint)} ({error.errors()[0]['msg']}).") from error
-
-
-def _admits(hint: Any, kind: type) -> bool:
-    return hint is kind or hint is Any or any(_admits(part, kind) for part in typing.get_args(hint))
+        reason = error.errors()[0]["msg"]
+        raise ValueError(f"{key}={value!r}: must be {_name(hint)} ({reason}). Give a value of that type.") from error
 
 
 def _name(hint: Any) -> str:
-    if typing.get_origin(hint) in (typing.Union, types.UnionType, typing.Literal):
-        return " or ".join("null" if part is type(None) else _name(part) for part in typing.get_args(hint))
-    return getattr(hint, "__name__", str(hint)) if isinstance(hint, type) else str(hint)
+    if hint is type(None):
+        return "null"
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(map(_name, typing.get_args(hint)))
+    if typing.get_origin(hint) is typing.Literal:
+        return " or ".join(map(str, typing.get_args(hint)))
+    if typing.get_origin(hint) is tuple:
+        return f"a list of {', '.join(_name(part) for part in typing.get_args(hint) if part is not ...)}"
+    return hint.__name__ if isinstance(hint, type) else str(hint)

@@ -34,7 +34,7 @@ def denoise(
     """Denoise `x_NCHW` along `noise_scheduler.timesteps`; the cached map is a local value, so nothing can leak.
 
     noise_scheduler: a diffusers scheduler whose timesteps are set; it is used by this loop alone.
-    Raises ValueError where schedule or correction were made for another number of calls.
+    Raises ValueError, at the first call, for a schedule of another number of calls or a correction of another schedule.
     """
     timesteps = noise_scheduler.timesteps
     if schedule.num_calls != len(timesteps):
@@ -46,6 +46,10 @@ def denoise(
         raise ValueError(
             f"the correction was fitted for schedule {correction.schedule[:12]}, not for {schedule.digest[:12]}. "
             "Fit it again for this schedule."
+        )
+    if any(len(table) != len(timesteps) for table in correction.tables.values()):
+        raise ValueError(
+            f"the correction's tables are not for {len(timesteps)} calls. Fit it again for this schedule."
         )
     refresh = set(schedule.refresh_calls)
     site = denoiser.site

@@ -1,4 +1,9 @@
-"""Every image owns its seed; calibration, tuning and evaluation draw from ranges that cannot meet."""
+"""Every image owns its seed; calibration, tuning and evaluation draw from ranges that cannot meet.
+
+PyTorch's CPU generator looks at the lowest 32 bits of a seed and at no other: seeds that agree in them give the same
+numbers. So everything that tells two streams apart has bits of its own below 2^32: one for noise or label, two for
+the purpose, twelve for the run, seventeen for the image.
+"""
 
 from typing import Literal
 
@@ -7,28 +12,34 @@ from torch import Tensor
 
 Purpose = Literal["evaluation", "calibration", "tuning"]
 
-STRIDE = 1_000_000  # seeds a purpose may use in one run
-_OFFSET: dict[Purpose, int] = {"evaluation": 0, "calibration": 1 << 40, "tuning": 1 << 41}
+IMAGES = 2**17  # seeds a purpose may use in one run
+RUNS = 2**12
+_INDEX: dict[Purpose, int] = {"evaluation": 0, "calibration": 1, "tuning": 2}
+_LABEL = 2**31  # set in the seeds that draw labels
 
 
 def image_seeds(purpose: Purpose, *, run_seed: int, count: int) -> tuple[int, ...]:
     """`count` seeds of run `run_seed`, disjoint from every other run's and purpose's."""
-    if not 0 <= run_seed < STRIDE:
-        raise ValueError(f"seed={run_seed}: must lie in 0..{STRIDE - 1}.")
-    if not 1 <= count <= STRIDE:
-        raise ValueError(f"{count} images for {purpose}: must lie in 1..{STRIDE}. Use several seeds for more.")
-    first = _OFFSET[purpose] + run_seed * STRIDE
+    if not 0 <= run_seed < RUNS:
+        raise ValueError(f"seed={run_seed}: must lie in 0..{RUNS - 1}.")
+    if not 1 <= count <= IMAGES:
+        raise ValueError(f"{count} images for {purpose}: must lie in 1..{IMAGES}. Use several seeds for more.")
+    first = (_INDEX[purpose] * RUNS + run_seed) * IMAGES
     return tuple(range(first, first + count))
 
 
 def initial_noise(seeds: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
     """Standard normal float32 [len(seeds), *shape]; row i depends on seeds[i] alone."""
-    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    return torch.stack([torch.randn(shape, generator=_generator(seed)) for seed in seeds])
 
 
 def drawn_labels(seeds: tuple[int, ...], classes: tuple[int, ...]) -> Tensor:
     """int64 [len(seeds)], each drawn uniformly from `classes` by its own seed (another stream than the noise)."""
-    picks = [
-        torch.randint(len(classes), (), generator=torch.Generator().manual_seed(~seed & (2**62 - 1))) for seed in seeds
-    ]
+    picks = [torch.randint(len(classes), (), generator=_generator(seed, stream=_LABEL)) for seed in seeds]
     return torch.tensor([classes[int(pick)] for pick in picks])
+
+
+def _generator(seed: int, *, stream: int = 0) -> torch.Generator:
+    if not 0 <= seed < _LABEL:
+        raise ValueError(f"image seed {seed}: must lie in 0..{_LABEL - 1}; larger ones repeat the noise of others.")
+    return torch.Generator().manual_seed(seed | stream)

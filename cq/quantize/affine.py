@@ -23,7 +23,10 @@ def choose_qparams(low_R: Tensor, high_R: Tensor, bits: int) -> tuple[Tensor, Te
 
 
 def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
-    """Codes int32 of the shape of x; scale and zero_point broadcast against x."""
+    """Codes int32 of the shape of x; scale and zero_point broadcast against x. Halves round to even.
+
+    The scale's reciprocal is multiplied, as PyTorch's fused operators do: the one definition of the nearest level.
+    """
     codes = (x.float() * (1.0 / scale)).round() + zero_point
     return codes.clamp(0, 2**bits - 1).to(torch.int32)
 
@@ -33,6 +36,13 @@ def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     return (codes - zero_point).float() * scale
 
 
+def round_to_grid(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
+    """`dequantize(quantize(x))` bit for bit, for scales that broadcast; one new tensor, no integers on the way."""
+    shift = zero_point.float()
+    codes = (x.float() * (1.0 / scale)).round_().add_(shift).clamp_(0, 2**bits - 1)
+    return codes.sub_(shift).mul_(scale)
+
+
 def fake_quantize(x: Tensor, scale: float, zero_point: int, bits: int) -> Tensor:
-    """`dequantize(quantize(x))` for one scale, in one fused pass."""
+    """`dequantize(quantize(x))` bit for bit, for one scale, in one fused pass."""
     return torch.fake_quantize_per_tensor_affine(x, scale, zero_point, 0, 2**bits - 1)

@@ -51,7 +51,15 @@ def entry_moments(
     finally:
         for handle in handles:
             handle.remove()
-    return {name: PairMoments.stack([row for row in table if row is not None]) for name, table in rows.items()}
+    return {name: PairMoments.stack(_complete(name, table)) for name, table in rows.items()}
+
+
+def _complete(name: str, rows: list[PairMoments | None]) -> list[PairMoments]:
+    """The rows, all there: a missing one would move every later call's moments to the call before."""
+    missing = [call for call, row in enumerate(rows) if row is None]
+    if missing:
+        raise ValueError(f"{name} never ran at calls {missing}: only layers that run at every call can be corrected.")
+    return [row for row in rows if row is not None]
 
 
 def _half(layer: Any, cached: Tensor, split: int) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cq.models.call import CallIndex
-from cq.quantize.affine import choose_qparams, fake_quantize
+from cq.quantize.affine import choose_qparams, fake_quantize, round_to_grid
 from cq.quantize.observers import Histogram, Observer, Support
 
 
@@ -83,8 +83,8 @@ class QuantWeight(nn.Module):
         self.bits = bits
         self.register_buffer("scale", scale)
         self.register_buffer("zero_point", zero_point)
-        fake = torch.fake_quantize_per_channel_affine(weight.float(), scale, zero_point, 0, 0, 2**bits - 1)
-        self.register_buffer("value", fake)
+        rows = (-1,) + (1,) * (weight.ndim - 1)
+        self.register_buffer("value", round_to_grid(weight, scale.view(rows), zero_point.view(rows), bits))
 
 
 def choose_weight_qparams(weight: Tensor, bits: int, observer: Observer) -> tuple[Tensor, Tensor]:
@@ -191,8 +191,9 @@ class QuantAttention(nn.Module):
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:
-        if attention_mask is not None or attn.spatial_norm is not None or attn.norm_cross:
-            raise ValueError("quantized attention supports neither masks nor spatial or cross norms.")
+        norms = (attn.spatial_norm, attn.norm_cross, attn.norm_q, attn.norm_k)
+        if attention_mask is not None or any(norm is not None for norm in norms):
+            raise ValueError("quantized attention supports neither masks nor spatial, cross, query or key norms.")
         residual = hidden_states
         shape = hidden_states.shape
         if hidden_states.ndim == 4:

@@ -1,16 +1,19 @@
 """Ranges for the quantizer, from values seen: min-max, percentile, and error search over shrunken ranges.
 
 Values come as support points with counts: the values themselves for weights, the bins of a histogram for
-activations. Legend: R rows, M support points.
+activations. Legend: R rows, M support points, K candidates.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from cq.quantize.affine import choose_qparams
+from cq.quantize.affine import choose_qparams, round_to_grid
+
+_ELEMENTS_AT_ONCE = 2**17  # candidates are tried together as far as the cache reaches: histograms in one pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,27 +92,25 @@ class ErrorSearch:
             )
 
     def range(self, support: Support, bits: int) -> tuple[Tensor, Tensor]:
-        best_low, best_high = support.low_R.clone(), support.high_R.clone()
-        best = torch.full_like(best_low, torch.inf, dtype=torch.float64)
-        for i in range(self.candidates):
-            factor = 1 - i * self.step
-            low, high = support.low_R * factor, support.high_R * factor
-            scale, zero_point = choose_qparams(low, high, bits)
-            grid = (support.values_RM / scale[:, None]).round_().add_(zero_point[:, None]).clamp_(0, 2**bits - 1)
-            error = grid.sub_(zero_point[:, None]).mul_(scale[:, None]).sub_(support.values_RM).abs_().pow_(self.power)
-            total = (error * support.counts_RM).sum(1)
-            better = total < best
-            best = torch.where(better, total, best)
-            best_low = torch.where(better, low, best_low)
-            best_high = torch.where(better, high, best_high)
-        return best_low, best_high
+        factors_K = 1 - self.step * torch.arange(self.candidates, dtype=torch.float64)
+        low_KR = (factors_K[:, None] * support.low_R).float()
+        high_KR = (factors_K[:, None] * support.high_R).float()
+        scale_KR, zero_point_KR = choose_qparams(low_KR, high_KR, bits)
+        at_once = max(1, _ELEMENTS_AT_ONCE // support.values_RM.numel())
+        totals: list[Tensor] = []
+        for some in torch.arange(self.candidates).split(at_once):
+            grid = round_to_grid(support.values_RM, scale_KR[some, :, None], zero_point_KR[some, :, None], bits)
+            error = grid.sub_(support.values_RM).abs_().pow_(self.power)
+            totals.append((error * support.counts_RM).sum(2))
+        best_1R = torch.cat(totals).argmin(0, keepdim=True)
+        return low_KR.gather(0, best_1R)[0], high_KR.gather(0, best_1R)[0]
 
 
 class Histogram:
-    """Counts of values on [-bound, bound], bound a power of two that doubles as larger values arrive.
+    """Counts of values on [-bound, bound), bound a power of two that doubles as larger values arrive.
 
-    Doubling merges neighbouring bins exactly, so the result does not depend on the order of updates, and memory
-    does not grow with the data.
+    Bin edges are multiples of a power of two: which bin a value falls into is exact, and doubling merges
+    neighbouring bins exactly. So the result does not depend on the order of updates, and memory does not grow.
     """
 
     BINS = 4096
@@ -122,13 +123,18 @@ class Histogram:
 
     def update(self, x: Tensor) -> None:
         low, high = (float(v) for v in torch.aminmax(x))
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError("a layer's input is not finite in full precision: check the model's weights and inputs.")
         self.low, self.high = min(self.low, low), max(self.high, high)
-        while self.bound < max(-low, high):
+        while low < -self.bound or high >= self.bound:
             merged = self.counts.view(-1, 2).sum(1)
             self.counts.zero_()
             self.counts[self.BINS // 4 : 3 * self.BINS // 4] = merged
             self.bound *= 2
-        self.counts += torch.histc(x.float(), self.BINS, -self.bound, self.bound)
+        half = self.BINS // 2
+        # torch.histc would round values near an edge across it, and counts in float32
+        bins = x.detach().float().mul(half / self.bound).floor_().add_(half).to(torch.int16)
+        self.counts += torch.bincount(bins.flatten(), minlength=self.BINS)
 
     def support(self) -> Support:
         """Bin centres and counts as one row; empty bins are left out."""
