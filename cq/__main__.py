@@ -5,21 +5,22 @@ import logging
 import os
 import re
 import sys
+import traceback
 from pathlib import Path
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from cq.config import RunConfig
+from cq.ledger import RunError, execute
 
 CONF = Path(__file__).parent.parent / "conf"
-REFUSED = 2  # exit status where the configuration cannot work
-INTERRUPTED = 130
+FAILED, REFUSED, INTERRUPTED = 1, 2, 130  # exit statuses
 log = logging.getLogger("cq")
 
 ConfigStore.instance().store(name="run_config", node=RunConfig)
@@ -44,25 +45,35 @@ def expand_globs(arguments: list[str]) -> list[str]:
 def explain(error: Exception) -> str:
     """One line for an error of Hydra's or of the operating system's: key, value, rule and remedy."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = str(error.missing_cfg_file).partition("/")
+        files = (CONF / group).rglob("*.yaml")
+        options = sorted(str(path.relative_to(CONF / group).with_suffix("")) for path in files)
+        return f"{group}={name}: there is no such choice.{_near(name, options)} Choose from: {', '.join(options)}."
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror}. Make room or choose another folder; the same command then goes on."
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, name = str(error.missing_cfg_file).rpartition("/")
-        options = sorted(map(str, error.options or ()))
-        return f"{group}={name}: there is no such choice.{_near(name, options)} Choose from: {', '.join(options)}."
+        return f"{where}{error.strerror}. Make room, or choose another folder; the same command then goes on."
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and isinstance(cause.parent_node, DictConfig):
         given = re.search(r"use \+(.*)", str(error))
         keys = sorted(map(str, cause.parent_node))
         if "." not in str(cause.full_key):
             keys = sorted({*keys, *(p.name for p in CONF.iterdir() if p.is_dir())})
         return (
-            f"{given.group(1) if given else cause.full_key}: there is no key {cause.key!r} here."
-            f"{_near(str(cause.key), keys)} Known keys: {', '.join(keys)}."
+            f"{given.group(1) if given else cause.full_key}: there is no key {str(cause.key)!r}."
+            f"{_near(str(cause.key), keys)} Known keys here: {', '.join(keys)}."
         )
+    if isinstance(cause, ValidationError):
+        given = re.search(r"merging override (.*)", str(error))
+        key = given.group(1) if given else cause.full_key
+        return f"{key}: {str(cause).splitlines()[0].rstrip('.')}. Give a value of that type."
+    if isinstance(error, OverrideParseException):
+        reason = error.message.splitlines()[0]
+        return f"{error.override}: cannot be read ({reason}). Write key=value; quote brackets for the shell."
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return str(error)
     lines = [*str(error).splitlines(), *(str(cause).splitlines() if cause is not error else [])]
     told = [line.strip().rstrip(".:") for line in lines if line.strip() and "_type=" not in line]
-    return f"{': '.join(told)}. Correct the argument; `--cfg job` prints the configuration with every key."
+    return f"{'; '.join(told)}. Correct it; --cfg job prints the configuration with all of its keys."
 
 
 def _near(name: str, known: list[str]) -> str:
@@ -70,42 +81,41 @@ def _near(name: str, known: list[str]) -> str:
     return f" Did you mean {match[0]!r}?" if match else ""
 
 
+_errors: list[ValueError | RunError] = []  # of the jobs of this command; Hydra would end with the first one
+
+
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _run(config: DictConfig) -> None:
-    job = HydraConfig.get()
     try:
-        execute(config, job.runtime.choices)
-    except (ValueError, RunFailed) as error:
-        if job.mode == RunMode.RUN:
-            _stop(error)
-        log.error("%s", error)  # the other jobs of the sweep go on; Hydra raises the first error after the last
-        raise
-
-
-def _stop(error: Exception) -> NoReturn:
-    """End with one line where a user can mend it, with a traceback where only we can."""
-    refused = not isinstance(error, RunFailed)
-    if os.environ.get(FULL_ERROR) == "1" or not (refused or isinstance(error.__cause__, ValueError | OSError)):
-        raise error
-    sys.stderr.write(f"cq: {error}\n")
-    raise SystemExit(REFUSED if refused else FAILED)
+        execute(config, HydraConfig.get().runtime.choices)
+    except (ValueError, RunError) as error:
+        _errors.append(error)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            log.error("%s", error)  # the other jobs of the sweep go on
 
 
 def main() -> None:
     """Console entry. Exit status 0; 2 where the input is refused, 1 where a run failed, 130 where it was stopped."""
-    wanted = os.environ.get("HYDRA_FULL_ERROR", "0")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them in its own words
+    tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them
+    _errors.clear()
     try:
         sys.argv[1:] = expand_globs(sys.argv[1:])
         _run()
     except KeyboardInterrupt:
         sys.stderr.write("cq: stopped. The same command goes on from here.\n")
         raise SystemExit(INTERRUPTED) from None
-    except (HydraException, OmegaConfBaseException, OSError) as error:
-        if wanted:
+    except (ValueError, HydraException, OmegaConfBaseException, OSError) as error:
+        if tracebacks:
             raise
         sys.stderr.write(f"cq: {explain(error)}\n")
         raise SystemExit(REFUSED) from None
+    for failure in _errors:
+        if tracebacks or (isinstance(failure, RunError) and not failure.mendable):
+            traceback.print_exception(failure)
+        sys.stderr.write(f"cq: {failure}\n")
+    if _errors:
+        raise SystemExit(FAILED if any(isinstance(failure, RunError) for failure in _errors) else REFUSED)
 
 
 if __name__ == "__main__":

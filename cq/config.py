@@ -99,7 +99,7 @@ def build(node: Any, key: str) -> Any:
     target = node["_target_"]
     if not isinstance(target, str) or not target.startswith("cq."):
         raise ValueError(
-            f"{key}._target_={target!r}: only components of the package `cq` can be built. Put yours into a module there."
+            f"{key}._target_={target!r}: only components of the package `cq` can be built. Put yours there."
         )
     kind = _component(target, key)
     given = {k: v for k, v in node.items() if k != "_target_"}
@@ -133,7 +133,7 @@ def _component(target: str, key: str) -> Any:
 
 
 def _typed(value: Any, hint: Any, key: str) -> Any:
-    """`value` as the type of its field, by JSON's rules: a list may be a tuple, 1 a float; nothing else changes type."""
+    """`value` as the type of its field, by JSON's rules: a list may be a tuple and 1 a float, nothing else."""
     if isinstance(value, dict) and "_target_" in value:
         built = build(value, key)
         if isinstance(hint, type) and not isinstance(built, hint):

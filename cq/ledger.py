@@ -1,20 +1,25 @@
 """From a configuration to its line in the record file; a question that was answered is not asked again."""
 
+import hashlib
+import io
 import logging
 import platform
 import subprocess
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from cq.artifacts import digest_of
+from cq.components import Components
+from cq.config import build
 from cq.record import SCHEMA, RunRecord, append, latest, read
+from cq.store import locked, write_atomically
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # these bring torch, which a refusal or a look into the records does not need
     from cq.artifacts import SampleSet
     from cq.pipeline import RunOutcome
 
@@ -23,20 +28,40 @@ log = logging.getLogger(__name__)
 IDENTITY = ("model", "calibrate", "cost", "schedule", "correct", "quantize", "sample", "metrics", "latency", "seed")
 PACKAGES = ("torch", "diffusers", "torchmetrics", "clean-fid", "hydra-core", "numpy", "scipy")
 THUMBNAILS = 10
+REPOSITORY = Path(__file__).parents[1]
+SOURCES = ("cq", "conf")  # what decides a number; tests and documents may differ from the commit
+
+
+class RunError(RuntimeError):
+    """A stage raised, and the failed run is in the record file. mendable: the user can remove the cause."""
+
+    def __init__(self, record: RunRecord, cause: Exception) -> None:
+        super().__init__(f"{record.label}: {cause}" if str(cause) else f"{record.label}: {type(cause).__name__}")
+        self.record = record
+        self.mendable = isinstance(cause, ValueError | OSError)
 
 
 def config_digest(config: DictConfig) -> str:
-    """Names the question: every group that can change a number, resolved; not paths, logger or row label."""
-    resolved = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(resolved, dict)
-    return digest_of({key: resolved[key] for key in IDENTITY})[:20]
+    """Names the question: every group that can change a number, resolved; not paths, logger or row label.
+
+    A schedule read from a file counts with the file's content.
+    """
+    from cq.artifacts import digest_of
+
+    resolved = _resolved(config)
+    question = {key: resolved[key] for key in IDENTITY}
+    if resolved["schedule"].get("path"):
+        path = Path(resolved["schedule"]["path"])
+        file = path / "artifact.json" if path.is_dir() else path
+        question["schedule_file"] = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+    return digest_of(question)[:20]
 
 
 def execute(config: DictConfig, choices: Mapping[str, str]) -> RunRecord:
-    """Answer `config` from the record file if it is there, else run it, append its record and log it."""
-    from cq.config import build
-    from cq.pipeline import Components, run
+    """Answer `config` from the record file if it is there, else run it, append its record and log it.
 
+    Raises ValueError, before anything expensive, for what cannot work, and RunError where a stage failed.
+    """
     parts = Components.of(config)
     weights = parts.model.weights_digest()
     path = Path(config.paths.records)
@@ -44,15 +69,19 @@ def execute(config: DictConfig, choices: Mapping[str, str]) -> RunRecord:
     if found is not None and not config.force:
         log.info("%s: already recorded in %s (force=true runs it again)", experiment_of(config), path)
         return found
+    source = Source.now()
+    check_committed(path, source)
     logger = build(config.logger, "logger")
+    from cq.pipeline import run
+
     try:
-        outcome = run(config)
+        outcome = run(parts)
     except Exception as error:
-        append(_record(config, choices, weights, None, note=f"{type(error).__name__}: {error}"), path)
-        raise
-    thumbnails = path.parent / "thumbnails" / f"{outcome.images_digest[:16]}.png"
-    write_strip(outcome.samples, thumbnails)
-    record = _record(config, choices, weights, outcome, note="; ".join(outcome.missing.values()))
+        record = _record(config, choices, weights, None, source, note=f"{type(error).__name__}: {error}")
+        append(record, path)
+        raise RunError(record, error) from error
+    write_strip(outcome.samples, path.parent / "thumbnails" / f"{outcome.images_digest[:16]}.png")
+    record = _record(config, choices, weights, outcome, source, note="; ".join(outcome.missing.values()))
     append(record, path)
     logger.log_run(record, path.parent / record.thumbnails, Path(config.paths.tracking))
     return record
@@ -68,6 +97,47 @@ def find(path: Path, config: DictConfig, weights: str) -> RunRecord | None:
     return good[-1] if good else None
 
 
+@dataclass(frozen=True)
+class Source:
+    """The commit of the code that runs, empty outside a repository, and whether nothing was changed since."""
+
+    commit: str
+    clean: bool
+
+    @staticmethod
+    def now() -> "Source":
+        """Ask git; a new file that is not committed yet counts as a change."""
+        commit = _git("rev-parse", "HEAD")
+        return Source(commit, bool(commit) and not _git("status", "--porcelain", "--", *SOURCES))
+
+
+def check_committed(records: Path, source: Source) -> None:
+    """Raise ValueError where a record under results/ could not be traced to a commit."""
+    if source.clean or REPOSITORY / "results" not in records.resolve().parents:
+        return
+    changed = "has uncommitted changes under cq/ or conf/" if source.commit else "is no git repository"
+    raise ValueError(
+        f"paths.records={records}: what enters results/ is made by committed code, but {REPOSITORY.name}/ {changed}. "
+        "Commit first, or record elsewhere: paths=default."
+    )
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(REPOSITORY), *arguments], capture_output=True, text=True, check=False, timeout=60
+        )
+    except FileNotFoundError:  # no git on this machine
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _resolved(config: DictConfig) -> dict[str, Any]:
+    resolved = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}
+
+
 def experiment_of(config: DictConfig) -> str:
     return f"{config.row.table}/{config.row.name}"
 
@@ -76,26 +146,24 @@ def write_strip(samples: "SampleSet", path: Path) -> None:
     """The first images side by side as a PNG."""
     from PIL import Image
 
-    from cq.store import write_atomically
-
     images = samples.images_NCHW[:THUMBNAILS]
     strip = images.permute(1, 2, 0, 3).flatten(2)  # [C, H, N * W]
     array = strip[0].numpy() if strip.shape[0] == 1 else strip.permute(1, 2, 0).numpy()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    import io
-
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, format="PNG")
-    write_atomically(path, buffer.getvalue())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path.parent / ".lock"):
+        for left_over in path.parent.glob(f"{path.name}.*.tmp"):
+            left_over.unlink()  # its writer held this lock and is gone
+        write_atomically(path, buffer.getvalue())
 
 
 def _record(
-    config: DictConfig, choices: Mapping[str, str], weights: str, outcome: "RunOutcome | None", *, note: str
-) -> RunRecord:
-    resolved = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(resolved, dict)
+    config: DictConfig, choices: Mapping[str, str], weights: str, outcome: "RunOutcome | None", source: Source, *,
+    note: str,
+) -> RunRecord:  # fmt: skip
+    resolved = _resolved(config)
     quantize, schedule = resolved["quantize"], resolved["schedule"]
-    commit, clean = _commit()
     names = {
         "model": "model", "calibrate": "calibrate", "cost": "cost", "schedule": "schedule",
         "correct_cache": "correct@correct.cache", "correct_quant": "correct@correct.quant", "quantize": "quantize",
@@ -114,11 +182,11 @@ def _record(
             "weight_bits": quantize.get("weight_bits"), "act_bits": quantize.get("act_bits"),
         },
         seed=config.seed,
-        config={str(key): value for key, value in resolved.items()},
+        config=resolved,
         config_digest=config_digest(config),
         model={"name": choices.get("model", ""), "weights_digest": weights},
-        commit=commit,
-        clean_tree=clean,
+        commit=source.commit,
+        clean_tree=source.clean,
         date=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         device=f"{platform.machine()} cpu",
@@ -134,14 +202,3 @@ def _record(
         status="ok" if outcome else "failed",
         note=note,
     )  # fmt: skip
-
-
-def _commit() -> tuple[str, bool]:
-    """The commit of the source tree and whether it was clean; empty outside a repository."""
-
-    def git(*arguments: str) -> str:
-        folder = Path(__file__).parent
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    return git("rev-parse", "HEAD"), not git("status", "--porcelain", "--untracked-files=no", "--", "cq", "conf")

@@ -57,7 +57,8 @@ class Run:
     @cached_property
     def model(self) -> DiffusionModel:
         """Loaded at the first stage that computes something: a stored artefact is read, or refused, without it."""
-        return self.parts.model.load()
+        with self.store.timed("load"):
+            return self.parts.model.load()
 
     def statistics(self) -> TrajectoryStatistics:
         """Distances and moments of the cut-point map along full-precision trajectories."""
@@ -116,9 +117,10 @@ class Run:
         self, schedule: CacheSchedule, correction: ChannelAffine, params: QuantParams
     ) -> ChannelAffine:
         """Gain and offset of what the quantized entry layers make of the cached half."""
-        quantizer, denoiser = self.parts.quantizer, self.model.denoiser
+        quantizer = self.parts.quantizer
 
         def make(_: Path) -> ChannelAffine:
+            denoiser = self.model.denoiser
             layers = quantizer.entry_layers(denoiser)
             gathered: dict[str, PairMoments] = {}
 
@@ -312,4 +314,6 @@ def _json(component: Any) -> dict[str, Any]:
     for field in dataclasses.fields(component):
         value = getattr(component, field.name)
         out[field.name] = _json(value) if dataclasses.is_dataclass(value) else value
+    if hasattr(component, "content_digest"):  # a component that reads a file is what the file says
+        out["content"] = component.content_digest()
     return out

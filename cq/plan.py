@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from cq.pipeline import Components
+from cq.components import Components
 
 FAKE_QUANT_FACTOR = 2.0  # a fake-quantized call over a full-precision one; an allowance, replaced by no measurement
 OBSERVING_FACTOR = 6.0  # a call that also gathers a histogram of every layer's input

@@ -31,7 +31,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.seconds: dict[str, float] = {}  # stage to seconds, without those of the stages it asked for
+        self.seconds: dict[str, float] = {}  # stage to seconds, without those of the stages inside it
         self.digests: dict[str, str] = {}  # stage to the digest of its artefact
         self._held: dict[Path, Artifact] = {}
         self._nested = 0.0
@@ -50,35 +50,42 @@ class Store:
         if held is not None:
             assert isinstance(held, kind)
             return held
-        started, outer, self._nested = time.monotonic(), self._nested, 0.0
+        description = json.dumps(key, indent=1, sort_keys=True) + "\n"
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with locked(folder.with_suffix(".lock")):
+        with self.timed(stage), locked(folder.with_suffix(".lock")):
             partial = folder.with_suffix(".partial")
             for left_over in folder.parent.glob(f"{digest}.*.tmp"):
                 shutil.rmtree(left_over)  # its writer held this lock and is gone
             if folder.exists():
                 artifact = kind.load(folder)
+                _check_key(folder, description)
                 verb = "found"
             else:
                 partial.mkdir(exist_ok=True)
                 artifact = make(partial)
-                self._publish(artifact, folder, key)
+                self._publish(artifact, folder, description)
                 verb = "done"
             if partial.exists():
                 shutil.rmtree(partial)
-        elapsed = time.monotonic() - started
-        self.seconds[stage] = elapsed - self._nested
-        self._nested = outer + elapsed
         self.digests[stage] = artifact.digest
         self._held[folder] = artifact
         log.info("%s %s: %.1f s, %s", stage, verb, self.seconds[stage], artifact.digest[:12])
         return artifact
 
-    def _publish(self, artifact: "Artifact", folder: Path, key: Mapping[str, Any]) -> None:
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Count the seconds of the block as `stage`'s, less those of the timed blocks inside it."""
+        started, outer, self._nested = time.monotonic(), self._nested, 0.0
+        yield
+        elapsed = time.monotonic() - started
+        self.seconds[stage] = elapsed - self._nested
+        self._nested = outer + elapsed
+
+    def _publish(self, artifact: "Artifact", folder: Path, description: str) -> None:
         temporary = folder.with_suffix(f".{os.getpid()}.tmp")
         temporary.mkdir()
         artifact.save(temporary)
-        (temporary / "key.json").write_text(json.dumps(key, indent=1, sort_keys=True) + "\n")
+        (temporary / "key.json").write_text(description)
         for path in (*temporary.iterdir(), temporary):
             _force_to_disk(path)
         os.rename(temporary, folder)
@@ -127,6 +134,15 @@ def write_atomically(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def _check_key(folder: Path, description: str) -> None:
+    file = folder / "key.json"
+    if not file.is_file() or file.read_text(errors="replace") != description:
+        raise ValueError(
+            f"{file}: does not say what the artefact beside it was made from; it was changed or damaged. "
+            f"Delete {folder}; the stage is computed again on the next run."
+        )
 
 
 def _force_to_disk(path: Path) -> None:

@@ -1,20 +1,29 @@
 """Fill a table: `python -m cq.table table5 [overrides]` runs every experiment in conf/experiment/table5, then reports.
 
 Overrides are Hydra's; comma lists span a grid, as in `budget.cache_interval=5,10,20 seed=0,1,2`. Runs that are
-recorded already are not run again, so the same command goes on after an interruption.
+recorded already are not run again, so the same command goes on after an interruption. A run that fails keeps its row
+and the others go on.
 """
 
 import logging
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
-from cq.__main__ import CONF
+from cq.__main__ import CONF, FAILED, INTERRUPTED, REFUSED, explain
+from cq.components import Components
+from cq.config import build
+from cq.ledger import REPOSITORY, RunError, Source, check_committed, config_digest, execute, experiment_of, find
+from cq.record import RunRecord
 
 log = logging.getLogger("cq.table")
 
@@ -30,8 +39,6 @@ class Job:
 def jobs_of(table: str, overrides: Sequence[str]) -> list[Job]:
     """Every experiment of the table times the grid of the overrides; equal questions once."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-
-    from cq.ledger import config_digest, experiment_of
 
     folder = CONF / "experiment" / table
     files = sorted(folder.glob("*.yaml"))
@@ -55,25 +62,28 @@ def jobs_of(table: str, overrides: Sequence[str]) -> list[Job]:
     return sorted(jobs.values(), key=lambda job: (job.config.seed, job.config.row.order))
 
 
-def announce(jobs: Sequence[Job]) -> None:
-    """Log how many runs are to do and about how long they take, from timed calls of the first one's model."""
-    from cq.ledger import find
-    from cq.pipeline import Components
+def recorded(jobs: Sequence[Job]) -> list[RunRecord | None]:
+    """What is known of each job; ValueError, before anything runs, for the first one that cannot work."""
+    answers: list[RunRecord | None] = []
+    source = Source.now()
+    for job in jobs:
+        path = Path(job.config.paths.records)
+        weights = Components.of(job.config).model.weights_digest()
+        answers.append(None if job.config.force else find(path, job.config, weights))
+        if answers[-1] is None:
+            check_committed(path, source)
+    return answers
+
+
+def announce(todo: Sequence[Job]) -> None:
+    """Log about how long the runs will take, from timed calls of the first one's model."""
     from cq.plan import SHARED, estimate_seconds, time_calls
 
-    parts = [Components.of(job.config) for job in jobs]
-    todo = [
-        (job, part)
-        for job, part in zip(jobs, parts, strict=True)
-        if job.config.force or find(Path(job.config.paths.records), job.config, part.model.weights_digest()) is None
-    ]
-    log.info("%d runs, %d of them recorded already", len(jobs), len(jobs) - len(todo))
-    if not todo:
-        return
-    calls = time_calls(todo[0][1])
+    parts = [Components.of(job.config) for job in todo]
+    calls = time_calls(parts[0])
     total = 0.0
     shared: set[tuple[str, int, int]] = set()
-    for job, part in todo:
+    for job, part in zip(todo, parts, strict=True):
         interval = OmegaConf.to_container(job.config.schedule, resolve=True).get("interval")  # type: ignore[union-attr]
         stages = estimate_seconds(part, calls, interval=interval, quantized=part.quantizer.num_samples > 0)
         for stage, seconds in stages.items():
@@ -87,32 +97,58 @@ def announce(jobs: Sequence[Job]) -> None:
     )  # fmt: skip
 
 
-def fill(table: str, overrides: Sequence[str], out: Path) -> str:
-    """Run what is missing, render the table into `out` and return its Markdown."""
-    from cq.config import build
-    from cq.ledger import execute
+@dataclass(frozen=True, kw_only=True)
+class Filled:
+    """markdown: the table. ran, failed: how many runs this call made, and how many of them did not end well."""
+
+    markdown: str
+    ran: int
+    failed: int
+
+
+def fill(table: str, overrides: Sequence[str], out: Path) -> Filled:
+    """Run what is missing and render the table into `out`. A run that fails stays in the table as a failed row."""
     from cq.report.render import render_table
 
     jobs = jobs_of(table, overrides)
-    announce(jobs)
-    records = []
-    for number, job in enumerate(jobs, start=1):
-        log.info("run %d of %d: %s, seed %d", number, len(jobs), job.config.row.label, job.config.seed)
-        records.append(execute(job.config, job.choices))
+    known = recorded(jobs)
+    todo = [job for job, record in zip(jobs, known, strict=True) if record is None]
+    log.info("%d runs, %d of them recorded already", len(jobs), len(jobs) - len(todo))
+    if todo:
+        announce(todo)
+    records: list[RunRecord] = []
+    ran = failed = 0
+    for job, record in zip(jobs, known, strict=True):
+        if record is None:
+            ran += 1
+            log.info("run %d of %d: %s, seed %d", ran, len(todo), job.config.row.label, job.config.seed)
+            try:
+                record = execute(job.config, job.choices)
+            except RunError as error:
+                failed += 1
+                record = error.record
+                if not error.mendable:
+                    traceback.print_exception(error)
+                log.error("run %d of %d failed: %s", ran, len(todo), error)
+        records.append(record)
     config = jobs[0].config
     path = Path(config.paths.records)
-    rendered = render_table(table, records, Path("results/paper.csv"), out, thumbnails=path.parent)
-    files = {file.stem: file for file in rendered.files}
-    build(config.logger, "logger").log_table(table, records, files, Path(config.paths.tracking))
-    return rendered.markdown
+    rendered = render_table(table, records, REPOSITORY / "results/paper.csv", out, thumbnails=path.parent)
+    if ran:
+        build(config.logger, "logger").log_table(table, records, rendered.files, Path(config.paths.tracking))
+    return Filled(markdown=rendered.markdown, ran=ran, failed=failed)
 
 
-def main() -> None:
-    """Console entry; `out=FOLDER` among the arguments names where the report goes (default runs/report)."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Console entry; `out=FOLDER` among the arguments names where the report goes (default runs/report).
+
+    Exit status 0; 2 where the input is refused, 1 where a run failed, 130 where it was stopped.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    arguments = sys.argv[1:]
+    arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0].startswith("-"):
-        raise SystemExit(f"usage: {__doc__}")
+        sys.stderr.write(f"usage: {__doc__}")
+        return REFUSED
     out = Path("runs/report")
     overrides = []
     for argument in arguments[1:]:
@@ -121,10 +157,20 @@ def main() -> None:
         else:
             overrides.append(argument)
     try:
-        sys.stdout.write(fill(arguments[0], overrides, out) + "\n")
-    except ValueError as error:
-        raise SystemExit(f"cq.table: {error}") from error
+        filled = fill(arguments[0], overrides, out)
+    except KeyboardInterrupt:
+        sys.stderr.write("cq.table: stopped. What is recorded stays; the same command goes on from here.\n")
+        return INTERRUPTED
+    except (ValueError, HydraException, OmegaConfBaseException, OSError) as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        sys.stderr.write(f"cq.table: {explain(error)}\n")
+        return REFUSED
+    sys.stdout.write(f"{filled.markdown}\n")
+    if filled.failed:
+        sys.stderr.write(f"cq.table: {filled.failed} of {filled.ran} runs failed; the messages are above.\n")
+    return FAILED if filled.failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,14 +2,22 @@
 
 import logging
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from cq.record import RunRecord
 
+ONLINE_SECONDS = 15.0  # to reach W&B's server, once a process; then its runs are logged offline
+FINISH_SECONDS = 60.0  # to upload what is left; what is not uploaded then stays in the folder
+MODES = ("online", "offline", "disabled")
+
 log = logging.getLogger(__name__)
+
+_unreachable: list[str] = []  # why this process gave up going online; empty while it has not
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +27,7 @@ class NoLogger:
     def log_run(self, record: RunRecord, thumbnails: Path, folder: Path) -> None:
         """Nothing."""
 
-    def log_table(self, name: str, records: list[RunRecord], files: Mapping[str, Path], folder: Path) -> None:
+    def log_table(self, name: str, records: list[RunRecord], files: tuple[Path, ...], folder: Path) -> None:
         """Nothing."""
 
 
@@ -30,49 +38,96 @@ class WandbLogger:
     project: str
     mode: Literal["online", "offline"] | None
 
+    def __post_init__(self) -> None:
+        if self._mode not in MODES:
+            raise ValueError(
+                f"logger.mode=null and WANDB_MODE={self._mode!r}: must be one of {', '.join(MODES)}. Mend the variable."
+            )
+
     def log_run(self, record: RunRecord, thumbnails: Path, folder: Path) -> None:
         """Resolved config, scores, costs and the first images of one run, in the group of its table."""
+
+        def fill(run: Any) -> None:
+            import wandb
+
+            run.summary.update({name: score["value"] for name, score in record.scores.items()})
+            run.summary.update({f"counted/{key}": value for key, value in record.counted.items()})
+            run.summary.update({f"measured/{key}": value for key, value in (record.measured or {}).items()})
+            run.summary.update({"commit": record.commit, "images_digest": record.images_digest})
+            curves = {f"by_call/{name}": score["curve"] for name, score in record.scores.items() if score["curve"]}
+            for call in range(max(map(len, curves.values()), default=0)):
+                # one entry a call for all curves: W&B drops what comes for an earlier step
+                run.log({"call": call, **{name: curve[call] for name, curve in curves.items() if call < len(curve)}})
+            columns = ["metric", "value", "low", "high", "better", "fingerprint"]
+            rows = [[name, *(score[key] for key in columns[1:])] for name, score in record.scores.items()]
+            run.log({"scores": wandb.Table(columns=columns, data=rows), "images": wandb.Image(str(thumbnails))})
+
+        self._log(fill, name=f"{record.experiment} seed {record.seed}", group=record.table, config=record.config,
+                  folder=folder)  # fmt: skip
+
+    def log_table(self, name: str, records: list[RunRecord], files: tuple[Path, ...], folder: Path) -> None:
+        """A rendered table with its figures. files: those that are PNG or CSV are logged, by name."""
+
+        def fill(run: Any) -> None:
+            import pandas as pd
+            import wandb
+
+            for path in files:
+                if path.suffix == ".png":
+                    run.log({path.stem: wandb.Image(str(path))})
+                elif path.suffix == ".csv":
+                    run.log({path.stem: wandb.Table(dataframe=pd.read_csv(path, dtype=str).fillna(""))})
+
+        config = {f"{record.experiment} seed {record.seed}": dict(record.config) for record in records}
+        self._log(fill, name=name, group=name, config=config, folder=folder)
+
+    @property
+    def _mode(self) -> str:
+        return self.mode or os.environ.get("WANDB_MODE") or "offline"
+
+    def _log(self, fill: Callable[[Any], None], *, folder: Path, **options: Any) -> None:
+        """Write one W&B run. A failure of W&B's is a warning: the record and the report have everything."""
         import wandb
 
-        run = self._start(name=f"{record.experiment} seed {record.seed}", group=record.table, config=record.config,
-                          folder=folder)  # fmt: skip
-        run.summary.update({name: score["value"] for name, score in record.scores.items()})
-        run.summary.update({f"counted/{key}": value for key, value in record.counted.items()})
-        run.summary.update({f"measured/{key}": value for key, value in (record.measured or {}).items()})
-        for name, score in record.scores.items():
-            for call, value in enumerate(score["curve"]):
-                run.log({f"by_call/{name}": value, "call": call}, step=call)
-        run.log({"images": wandb.Image(str(thumbnails))})
-        run.finish()
-
-    def log_table(self, name: str, records: list[RunRecord], files: Mapping[str, Path], folder: Path) -> None:
-        """A rendered table with its figures. files: what is logged as images and tables, by name."""
-        import pandas as pd
-        import wandb
-
-        config = {record.experiment: dict(record.config) for record in records}
-        run = self._start(name=name, group=name, config=config, folder=folder)
-        for key, path in files.items():
-            if path.suffix == ".png":
-                run.log({key: wandb.Image(str(path))})
-            elif path.suffix == ".csv":
-                run.log({key: wandb.Table(dataframe=pd.read_csv(path, dtype=str).fillna(""))})
-        run.finish()
-
-    def _start(self, *, name: str, group: str, config: Mapping[str, Any], folder: Path) -> Any:
-        import wandb
-
-        mode = self.mode or os.environ.get("WANDB_MODE", "offline")
-        folder.mkdir(parents=True, exist_ok=True)
-        options: dict[str, Any] = {
-            "project": self.project, "name": name, "group": group, "config": dict(config), "dir": str(folder),
-        }  # fmt: skip
-        settings = wandb.Settings(init_timeout=20, silent=True, console="off")
-        if mode == "online":
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            run = self._start(dir=str(folder), **options)
             try:
-                return wandb.init(mode="online", settings=settings, **options)
-            except wandb.errors.Error as error:
-                log.warning("W&B cannot be reached (%s): this run is logged offline under %s; upload it later with "
-                            "`wandb sync`.", error, folder)  # fmt: skip
-                mode = "offline"
-        return wandb.init(mode="offline" if mode == "offline" else "disabled", settings=settings, **options)
+                fill(run)
+            finally:
+                run.finish()
+        except (wandb.errors.Error, OSError) as error:
+            log.warning("W&B did not take this run (%s); nothing is lost, the record file has all of it", error)
+
+    def _start(self, **options: Any) -> Any:
+        import wandb
+
+        settings = wandb.Settings(init_timeout=ONLINE_SECONDS, silent=True, console="off")
+        if "finish_timeout" in wandb.Settings.model_fields:  # not in older versions
+            settings.finish_timeout = FINISH_SECONDS
+        options |= {"project": self.project, "settings": settings}
+        mode: Any = self._mode
+        if mode == "online" and not _unreachable:
+            try:
+                with _no_terminal():
+                    return wandb.init(mode="online", **options)
+            except (wandb.errors.Error, ValueError, OSError) as error:
+                _unreachable.append(str(error).splitlines()[0])
+        if mode == "online":
+            log.warning(
+                "W&B cannot be reached (%s): logged offline under %s; upload later with `wandb sync`",
+                _unreachable[0], options["dir"],
+            )  # fmt: skip
+            mode = "offline"
+        return wandb.init(mode=mode, **options)
+
+
+@contextmanager
+def _no_terminal() -> Iterator[None]:
+    """Without one W&B raises where it would ask for an API key, and a run of hours would wait for the answer."""
+    kept = sys.stdin
+    with open(os.devnull) as sys.stdin:
+        try:
+            yield
+        finally:
+            sys.stdin = kept

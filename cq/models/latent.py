@@ -30,7 +30,17 @@ class LatentDiffusion:
         """Raise ValueError, before anything is loaded, for a model that is not there or a step count it cannot take."""
         from cq.zoo.locate import locate
 
-        locate(self.weights)
+        try:
+            folder = locate(self.weights)
+        except ValueError as error:
+            raise ValueError(f"model.weights={error}") from error
+        needed = ["unet", "vae", "scheduler", *(["class_embedder"] if self.num_classes else [])]
+        absent = [name for name in needed if not (folder / name).is_dir()]
+        if absent:
+            raise ValueError(
+                f"model.weights={self.weights!r}: there is no {' and no '.join(absent)} in {folder}. Give a folder in "
+                f"diffusers' layout, with {', '.join(needed)}."
+            )
         if not self.site.startswith("up_blocks."):
             raise ValueError(f"model.site={self.site!r}: must name an entry ResNet, `up_blocks.I.resnets.J`.")
         if 1000 % num_steps:

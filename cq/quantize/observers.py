@@ -126,12 +126,15 @@ class Histogram:
         if not (math.isfinite(low) and math.isfinite(high)):
             raise ValueError("a layer's input is not finite in full precision: check the model's weights and inputs.")
         self.low, self.high = min(self.low, low), max(self.high, high)
-        while low < -self.bound or high >= self.bound:
-            merged = self.counts.view(-1, 2).sum(1)
-            self.counts.zero_()
-            self.counts[self.BINS // 4 : 3 * self.BINS // 4] = merged
-            self.bound *= 2
+        bound = self.bound
+        while low < -bound or high >= bound:
+            bound *= 2
         half = self.BINS // 2
+        if bound > self.bound:
+            merged = self.counts.view(-1, min(int(bound / self.bound), half)).sum(1)
+            self.counts.zero_()
+            self.counts[half - len(merged) // 2 : half + len(merged) // 2] = merged
+            self.bound = bound
         # torch.histc would round values near an edge across it, and counts in float32
         bins = x.detach().float().mul(half / self.bound).floor_().add_(half).to(torch.int16)
         self.counts += torch.bincount(bins.flatten(), minlength=self.BINS)

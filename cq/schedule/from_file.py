@@ -1,5 +1,6 @@
 """From file: a schedule made elsewhere, or by an earlier run."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,11 @@ class FromFile:
     def check(self, num_calls: int) -> None:
         """Raise ValueError where the file is no schedule, or one of another number of calls."""
         self._read(num_calls)
+
+    def content_digest(self) -> str:
+        """SHA-256 of the file (of `artifact.json` where the path is a folder)."""
+        path = Path(self.path)
+        return hashlib.sha256((path / "artifact.json" if path.is_dir() else path).read_bytes()).hexdigest()
 
     def plan(self, request: "PlanRequest") -> "CacheSchedule":
         """What the file says. Raises ValueError where an artefact's content is not what its digest says."""

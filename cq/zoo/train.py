@@ -33,8 +33,8 @@ class Builder(Protocol):
 def recipes(root: Path, work: Path) -> dict[str, Recipe]:
     """Every part by name. `work` also holds the networks that are needed in training only."""
     parts: list[Recipe] = [
-        ClassifierRecipe(name="features", width=32, blocks=1, stride=2, seed=1, num_steps=5600, root=root),
-        ClassifierRecipe(name="judge", width=32, blocks=2, stride=2, seed=2, num_steps=5600, root=root),
+        ClassifierRecipe(name="features", width=32, blocks=1, stride=2, seed=1, num_steps=3000, root=root),
+        ClassifierRecipe(name="judge", width=32, blocks=2, stride=2, seed=2, num_steps=3000, root=root),
         ClassifierRecipe(name="perceptual", width=16, blocks=1, stride=1, seed=3, num_steps=1400, root=root),
         FirstStageRecipe(root=root, perceptual=work / "perceptual"),
         LatentDiffusionRecipe(root=root, first_stage=work / "first_stage", latents=work / "latents"),

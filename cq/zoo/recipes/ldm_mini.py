@@ -36,7 +36,7 @@ class LatentDiffusionRecipe:
     channels: int = 32
     bf16: bool = False
     name: str = "ldm_mini"
-    num_steps: int = 11_000
+    num_steps: int = 9_000
     batch_size: int = 128
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2

@@ -1,0 +1,72 @@
+"""Short trajectories of the tiny model, as the pipeline runs them, and a quantizer with every option written out."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cq.artifacts import CacheSchedule, ChannelAffine, QuantParams
+from cq.denoise import DenoiseStep, denoise
+from cq.models.denoiser import UNetDenoiser
+from cq.models.latent import DiffusionModel
+from cq.quantize.observers import MinMax
+from cq.quantize.ptq import PTQ
+from cq.seeding import initial_noise
+
+CALLS = 4
+CACHED = CacheSchedule(num_calls=CALLS, refresh_calls=(0, 2), planner="test", interval=2)
+EVERY = CacheSchedule(num_calls=CALLS, refresh_calls=tuple(range(CALLS)), planner="none", interval=None)
+NO_CORRECTION = ChannelAffine(schedule="", tables={}, r2={})
+
+PTQ_8 = PTQ(
+    weight_bits=8,
+    act_bits=8,
+    edge_bits=8,
+    softmax_bits=8,
+    weight_observer=MinMax(),
+    act_observer=MinMax(),
+    per_call=True,
+    split=True,
+    attention=True,
+    exclude=(),
+    trajectory="deployed",
+    num_samples=4,
+    batch_size=2,
+)
+PTQ_16 = replace(PTQ_8, weight_bits=16, act_bits=16, edge_bits=16, softmax_bits=16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyRuns:
+    """The denoising loop of `model` on the batches `seeds`. It is a `LockstepTrajectories`."""
+
+    model: DiffusionModel
+    schedule: CacheSchedule = CACHED
+    correction: ChannelAffine = NO_CORRECTION
+    seeds: tuple[tuple[int, ...], ...] = ((0, 1), (2, 3))
+
+    def steps(self, denoiser: Any, seeds: tuple[int, ...], *, deployed: bool = True) -> Iterator[DenoiseStep]:
+        return denoise(
+            denoiser,
+            self.model.noise_scheduler(self.schedule.num_calls),
+            initial_noise(seeds, self.model.component.latent_shape),
+            cond=self.model.condition(torch.tensor([seed % 10 for seed in seeds])),
+            schedule=self.schedule if deployed else EVERY,
+            correction=self.correction if deployed else NO_CORRECTION,
+        )
+
+    def __call__(self, denoiser: Any, *, deployed: bool) -> Iterator[int]:
+        for steps in zip(*(self.steps(denoiser, seeds, deployed=deployed) for seeds in self.seeds), strict=True):
+            yield steps[0].call
+
+    def latents(self, denoiser: UNetDenoiser) -> Tensor:
+        """The state after every call, [T, N, C, H, W], of the first batch."""
+        return torch.stack([step.x_NCHW for step in self.steps(denoiser, self.seeds[0])])
+
+    def calibrated(self, quantizer: PTQ) -> QuantParams:
+        return quantizer.calibrate(self.model.denoiser, self, num_calls=self.schedule.num_calls)
+
+    def twin(self, quantizer: PTQ, params: QuantParams, correction: ChannelAffine = NO_CORRECTION) -> UNetDenoiser:
+        return quantizer.quantize(self.model.denoiser, params, correction)

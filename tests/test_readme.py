@@ -1,0 +1,50 @@
+"""What the README promises exists: files, commands, choices."""
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from cq.__main__ import CONF, expand_globs
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
+COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
+
+
+def test_every_link_leads_to_a_file_of_the_repository() -> None:
+    targets = [target for target in re.findall(r"\]\(([^)#]+)\)", TEXT) if "://" not in target]
+    assert targets
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("cq ")])
+def test_every_cq_command_composes(command: str) -> None:
+    arguments = [word for word in expand_globs(shlex.split(command)[1:]) if not word.startswith("-")]
+    first_of_each = [word.split(",")[0] for word in arguments]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        compose("config", overrides=first_of_each)
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("python -m")])
+def test_every_module_that_is_run_exists(command: str) -> None:
+    assert importlib.util.find_spec(command.split()[2]) is not None
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("make ")])
+def test_every_make_target_exists(command: str) -> None:
+    assert re.search(rf"^{command.split()[1]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+
+
+def test_every_choice_of_every_group_is_named() -> None:
+    for group in ("model", "schedule", "cost", "correct", "quantize", "evaluate", "logger", "scale", "debug"):
+        for file in (CONF / group).glob("*.yaml"):
+            assert f"`{file.stem}`" in TEXT, f"conf/{group}/{file.name} is not in the README"
+
+
+def test_the_readme_is_short_enough_to_read() -> None:
+    assert len(TEXT.splitlines()) < 300

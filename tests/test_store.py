@@ -1,0 +1,225 @@
+"""The store: made once, never half there, and not believed where a byte differs."""
+
+import os
+import shutil
+import threading
+from collections import namedtuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from cq.artifacts import Artifact
+from cq.store import Store, check_writable, locked, write_atomically
+
+
+@dataclass(frozen=True, kw_only=True)
+class Map(Artifact):
+    name: str
+    values_N: Tensor
+
+
+def maker(calls: list[Path], name: str = "map") -> Callable[[Path], Map]:
+    def make(shards: Path) -> Map:
+        calls.append(shards)
+        return Map(name=name, values_N=torch.arange(3.0))
+
+    return make
+
+
+def one_folder(root: Path, stage: str = "stage") -> Path:
+    (folder,) = (path for path in (root / stage).iterdir() if path.is_dir())
+    return folder
+
+
+def test_a_stage_is_made_once_and_then_loaded(tmp_path: Path) -> None:
+    calls: list[Path] = []
+    first = Store(tmp_path).get("stage", {"a": 1}, Map, maker(calls))
+    second = Store(tmp_path).get("stage", {"a": 1}, Map, maker(calls))
+    assert len(calls) == 1
+    assert second.digest == first.digest
+    assert second.values_N.equal(first.values_N)
+
+
+def test_one_object_reads_an_artefact_once_and_keeps_the_time_of_its_making(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    first = store.get("stage", {}, Map, maker([]))
+    seconds = dict(store.seconds)
+    assert store.get("stage", {}, Map, maker([])) is first
+    assert store.seconds == seconds
+
+
+@pytest.mark.parametrize("other", [("stage", {"a": 2}), ("other", {"a": 1})])
+def test_another_stage_or_key_is_another_artefact(tmp_path: Path, other: tuple[str, dict[str, int]]) -> None:
+    calls: list[Path] = []
+    store = Store(tmp_path)
+    store.get("stage", {"a": 1}, Map, maker(calls))
+    store.get(*other, Map, maker(calls, "second"))
+    assert len(calls) == 2
+
+
+def test_a_raised_schema_is_another_artefact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Path] = []
+    Store(tmp_path).get("stage", {}, Map, maker(calls))
+    monkeypatch.setattr(Map, "schema", 2)
+    Store(tmp_path).get("stage", {}, Map, maker(calls))
+    assert len(calls) == 2
+
+
+def test_an_interrupted_stage_leaves_its_shards_and_nothing_that_looks_finished(tmp_path: Path) -> None:
+    def stopped(shards: Path) -> Map:
+        (shards / "first").write_text("done")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Store(tmp_path).get("stage", {}, Map, stopped)
+    assert one_folder(tmp_path).suffix == ".partial"
+
+    def resumed(shards: Path) -> Map:
+        assert (shards / "first").read_text() == "done"
+        return Map(name="map", values_N=torch.zeros(1))
+
+    Store(tmp_path).get("stage", {}, Map, resumed)
+    assert one_folder(tmp_path).suffix == ""
+
+
+def test_what_a_killed_writer_left_is_cleaned_up_by_the_next_one(tmp_path: Path) -> None:
+    Store(tmp_path).get("stage", {}, Map, maker([]))
+    folder = one_folder(tmp_path)
+    calls: list[Path] = []
+    for killed_after_publishing in (True, False):
+        if not killed_after_publishing:
+            shutil.rmtree(folder)
+        for left_over in (folder.with_suffix(".partial"), folder.with_suffix(".1.tmp")):
+            left_over.mkdir()
+            (left_over / "tensors.safetensors").write_bytes(b"half")
+        Store(tmp_path).get("stage", {}, Map, maker(calls))
+        assert one_folder(tmp_path) == folder
+    assert len(calls) == 1
+
+
+def test_a_changed_byte_anywhere_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    Store(tmp_path).get("stage", {"a": 1}, Map, maker([]))
+    folder = one_folder(tmp_path)
+    files = sorted(folder.iterdir())
+    assert [file.name for file in files] == ["artifact.json", "key.json", "tensors.safetensors"]
+    for file in files:
+        content = file.read_bytes()
+        for place in range(len(content)):
+            file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+            with pytest.raises(ValueError, match=f"(?s){folder}.*changed or damaged.*Delete|cannot be read.*Delete"):
+                Store(tmp_path).get("stage", {"a": 1}, Map, maker([]))
+        file.write_bytes(content)
+    Store(tmp_path).get("stage", {"a": 1}, Map, maker([]))
+
+
+@pytest.mark.parametrize("file", ["artifact.json", "key.json", "tensors.safetensors"])
+def test_a_missing_file_is_refused(tmp_path: Path, file: str) -> None:
+    Store(tmp_path).get("stage", {}, Map, maker([]))
+    (one_folder(tmp_path) / file).unlink()
+    with pytest.raises(ValueError, match="Delete"):
+        Store(tmp_path).get("stage", {}, Map, maker([]))
+
+
+def test_two_at_once_make_a_stage_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    started, go_on = threading.Event(), threading.Event()
+    calls: list[Path] = []
+    results: list[Map] = []
+
+    def slow(shards: Path) -> Map:
+        started.set()
+        go_on.wait(30)
+        return maker(calls)(shards)
+
+    first = threading.Thread(target=lambda: results.append(Store(tmp_path).get("stage", {}, Map, slow)))
+    second = threading.Thread(target=lambda: results.append(Store(tmp_path).get("stage", {}, Map, maker(calls))))
+    first.start()
+    started.wait(30)
+    second.start()
+    while "another run is at it" not in caplog.text:
+        second.join(0.01)
+        assert second.is_alive()
+    go_on.set()
+    first.join()
+    second.join()
+    assert len(calls) == 1
+    assert results[0].digest == results[1].digest
+
+
+def test_seconds_of_a_stage_leave_out_those_of_the_stages_it_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("cq.store.time.monotonic", lambda: now[0])
+    store = Store(tmp_path)
+
+    def inner(_: Path) -> Map:
+        now[0] += 5
+        return Map(name="inner", values_N=torch.zeros(1))
+
+    def outer(_: Path) -> Map:
+        now[0] += 1
+        with store.timed("load"):
+            now[0] += 10
+        store.get("inner", {}, Map, inner)
+        now[0] += 2
+        return Map(name="outer", values_N=torch.zeros(1))
+
+    store.get("outer", {}, Map, outer)
+    store.get("last", {}, Map, inner)
+    assert store.seconds == {"load": 10, "inner": 5, "outer": 3, "last": 5}
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"paths\.store=.*/file: cannot be written .a file stands.* Choose another"):
+        check_writable(tmp_path / "file", "paths.store")
+    with pytest.raises(ValueError, match=r"paths\.store=.*/file/below: cannot be written .Not a directory"):
+        check_writable(tmp_path / "file/below", "paths.store")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(ValueError, match=r"paths\.store=.*: cannot be written .Permission denied"):
+        check_writable(tmp_path, "paths.store")
+
+
+def test_a_disk_that_is_too_full_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("cq.store.shutil.disk_usage", lambda _: usage(2**30, 2**30 - 2**20, 2**20))
+    check_writable(tmp_path, "paths.store", 2**20)
+    with pytest.raises(ValueError, match=r"1 MiB are free, this run writes about 2 MiB. Make room"):
+        check_writable(tmp_path, "paths.store", 2**21)
+
+
+def test_looking_whether_a_folder_can_be_written_leaves_nothing_in_it(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new", "paths.store")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("cq.store.os.replace", killed)
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
+
+
+def test_a_lock_is_dropped_at_the_end_of_its_block(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    for _ in range(2):
+        with locked(tmp_path / "lock"):
+            pass
+    assert caplog.text == ""
