@@ -96,22 +96,24 @@ def _run(config: DictConfig) -> None:
 
 def main() -> None:
     """Console entry. Exit status 0; 2 where the input is refused, 1 where a run failed, 130 where it was stopped."""
-    tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them
+    tracebacks = os.environ.get("HYDRA_FULL_ERROR", "0")
     _errors.clear()
     try:
         sys.argv[1:] = expand_globs(sys.argv[1:])
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them
         _run()
     except KeyboardInterrupt:
         sys.stderr.write("cq: stopped. The same command goes on from here.\n")
         raise SystemExit(INTERRUPTED) from None
     except (ValueError, HydraException, OmegaConfBaseException, OSError) as error:
-        if tracebacks:
+        if tracebacks == "1":
             raise
         sys.stderr.write(f"cq: {explain(error)}\n")
         raise SystemExit(REFUSED) from None
+    finally:
+        os.environ["HYDRA_FULL_ERROR"] = tracebacks
     for failure in _errors:
-        if tracebacks or (isinstance(failure, RunError) and not failure.mendable):
+        if tracebacks == "1" or (isinstance(failure, RunError) and not failure.mendable):
             traceback.print_exception(failure)
         sys.stderr.write(f"cq: {failure}\n")
     if _errors:

@@ -64,7 +64,9 @@ class Artifact:
         except Exception as error:
             raise ValueError(f"{folder}: the stored {cls.__name__} cannot be read ({error}). {remedy}") from error
         if not intact:
-            raise ValueError(f"{folder}: the stored {cls.__name__} was changed or damaged after it was written. {remedy}")
+            raise ValueError(
+                f"{folder}: the stored {cls.__name__} was changed or damaged after it was written. {remedy}"
+            )
         return artifact
 
     @property

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # these bring torch
     from cq.evaluate.latency import Latency
     from cq.models.latent import LatentDiffusion
     from cq.sample.generate import Sample
+    from cq.tracking import NoLogger, WandbLogger
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,7 @@ class Components:
     metrics: Mapping[str, "Metric"]
     latency: "Latency"
     store: Store
+    logger: "NoLogger | WandbLogger"
     run_seed: int
 
     @staticmethod
@@ -49,6 +51,7 @@ class Components:
         model.check(num_steps=sample.num_steps)
         planner.check(model.num_calls(sample.num_steps))
         sample.check(model.num_classes)
+        logger: NoLogger | WandbLogger = build(config.logger, "logger")
         latent, image = math.prod(model.latent_shape), math.prod(model.image_shape)
         trace = sample.trace * latent * 4 * sample.num_steps
         needed = 4 * (sample.num_images * (image + 4 * latent) + trace) + 2**24
@@ -70,6 +73,7 @@ class Components:
             metrics={name: build(node, f"metrics.{name}") for name, node in config.metrics.items()},
             latency=build(config.latency, "latency"),
             store=Store(Path(config.paths.store)),
+            logger=logger,
             run_seed=config.seed,
         )
         from cq.seeding import image_seeds

@@ -48,9 +48,7 @@ def denoise(
             "Fit it again for this schedule."
         )
     if any(len(table) != len(timesteps) for table in correction.tables.values()):
-        raise ValueError(
-            f"the correction's tables are not for {len(timesteps)} calls. Fit it again for this schedule."
-        )
+        raise ValueError(f"the correction's tables are not for {len(timesteps)} calls. Fit it again for this schedule.")
     refresh = set(schedule.refresh_calls)
     site = denoiser.site
     held: dict[str, Tensor] = {}

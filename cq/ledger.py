@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from cq.components import Components
-from cq.config import build
 from cq.record import SCHEMA, RunRecord, append, latest, read
 from cq.store import locked, write_atomically
 
@@ -71,7 +70,6 @@ def execute(config: DictConfig, choices: Mapping[str, str]) -> RunRecord:
         return found
     source = Source.now()
     check_committed(path, source)
-    logger = build(config.logger, "logger")
     from cq.pipeline import run
 
     try:
@@ -83,7 +81,7 @@ def execute(config: DictConfig, choices: Mapping[str, str]) -> RunRecord:
     write_strip(outcome.samples, path.parent / "thumbnails" / f"{outcome.images_digest[:16]}.png")
     record = _record(config, choices, weights, outcome, source, note="; ".join(outcome.missing.values()))
     append(record, path)
-    logger.log_run(record, path.parent / record.thumbnails, Path(config.paths.tracking))
+    parts.logger.log_run(record, path.parent / record.thumbnails, Path(config.paths.tracking))
     return record
 
 

@@ -9,7 +9,7 @@ from cq.__main__ import CONF
 
 QUICK = (
     "debug=smoke", "evaluate=fidelity", "budget.num_steps=10", "budget.cache_interval=2", "calibrate.num_samples=2",
-    "sample.num_images=4", "sample.batch_size=2", "sample.trace=2", "metrics.fidelity.resamples=10",
+    "sample.num_images=4", "sample.batch_size=2", "sample.trace=2", "metrics.fidelity.resamples=40",
 )  # fmt: skip
 
 

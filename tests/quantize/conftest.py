@@ -4,7 +4,7 @@ import pytest
 
 from cq.artifacts import QuantParams
 from cq.models.latent import LatentDiffusion
-from tests.quantize.tiny_runs import PTQ_8, TinyRuns
+from tests.quantize.trajectories import PTQ_8, TinyRuns
 
 
 @pytest.fixture(scope="session")

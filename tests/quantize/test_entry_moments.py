@@ -1,6 +1,5 @@
 """Moments at the entry layers, and why they are taken from the real norm's output."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from cq.calibrate.moments import PairMoments
 from cq.correct.channel_affine import ChannelAffineFit
 from cq.quantize.entry_moments import entry_moments
 from cq.quantize.layers import QuantLayer
-from tests.quantize.tiny_runs import CALLS, PTQ_8, TinyRuns
+from tests.quantize.trajectories import CALLS, PTQ_8, TinyRuns
 
 ENTRY = "up_blocks.2.resnets.2"
 LAYERS = [f"{ENTRY}.conv1", f"{ENTRY}.conv_shortcut"]
@@ -103,14 +102,15 @@ def test_the_mean_error_of_the_entry_layers_over_the_fitting_set_is_zero_after_c
         assert (after.abs() / corrected[name].count).max() < 1e-6  # float32 outputs of size 1
 
 
-def test_gathering_moments_leaves_no_hook_and_no_running_call(runs: TinyRuns, params: QuantParams) -> None:
+def test_a_failure_inside_a_call_leaves_no_hook_and_no_running_call(runs: TinyRuns, params: QuantParams) -> None:
     denoiser, twin = runs.model.denoiser, runs.twin(PTQ_8, params)
     before = runs.latents(denoiser)
-    broken = replace(runs, seeds=((0, 1), ()))  # an empty batch fails at its first call
-    with pytest.raises(RuntimeError):
-        entry_moments(denoiser, twin, LAYERS, broken, num_calls=CALLS)
+    broken: Any = twin.network.unet.get_submodule(LAYERS[0])
+    broken.quantizers[0].read({"a/scale": torch.ones(1), "a/zero_point": torch.zeros(1)}, "a")  # one row, four calls
+    with pytest.raises(IndexError):
+        entry_moments(denoiser, twin, LAYERS, runs, num_calls=CALLS)
     for network in (denoiser, twin):
-        assert not [m for m in network.network.modules() if m._forward_pre_hooks]
+        assert not [module for module in network.network.modules() if module._forward_pre_hooks]
         with pytest.raises(RuntimeError, match="no denoiser call is running"):
             _ = network.call_index.value
     assert torch.equal(runs.latents(denoiser), before)

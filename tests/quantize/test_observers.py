@@ -113,7 +113,8 @@ def test_the_error_found_is_never_above_min_max(seed: int, bits: int) -> None:
     found, plain = SEARCH.range(support, bits), MinMax().range(support, bits)
     for r in range(3):
         searched, widest = (
-            range_error(*row(support, r), low=low[r], high=high[r], bits=bits, power=2.4) for low, high in (found, plain)
+            range_error(*row(support, r), low=low[r], high=high[r], bits=bits, power=2.4)
+            for low, high in (found, plain)
         )
         assert searched <= widest * (1 + 1e-12)  # one sum in two orders
 
@@ -127,7 +128,9 @@ def test_the_largest_range_wins_a_tie() -> None:
 
 @pytest.mark.parametrize("observer", [MinMax(), Percentile(percentile=99.0), SEARCH], ids=repr)
 @pytest.mark.parametrize(
-    "x", [torch.zeros(4, 20), torch.full((4, 20), 0.7), torch.rand(4, 20) * 0.2 + 1.0], ids=["zero", "constant", "[1, 1.2]"]
+    "x",
+    [torch.zeros(4, 20), torch.full((4, 20), 0.7), torch.rand(4, 20) * 0.2 + 1.0],
+    ids=["zero", "constant", "[1, 1.2]"],
 )
 def test_degenerate_data_give_finite_parameters_inside_the_code_range(observer: observers.Observer, x: Tensor) -> None:
     for support in (Support.of_rows(x), histogram(x).support()):
@@ -153,7 +156,9 @@ def test_impossible_observers_are_refused(make: object) -> None:
 
 # values of every size, on powers of two and just beside zero, where a rounded bin index would go wrong
 sizes = st.sampled_from([0.0, 1e-10, 2.0**-20, 1e-3, 0.25, 1.0, 3.0, 1000.0])
-values = st.builds(lambda size, sign, jitter: sign * size * jitter, sizes, st.sampled_from([-1.0, 1.0]), st.floats(0.5, 2))
+values = st.builds(
+    lambda size, sign, jitter: sign * size * jitter, sizes, st.sampled_from([-1.0, 1.0]), st.floats(0.5, 2)
+)
 batches_of_values = st.lists(st.lists(values, min_size=1, max_size=20), min_size=1, max_size=5)
 
 

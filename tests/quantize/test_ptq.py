@@ -14,7 +14,7 @@ from cq.quantize.affine import choose_qparams
 from cq.quantize.layers import QuantAttention, QuantLayer
 from cq.quantize.none import FullPrecision
 from cq.quantize.observers import ErrorSearch
-from tests.quantize.tiny_runs import CACHED, CALLS, NO_CORRECTION, PTQ_8, PTQ_16, TinyRuns
+from tests.quantize.trajectories import CACHED, CALLS, NO_CORRECTION, PTQ_8, PTQ_16, TinyRuns
 
 ENTRY = "up_blocks.2.resnets.2"
 

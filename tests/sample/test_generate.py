@@ -1,0 +1,111 @@
+"""Seeds to images: each from its own seed, in any batches, and on from where a killed run stopped."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from cq.artifacts import CacheSchedule, ChannelAffine, SampleSet
+from cq.denoise import denoise
+from cq.models.latent import DiffusionModel, LatentDiffusion
+from cq.sample.generate import Sample, generate
+from cq.seeding import drawn_labels, initial_noise
+
+CALLS = 4
+SCHEDULE = CacheSchedule(num_calls=CALLS, refresh_calls=(0, 2), planner="test", interval=2)
+NO_CORRECTION = ChannelAffine(schedule="", tables={}, r2={})
+SAMPLE = Sample(num_images=5, batch_size=2, num_steps=CALLS, labels="balanced", classes=None, trace=3)
+SEEDS = (10, 11, 12, 13, 14)
+
+
+@pytest.fixture(scope="module")
+def model(tiny: LatentDiffusion) -> DiffusionModel:
+    return tiny.load()
+
+
+class Interrupted(Exception):
+    """What stops a run in these tests."""
+
+
+def drawn(model: DiffusionModel, shards: Path, sample: Sample = SAMPLE, *, stop_after: int | None = None) -> SampleSet:
+    shards.mkdir(exist_ok=True)
+    batches = 0
+
+    def on_batch() -> None:
+        nonlocal batches
+        batches += 1
+        if batches == stop_after:
+            raise Interrupted
+
+    return generate(
+        model, model.denoiser, sample=sample, seeds=SEEDS[: sample.num_images], schedule=SCHEDULE,
+        correction=NO_CORRECTION, shards=shards, describe="test", on_batch=on_batch,
+    )  # fmt: skip
+
+
+def test_images_latents_and_traces_are_those_of_the_loop(model: DiffusionModel, tmp_path: Path) -> None:
+    found = drawn(model, tmp_path)
+    states: list[Tensor] = []
+    for rows in (slice(0, 2), slice(2, 4), slice(4, 5)):
+        labels = torch.tensor([0, 1, 2, 3, 4])[rows]
+        steps = denoise(
+            model.denoiser, model.noise_scheduler(CALLS), initial_noise(SEEDS[rows], (4, 8, 8)),
+            cond=model.condition(labels), schedule=SCHEDULE, correction=NO_CORRECTION,
+        )  # fmt: skip
+        states.append(torch.stack([step.x_NCHW for step in steps]))
+        assert torch.equal(found.images_NCHW[rows], model.decode(states[-1][-1]))
+    whole = torch.cat(states, dim=1)
+    assert torch.equal(found.latents_NCHW, whole[-1])
+    assert torch.equal(found.trace_TNCHW, whole[:, :3])
+    assert found.seeds == SEEDS
+    assert found.labels_N.tolist() == [0, 1, 2, 3, 4]
+    assert found.images_NCHW.dtype == torch.uint8
+    assert found.images_NCHW.shape == (5, 1, 32, 32)
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_a_run_that_was_stopped_goes_on_and_ends_bit_identical(
+    model: DiffusionModel, tmp_path: Path, batches: int
+) -> None:
+    with pytest.raises(Interrupted):
+        drawn(model, tmp_path / "stopped", stop_after=batches)
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "stopped").iterdir()}
+    assert len(kept) == batches
+    resumed = drawn(model, tmp_path / "stopped")
+    assert resumed.digest == drawn(model, tmp_path / "whole").digest
+    assert all(path.stat().st_mtime_ns == then for path, then in kept.items())  # finished batches are not drawn again
+
+
+def test_the_batch_size_changes_rounding_only(model: DiffusionModel, tmp_path: Path) -> None:
+    small, large = (drawn(model, tmp_path / str(n), replace(SAMPLE, batch_size=n)) for n in (1, 5))
+    # other batch sizes take other float32 kernels; latents have size 1 to 10
+    assert_close(small.latents_NCHW, large.latents_NCHW, rtol=1e-4, atol=1e-4)
+    assert_close(small.trace_TNCHW, large.trace_TNCHW, rtol=1e-4, atol=1e-4)
+    assert (small.images_NCHW.int() - large.images_NCHW.int()).abs().max() <= 1  # a tie may round the other way
+
+
+def test_without_a_trace_none_is_kept(model: DiffusionModel, tmp_path: Path) -> None:
+    found = drawn(model, tmp_path, replace(SAMPLE, trace=0, num_images=2))
+    assert found.trace_TNCHW.shape == (CALLS, 0, 4, 8, 8)
+
+
+def test_balanced_labels_go_round_the_chosen_classes_and_drawn_ones_follow_each_seed() -> None:
+    seeds = tuple(range(7))
+    assert SAMPLE.labels_for(seeds, 3).tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert replace(SAMPLE, classes=(5, 2)).labels_for(seeds, 10).tolist() == [5, 2, 5, 2, 5, 2, 5]
+    chosen = replace(SAMPLE, labels="drawn", classes=(5, 2))
+    assert torch.equal(chosen.labels_for(seeds, 10), drawn_labels(seeds, (5, 2)))
+    assert SAMPLE.labels_for(seeds, 0).tolist() == [-1] * 7
+
+
+def test_impossible_samples_are_refused() -> None:
+    for change in ({"num_images": 0}, {"batch_size": 0}, {"trace": -1}):
+        with pytest.raises(ValueError, match=rf"sample\.{next(iter(change))}"):
+            replace(SAMPLE, **change)
+    replace(SAMPLE, classes=(0, 9)).check(10)
+    for classes in ((10,), (-1,)):
+        with pytest.raises(ValueError, match="this model has 10 classes, 0 to 9"):
+            replace(SAMPLE, classes=classes).check(10)

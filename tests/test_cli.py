@@ -1,0 +1,273 @@
+"""The command line: what cannot work is refused at once, in one line that says what to do, and changes nothing."""
+
+import json
+import logging
+import os
+import resource
+import subprocess
+import sys
+from collections import namedtuple
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cq.__main__ import expand_globs, main
+from cq.record import read
+from tests.tiny_runs import quick
+
+DPS = "experiment=table5/cache_dps"
+PTQ = "experiment=table5/quant_dps_dec"
+
+# arguments, then what the message must hold: key and value, the rule, the remedy
+REFUSED = {
+    "unknown key": (["budget.num_step=3"], ["budget.num_step=3", "no key", "Did you mean 'num_steps'", "weight_bits"]),
+    "unknown key of a component": (["schedule.intervall=3", DPS], ["schedule.intervall=3", "Did you mean 'interval'"]),
+    "appended key": (["+schedule.intervall=3", DPS], ["schedule.intervall", "unknown", "takes interval, num_groups"]),
+    "unknown group": (["modle=ldm_mini"], ["modle=ldm_mini", "no key", "Did you mean 'model'"]),
+    "unknown model": (["model=ldm_mani"], ["model=ldm_mani", "no such choice", "Did you mean 'ldm_mini'"]),
+    "unknown experiment": (["experiment=table5/dps"], ["experiment=table5/dps", "Choose from: ", "table5/quant_dps"]),
+    "wrong type of a number": (["budget.num_steps=abc"], ["budget.num_steps=abc", "Integer", "Give a value"]),
+    "wrong type in a component": (["sample.num_images=abc"], ["sample.num_images='abc'", "must be int", "Give a"]),
+    "fraction for an integer": (["sample.num_images=2.5"], ["sample.num_images=2.5", "must be int"]),
+    "number for a switch": (["quantize.per_call=3", PTQ], ["quantize.per_call=3", "must be bool"]),
+    "unreadable argument": (["sample.classes=[12"], ["sample.classes=[12", "cannot be read", "quote"]),
+    "N larger than T": (["budget.cache_interval=11"], ["budget.cache_interval=11", "1..budget.num_steps=10", "Lower"]),
+    "no steps": (["budget.num_steps=0"], ["budget.num_steps=0", "at least 1"]),
+    "steps that do not divide 1000": (["budget.num_steps=30"], ["budget.num_steps=30", "divisor", "Choose 50"]),
+    "too many groups": (
+        ["schedule.num_groups=11", DPS],
+        ["schedule.num_groups=11", "10 calls do not split", "Set schedule.num_groups between 3 and 10"],
+    ),
+    "too few groups": (["schedule.num_groups=2", DPS], ["schedule.num_groups=2", "between 3 and 10"]),
+    "no number of groups": (["schedule.min_group=9", DPS], ["schedule.num_groups=5", "lower schedule.min_group"]),
+    "1 bit": (["budget.weight_bits=1", PTQ], ["budget.weight_bits=1", "2..16", "quantize=none"]),
+    "17 bits": (["budget.act_bits=17", PTQ], ["budget.act_bits=17", "2..16", "quantize=none"]),
+    "17 bits, set directly": (["quantize.edge_bits=17", PTQ], ["quantize.edge_bits=17", "2..16"]),
+    "observer out of range": (
+        ["quantize.act_observer.power=0", PTQ],
+        ["quantize.act_observer.power=0", "positive", "2.4 is usual"],
+    ),
+    "missing weights": (["model.weights=/nowhere"], ["model.weights='/nowhere'", "no folder", "zoo:NAME"]),
+    "incomplete weights": (["model.weights=."], ["model.weights='.'", "no unet", "with unet, vae, scheduler"]),
+    "unknown packaged weights": (["model.weights=zoo:nope"], ["zoo:nope", "no folder", "cq.zoo.train nope"]),
+    "unknown class": (["sample.classes=[12]"], ["sample.classes=[12]", "class 12 is unknown", "10 classes, 0 to 9"]),
+    "no schedule file named": (["schedule=from_file"], ["schedule.path", "no value", "schedule.path=..."]),
+    "no such schedule file": (["schedule=from_file", "schedule.path=no.json"], ["schedule.path=no.json", "Give an"]),
+    "schedule of other steps": (
+        ["schedule=from_file", "schedule.path=other_steps.json"],
+        ["schedule.path=other_steps.json", "made for 20 calls, but this run has 10", "Set budget.num_steps"],
+    ),
+    "store that is a file": (["paths.store=a_file"], ["paths.store=a_file", "cannot be written", "Choose another"]),
+    "store below a file": (["paths.store=a_file/x"], ["paths.store=a_file/x", "cannot be written", "Choose another"]),
+    "records below a file": (["paths.records=a_file/x"], ["paths.records=a_file", "cannot be written", "Choose"]),
+    "records that are a folder": (["paths.records=."], ["paths.records=.", "is a folder", "records.jsonl"]),
+    "tracking below a file": (["paths.tracking=a_file/x"], ["paths.tracking=a_file/x", "cannot be written"]),
+    "Hydra's folder below a file": (["hydra.run.dir=a_file/x"], ["a_file/x", "Not a directory", "another folder"]),
+    "seed out of range": (["seed=-1"], ["seed=-1", "must lie in"]),
+    "unknown logger mode": (["logger=wandb", "logger.mode=onlin"], ["logger.mode='onlin'", "online or offline or"]),
+    "component of another package": (["cost._target_=os.system"], ["cost._target_='os.system'", "package `cq`"]),
+    "no such component": (["cost._target_=cq.cost.l1.L2"], ["cost._target_='cq.cost.l1.L2'", "no such component"]),
+    "glob of nothing": (["experiment=glob(table9/*)", "-m"], ["experiment=glob(table9/*)", "no file", "conf/"]),
+}  # fmt: skip
+
+
+@pytest.fixture
+def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty working directory; Hydra's logging and settings are taken back afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield tmp_path
+    for handler in set(root.handlers) - set(handlers):
+        handler.close()
+    root.handlers, root.level = handlers, level
+
+
+def run(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> int:
+    """The exit status of a command in this process."""
+    monkeypatch.setattr(sys, "argv", ["cq", *arguments])
+    try:
+        main()
+    except SystemExit as error:
+        return int(error.code or 0)
+    return 0
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_is_refused_with_key_value_rule_and_remedy(
+    case: str, cwd: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, told = REFUSED[case]
+    (cwd / "a_file").write_text("")
+    (cwd / "other_steps.json").write_text('{"num_calls": 20, "refresh_calls": [0, 10]}')
+    # nothing may run: a refusal comes before the first stage
+    monkeypatch.setattr("cq.pipeline.run", lambda parts: pytest.fail("a run was started"))
+    assert run(monkeypatch, quick(tiny_folder, cwd, *arguments)) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("cq: ")
+    assert message.count("\n") == 1
+    for part in told:
+        assert part in message
+    assert not (cwd / "records.jsonl").exists()
+
+
+def test_a_disk_that_is_too_full_is_refused(
+    cwd: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("cq.store.shutil.disk_usage", lambda _: usage(2**30, 2**30 - 2**20, 2**20))
+    assert run(monkeypatch, quick(tiny_folder, cwd)) == 2
+    message = capsys.readouterr().err
+    assert "paths.store=" in message
+    assert "1 MiB are free" in message
+    assert "Make room" in message
+
+
+def flip_one_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("stage", ["schedule", "samples"])
+def test_a_corrupted_artefact_is_refused_and_named_and_its_removal_mends_the_run(
+    stage: str, cwd: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = quick(tiny_folder, cwd, "experiment=table5/cache_uniform")
+    assert run(monkeypatch, arguments) == 0
+    (folder,) = (path for path in (cwd / "store" / stage).iterdir() if path.is_dir())
+    flip_one_byte(folder / ("tensors.safetensors" if stage == "samples" else "artifact.json"))
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr("cq.models.latent.LatentDiffusion.load", lambda _: pytest.fail("the model was loaded"))
+        assert run(patch, [*arguments, "force=true"]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("cq: ")
+    assert message.count("\n") == 1
+    assert f"Delete {folder}" in message
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+    assert run(monkeypatch, arguments) == 0
+    first, failed, mended = read(cwd / "records.jsonl")
+    assert (first.status, failed.status, mended.status) == ("ok", "failed", "ok")
+    assert mended.images_digest == first.images_digest
+
+
+def test_a_sweep_goes_on_after_a_job_that_fails_and_says_so_at_the_end(
+    cwd: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cq.sample import generate
+
+    original = generate.generate
+    broken_calls: list[str] = []
+
+    def broken(*args: object, **options: object) -> object:
+        if options["describe"] == "samples" and not broken_calls:
+            broken_calls.append("samples")
+            raise RuntimeError("the first sampling broke")
+        return original(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("cq.pipeline.generate", broken)
+    assert run(monkeypatch, quick(tiny_folder, cwd, "experiment=glob(table5/cache_*)", "-m")) == 1
+    told = capsys.readouterr()
+    assert "the first sampling broke" in told.err
+    assert "Traceback" in told.err  # only we can mend a RuntimeError
+    failed, good = read(cwd / "records.jsonl")
+    assert (failed.experiment, failed.status, failed.note) == (
+        "table5/cache_dps", "failed", "RuntimeError: the first sampling broke",
+    )  # fmt: skip
+    assert (good.experiment, good.status) == ("table5/cache_uniform", "ok")
+
+
+def test_a_sweep_with_a_refused_job_runs_the_others(
+    cwd: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = quick(tiny_folder, cwd, "experiment=table5/full_precision", "sample.classes=[12],[3]", "-m")
+    assert run(monkeypatch, arguments) == 2
+    assert "class 12 is unknown" in capsys.readouterr().err
+    (record,) = read(cwd / "records.jsonl")
+    assert record.config["sample"]["classes"] == [3]
+
+
+def test_a_stop_by_the_keyboard_is_one_line_and_no_record(
+    cwd: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cq.pipeline.run", stopped)
+    assert run(monkeypatch, quick(tiny_folder, cwd)) == 130
+    assert capsys.readouterr().err == "cq: stopped. The same command goes on from here.\n"
+    assert not (cwd / "records.jsonl").exists()
+
+
+def test_a_glob_names_every_file_of_a_subfolder() -> None:
+    (argument,) = expand_globs(["experiment=glob(table5/quant_dps*)"])
+    assert argument == "experiment=table5/quant_dps,table5/quant_dps_dec,table5/quant_dps_dec_cache"
+    assert expand_globs(["-m", "seed=0,1", "model=glob(*)"]) == ["-m", "seed=0,1", "model=glob(*)"]
+
+
+# What a user's terminal sees: true processes.
+
+
+def command(cwd: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str], float]:
+    """A finished `python -m cq` without a terminal, and the CPU seconds it took (the wall's on an idle machine)."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-m", "cq", *arguments],
+        cwd=cwd, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+@pytest.mark.parametrize("case", ["unknown key", "missing weights", "schedule of other steps"])
+def test_a_refusal_costs_less_than_five_seconds_and_shows_no_traceback(
+    case: str, tmp_path: Path, tiny_folder: Path
+) -> None:
+    arguments, told = REFUSED[case]
+    (tmp_path / "other_steps.json").write_text(json.dumps({"num_calls": 20, "refresh_calls": [0, 10]}))
+    done, seconds = command(tmp_path, *quick(tiny_folder, tmp_path, *arguments))
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("cq: ")
+    assert done.stderr.count("\n") == 1
+    assert all(part in done.stderr for part in told)
+    assert seconds < 5
+
+
+def test_a_refusal_of_a_damaged_store_costs_less_than_five_seconds(
+    cwd: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = quick(tiny_folder, cwd, "experiment=table5/full_precision")
+    assert run(monkeypatch, arguments) == 0
+    (folder,) = (path for path in (cwd / "store/samples_full_precision").iterdir() if path.is_dir())
+    flip_one_byte(folder / "tensors.safetensors")
+    done, seconds = command(cwd, *arguments, "force=true")
+    assert done.returncode == 1
+    assert f"Delete {folder}" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert seconds < 5
+
+
+def test_what_needs_no_tensor_is_checked_without_torch(tmp_path: Path, tiny_folder: Path) -> None:
+    program = (
+        "import sys\n"
+        "from cq.components import Components\n"
+        "from tests.tiny_runs import composed\n"
+        "try:\n"
+        "    Components.of(composed(sys.argv[1:])[0])\n"
+        "except ValueError as error:\n"
+        "    print(error, 'torch' in sys.modules)\n"
+    )
+    arguments = quick(tiny_folder, tmp_path, "sample.classes=[12]")
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=Path(__file__).parents[1], capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert "class 12 is unknown" in done.stdout
+    assert done.stdout.endswith("False\n")
