@@ -26,7 +26,7 @@ check: $(VENV)/.installed
 	$(BIN)/mypy
 
 table5: $(VENV)/.installed
-	$(BIN)/python -m cq.table table5 paths=results out=results budget.cache_interval=5,10,20 budget.weight_bits=8,4 seed=0,1,2
+	$(BIN)/python -m cq.table table5 paths=results out=results sample=images700 budget.cache_interval=5,10,20 budget.weight_bits=8,4 seed=0,1,2
 
 clean:
 	rm -rf runs

@@ -98,7 +98,8 @@ class ErrorSearch:
         scale_KR, zero_point_KR = choose_qparams(low_KR, high_KR, bits)
         at_once = max(1, _ELEMENTS_AT_ONCE // support.values_RM.numel())
         totals: list[Tensor] = []
-        for some in torch.arange(self.candidates).split(at_once):
+        for first in range(0, self.candidates, at_once):
+            some = slice(first, first + at_once)
             grid = round_to_grid(support.values_RM, scale_KR[some, :, None], zero_point_KR[some, :, None], bits)
             error = grid.sub_(support.values_RM).abs_().pow_(self.power)
             totals.append((error * support.counts_RM).sum(2))

@@ -32,7 +32,8 @@ class Grid:
 
     def rounding(self, x: Tensor) -> Tensor:
         """What float32 may add to a distance: an ulp of the value in units of the scale, and one of the level."""
-        return 2 * FLOAT32 * (x.abs() + 2**self.bits * self.scale)
+        allowed: Tensor = 2 * FLOAT32 * (x.abs() + 2**self.bits * self.scale)
+        return allowed
 
 
 bits_up_to_16 = st.integers(2, MAX_BITS)

@@ -151,6 +151,13 @@ def test_gain_one_and_offset_zero_are_bit_identical_to_no_correction(make: Any) 
         assert torch.equal(quantized(x), plain)
 
 
+def conv_with_bias(size: float) -> nn.Conv2d:
+    layer = conv()
+    assert layer.bias is not None
+    nn.init.normal_(layer.bias, std=size)
+    return layer
+
+
 def error_of_the_corrected_layer(layer: nn.Conv2d, corrector: Corrector) -> tuple[Tensor, Tensor]:
     """Mean error per out-channel over the fitting set of a 4-bit layer whose cached half is corrected; its gain.
 
@@ -173,16 +180,14 @@ def error_of_the_corrected_layer(layer: nn.Conv2d, corrector: Corrector) -> tupl
 @pytest.mark.parametrize("size", [1.0, 50.0])
 @torch.no_grad()
 def test_the_corrected_layer_has_no_mean_error_over_its_fitting_set_however_large_the_bias(size: float) -> None:
-    layer = conv()
-    nn.init.normal_(layer.bias, std=size)
+    layer = conv_with_bias(size)
     error, _ = error_of_the_corrected_layer(layer, ChannelAffineFit(min_variance=1e-10))
     assert_close(error, torch.zeros_like(error), rtol=0, atol=1e-6 * size)  # float32 rounding at the bias's size
 
 
 @torch.no_grad()
 def test_the_releases_correction_is_off_by_one_minus_gain_times_bias() -> None:
-    layer = conv()
-    nn.init.normal_(layer.bias, std=50.0)
+    layer = conv_with_bias(50.0)
     error, gain = error_of_the_corrected_layer(layer, ReleaseAffine())
     assert layer.bias is not None
     expected = (1 - gain) * layer.bias.double()
