@@ -195,7 +195,7 @@ def _draw_tradeoff(axes: "Axes", rows: Sequence[Row], shown: Sequence[Row], colu
 
 def _draw_strip(axes: "Axes", row: Row, path: Path) -> None:
     strip = _strip(path)
-    axes.imshow(strip, interpolation="nearest")
+    axes.imshow(strip, interpolation="nearest", cmap="gray", vmin=0, vmax=1)  # PNG pixels arrive as 0..1
     height, width = strip.shape[:2]
     if width % height == 0:  # squares without gaps between them: part them, or neighbours read as one image
         axes.vlines([x - 0.5 for x in range(height, width, height)], -0.5, height - 0.5, color="white", linewidth=2)
