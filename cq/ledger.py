@@ -5,7 +5,7 @@ import io
 import logging
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -64,7 +64,7 @@ def execute(config: DictConfig, choices: Mapping[str, str]) -> RunRecord:
     parts = Components.of(config)
     weights = parts.model.weights_digest()
     path = Path(config.paths.records)
-    found = find(path, config, weights)
+    found = find(known(path), config, weights)
     if found is not None and not config.force:
         log.info("%s: already recorded in %s (force=true runs it again)", experiment_of(config), path)
         return found
@@ -85,12 +85,15 @@ def execute(config: DictConfig, choices: Mapping[str, str]) -> RunRecord:
     return record
 
 
-def find(path: Path, config: DictConfig, weights: str) -> RunRecord | None:
-    """The last good record of the same question about the same weights."""
-    if not path.exists():
-        return None
+def known(path: Path) -> list[RunRecord]:
+    """The last record of every question; none where there is no file yet."""
+    return latest(read(path)) if path.exists() else []
+
+
+def find(records: Sequence[RunRecord], config: DictConfig, weights: str) -> RunRecord | None:
+    """The good record, among the last ones, of the same question about the same weights."""
     key = (experiment_of(config), config.seed, config_digest(config))
-    same = [record for record in latest(read(path)) if record.key == key]
+    same = [record for record in records if record.key == key]
     good = [record for record in same if record.status == "ok" and record.model["weights_digest"] == weights]
     return good[-1] if good else None
 

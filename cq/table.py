@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -22,8 +23,12 @@ from omegaconf.errors import OmegaConfBaseException
 from cq.__main__ import CONF, FAILED, INTERRUPTED, REFUSED, explain
 from cq.components import Components
 from cq.config import build
-from cq.ledger import REPOSITORY, RunError, Source, check_committed, config_digest, execute, experiment_of, find
+from cq.ledger import REPOSITORY, RunError, Source, check_committed, config_digest, execute, experiment_of, find, known
 from cq.record import RunRecord
+from cq.store import check_writable
+
+if TYPE_CHECKING:
+    from cq.models.latent import LatentDiffusion
 
 log = logging.getLogger("cq.table")
 
@@ -43,9 +48,9 @@ def jobs_of(table: str, overrides: Sequence[str]) -> list[Job]:
     folder = CONF / "experiment" / table
     files = sorted(folder.glob("*.yaml"))
     if not files:
-        known = sorted(p.name for p in (CONF / "experiment").iterdir() if p.is_dir())
+        tables = sorted(p.name for p in (CONF / "experiment").iterdir() if p.is_dir())
         raise ValueError(
-            f"table={table!r}: there is no folder conf/experiment/{table}. Known tables: {', '.join(known)}."
+            f"table={table!r}: there is no folder conf/experiment/{table}. Known tables: {', '.join(tables)}."
         )
     jobs: dict[tuple[str, str], Job] = {}
     parsed = OverridesParser.create().parse_overrides(list(overrides))
@@ -66,10 +71,15 @@ def recorded(jobs: Sequence[Job]) -> list[RunRecord | None]:
     """What is known of each job; ValueError, before anything runs, for the first one that cannot work."""
     answers: list[RunRecord | None] = []
     source = Source.now()
+    records: dict[Path, list[RunRecord]] = {}
+    weights: dict[LatentDiffusion, str] = {}
     for job in jobs:
-        path = Path(job.config.paths.records)
-        weights = Components.of(job.config).model.weights_digest()
-        answers.append(None if job.config.force else find(path, job.config, weights))
+        path, model = Path(job.config.paths.records), Components.of(job.config).model
+        if path not in records:
+            records[path] = known(path)
+        if model not in weights:
+            weights[model] = model.weights_digest()
+        answers.append(None if job.config.force else find(records[path], job.config, weights[model]))
         if answers[-1] is None:
             check_committed(path, source)
     return answers
@@ -110,15 +120,16 @@ def fill(table: str, overrides: Sequence[str], out: Path) -> Filled:
     """Run what is missing and render the table into `out`. A run that fails stays in the table as a failed row."""
     from cq.report.render import render_table
 
+    check_writable(out, "out")
     jobs = jobs_of(table, overrides)
-    known = recorded(jobs)
-    todo = [job for job, record in zip(jobs, known, strict=True) if record is None]
+    answers = recorded(jobs)
+    todo = [job for job, record in zip(jobs, answers, strict=True) if record is None]
     log.info("%d runs, %d of them recorded already", len(jobs), len(jobs) - len(todo))
     if todo:
         announce(todo)
     records: list[RunRecord] = []
     ran = failed = 0
-    for job, record in zip(jobs, known, strict=True):
+    for job, record in zip(jobs, answers, strict=True):
         if record is None:
             ran += 1
             log.info("run %d of %d: %s, seed %d", ran, len(todo), job.config.row.label, job.config.seed)

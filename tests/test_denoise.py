@@ -94,6 +94,16 @@ def test_a_step_tells_call_timestep_state_and_fresh_maps() -> None:
     assert [list(step.output.features) for step in steps] == [["added"], [], ["added"]]
 
 
+def test_no_gradients_are_tracked() -> None:
+    start = torch.full((1, 1, 1, 1), 10.0, requires_grad=True)
+    for step in denoise(
+        Doubling(), CountingUp(2), start, cond=None, schedule=refreshing(0, num_calls=2), correction=NO_CORRECTION
+    ):
+        assert not step.x_NCHW.requires_grad
+        assert not step.output.eps_NCHW.requires_grad
+        assert torch.is_grad_enabled()  # around the loop nothing changes
+
+
 def test_a_schedule_for_another_number_of_calls_is_refused() -> None:
     with pytest.raises(ValueError, match="for 3 calls, the sampler makes 4"):
         next(

@@ -39,8 +39,10 @@ def entries(path: Path) -> Iterator[bytes]:
 
 def logged(folder: Path) -> dict[str, Any]:
     """Name, group, config, summary and history of the only run under `folder`."""
+    import wandb
     from wandb.proto.wandb_internal_pb2 import Record
 
+    wandb.teardown()  # its service has then written everything
     (file,) = folder.glob("wandb/*run-*/*.wandb")
     out: dict[str, Any] = {"config": {}, "summary": {}, "history": [], "folder": file.parent}
     for content in entries(file):

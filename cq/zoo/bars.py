@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 MIN_AGREEMENT = 0.90  # share of images in which the judge finds the asked class
 MAX_FRECHET = 3.0  # own features, to the training images
 MIN_ACCURACY = 0.92  # of the feature network on the test images
-RUN_SEED = 990_000  # the bars draw from a range of their own, apart from every table
+RUN_SEED = 4_095  # the bars draw from a range of their own, apart from every table
 CONF = Path(__file__).parents[2] / "conf"
 
 

@@ -118,10 +118,12 @@ def test_the_error_found_is_never_above_min_max(seed: int, bits: int) -> None:
 
 
 def test_the_largest_range_wins_a_tie() -> None:
-    support = Support.of_rows(torch.zeros(2, 5))
-    assert torch.equal(SEARCH.range(support, 8)[1], torch.zeros(2))
-    on_levels = torch.tensor([[0.0, 1.0, 2.0, 3.0]])  # no error at factor 1 with two bits, and none to be gained
-    assert float(SEARCH.range(Support.of_rows(on_levels), 2)[1]) == 3.0
+    """With two bits, both 0, 2, 4, 6 and 0, 1, 2, 3 represent 0 and 2."""
+    two = Support(
+        values_RM=torch.tensor([[0.0, 2.0]]), counts_RM=torch.ones(1, 2, dtype=torch.float64),
+        low_R=torch.zeros(1), high_R=torch.tensor([6.0]),
+    )  # fmt: skip
+    assert float(ErrorSearch(power=2.0, candidates=2, step=0.5).range(two, 2)[1]) == 6.0
 
 
 @pytest.mark.parametrize("observer", [MinMax(), Percentile(percentile=99.0), SEARCH], ids=repr)
