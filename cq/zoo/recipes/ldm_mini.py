@@ -113,7 +113,8 @@ class LatentDiffusionRecipe:
             predicted = model.unet(noisy, timesteps, encoder_hidden_states=context).sample
         snr = alphas / (1 - alphas)
         weights = snr.clamp(max=self.gamma) / snr
-        return (weights * (predicted.float() - noise).pow(2).mean((1, 2, 3))).mean()
+        loss: Tensor = (weights * (predicted.float() - noise).pow(2).mean((1, 2, 3))).mean()
+        return loss
 
     def export(self, model: nn.Module, folder: Path) -> dict[str, float]:
         assert isinstance(model, ConditionalUNet)

@@ -1,0 +1,125 @@
+"""Every yaml composes and builds; each lists exactly the fields of its class, so each can be overridden."""
+
+import dataclasses
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from cq.__main__ import CONF
+from cq.components import Components
+from cq.config import Paths, RunConfig
+from tests.tiny_runs import composed
+
+NO_COMPONENTS = ("debug", "evaluate", "experiment", "paths", "scale")  # these set other groups' choices and numbers
+GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
+SLOTS = {"correct": ("correct@correct.cache", "correct@correct.quant"), "metric": ()}  # groups used under other names
+DEFAULTS_ALLOWED = {"cq.quantize.none.FullPrecision"}  # has no number of its own; the pipeline asks it for two
+
+
+def names(group: str) -> list[str]:
+    folder = CONF / group
+    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
+
+
+def components() -> list[tuple[str, str]]:
+    return [(group, name) for group in GROUPS if group not in NO_COMPONENTS for name in names(group)]
+
+
+def choices() -> list[str]:
+    slots = [(slot, group) for group in GROUPS for slot in SLOTS.get(group, (group,)) if group != "experiment"]
+    return [f"{slot}={name}" for slot, group in slots for name in names(group)]
+
+
+def nodes(value: Any) -> Iterator[dict[str, Any]]:
+    """Every mapping with a `_target_`, nested ones included."""
+    if isinstance(value, dict):
+        if "_target_" in value:
+            yield value
+        for item in value.values():
+            yield from nodes(item)
+
+
+@pytest.fixture
+def root(tmp_path: Path, tiny_folder: Path) -> list[str]:
+    """The tiny model, and every folder under one that may be written."""
+    (tmp_path / "schedule.json").write_text('{"num_calls": 50, "refresh_calls": [0, 20]}')
+    paths = [f"paths.{field.name}={tmp_path}/{field.name}" for field in dataclasses.fields(Paths)]
+    return [f"model.weights={tiny_folder}", *paths]
+
+
+@pytest.mark.parametrize("choice", choices())
+def test_every_choice_composes_and_builds(choice: str, root: list[str], tmp_path: Path) -> None:
+    """Beside the defaults of the root, and with the steps that `centred_power` was made for."""
+    arguments = [*root, choice, "budget.num_steps=50", "budget.cache_interval=5"]
+    if choice == "schedule=from_file":
+        arguments.append(f"schedule.path={tmp_path}/schedule.json")
+    config, found = composed(arguments)
+    group, _, name = choice.partition("=")
+    assert found[group] == name
+    Components.of(config)
+
+
+@pytest.mark.parametrize("experiment", names("experiment"))
+@pytest.mark.parametrize("scale", ["null", *names("scale")])
+def test_every_experiment_composes_and_builds_with_its_own_numbers(
+    experiment: str, scale: str, root: list[str]
+) -> None:
+    config, _ = composed([*root, f"experiment={experiment}", f"scale={scale}"])
+    Components.of(config)
+    table, _, name = experiment.partition("/")
+    assert (config.row.table, config.row.name) == (table, name)
+
+
+def test_the_rows_of_a_table_are_told_apart() -> None:
+    rows = [OmegaConf.load(CONF / "experiment" / f"{name}.yaml").row for name in names("experiment")]
+    for table in {row.table for row in rows}:
+        for key in ("name", "order", "label"):
+            values = [row[key] for row in rows if row.table == table]
+            assert len(set(values)) == len(values), (table, key)
+
+
+@pytest.mark.parametrize("name", names("experiment"))
+def test_an_experiment_sets_no_number_inside_a_group(name: str) -> None:
+    """Such a key would follow when the group is swapped, and break it."""
+    document = OmegaConf.to_container(OmegaConf.load(CONF / "experiment" / f"{name}.yaml"))
+    assert isinstance(document, dict)
+    assert set(document) <= {"defaults", "row", "budget"}
+
+
+@pytest.mark.parametrize(("group", "name"), components())
+def test_a_yaml_lists_every_field_of_its_class_and_nothing_else(group: str, name: str) -> None:
+    document = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml"))
+    found = list(nodes(document))
+    assert found
+    assert found[0] is document
+    for node in found:
+        module, _, kind = str(node["_target_"]).rpartition(".")
+        fields = dataclasses.fields(getattr(importlib.import_module(module), kind))
+        if node["_target_"] not in DEFAULTS_ALLOWED:
+            assert all(f.default is f.default_factory is dataclasses.MISSING for f in fields), node["_target_"]
+            assert set(node) - {"_target_"} == {field.name for field in fields}
+        assert getattr(importlib.import_module(module), kind).__dataclass_params__.frozen
+
+
+@pytest.mark.parametrize("name", names("paths"))
+def test_a_choice_of_paths_names_every_path(name: str) -> None:
+    document = OmegaConf.to_container(OmegaConf.load(CONF / "paths" / f"{name}.yaml"))
+    assert isinstance(document, dict)
+    assert set(document) == {field.name for field in dataclasses.fields(Paths)}
+    assert not any(Path(value).is_absolute() for value in document.values())
+
+
+def test_the_root_gives_a_value_to_every_key_of_the_schema() -> None:
+    config, _ = composed([])
+    assert OmegaConf.missing_keys(config) == set()
+    assert set(config) == {field.name for field in dataclasses.fields(RunConfig)}
+
+
+def test_debug_smoke_shrinks_any_experiment() -> None:
+    config, found = composed(["experiment=table5/quant_dps_dec", "debug=smoke"])
+    assert (found["sample"], found["calibrate"], found["logger"]) == ("smoke", "smoke", "none")
+    assert config.budget.num_steps == 10
