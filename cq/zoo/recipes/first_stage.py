@@ -54,8 +54,7 @@ class FirstStageRecipe:
         decoded = model.decode(posterior.mean + posterior.std * noise).sample
         kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
         total: Tensor = (decoded - images).abs().mean()
-        total = total + self.perceptual_weight * self._distance(decoded, images) + self.kl_weight * kl
-        return total
+        return total + self.perceptual_weight * self._distance(decoded, images) + self.kl_weight * kl
 
     def _distance(self, decoded: Tensor, images: Tensor) -> Tensor:
         if not self._networks:
