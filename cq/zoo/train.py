@@ -1,6 +1,6 @@
 """Rebuild a part of the zoo from scratch: `python -m cq.zoo.train <part>`.
 
-Parts, in the order in which they need one another: features, judge, perceptual, first_stage, ldm_mini.
+Parts, in the order in which they need one another: features, judge, perceptual, first_stage, ldm_mini, dit_mini.
 Built, not trained: reference (needs features), reference_clean and reference_torchmetrics (need Inception weights).
 """
 
@@ -12,6 +12,7 @@ from typing import Protocol
 from cq.evaluate.inception import URLS
 from cq.zoo.locate import WEIGHTS
 from cq.zoo.recipes.classifiers import ClassifierRecipe
+from cq.zoo.recipes.dit_mini import DiTRecipe
 from cq.zoo.recipes.first_stage import FirstStageRecipe
 from cq.zoo.recipes.ldm_mini import LatentDiffusionRecipe
 from cq.zoo.recipes.reference import InceptionReference, OwnReference
@@ -38,6 +39,7 @@ def recipes(root: Path, work: Path) -> dict[str, Recipe]:
         ClassifierRecipe(name="perceptual", width=16, blocks=1, stride=1, seed=3, num_steps=1400, root=root),
         FirstStageRecipe(root=root, perceptual=work / "perceptual"),
         LatentDiffusionRecipe(root=root, first_stage=work / "first_stage", latents=work / "latents"),
+        DiTRecipe(root=root, first_stage=WEIGHTS / "ldm_mini/vae", latents=work / "latents"),
     ]
     return {part.name: part for part in parts}
 

@@ -1,18 +1,14 @@
 """ldm_mini: the class-conditional latent diffusion model, LDM-4 ImageNet's topology in small."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from safetensors.torch import load_file, save
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from cq.models.class_embedder import ClassEmbedder
-from cq.store import write_atomically
-from cq.zoo.data import fashion_mnist
-from cq.zoo.recipes.classifiers import to_unit
+from cq.zoo.recipes.diffusion import draw_latents, latents_of, ldm_noise_scheduler, noise_loss, null_some
 
 NUM_CLASSES = 10
 
@@ -42,22 +38,7 @@ class LatentDiffusionRecipe:
     weight_decay: float = 1e-2
     ema_decay: float = 0.9995
     seed: int = 21
-    gamma: float = 5.0
     null_share: float = 0.1
-
-    def noise_scheduler(self) -> DDIMScheduler:
-        """The LDM ImageNet settings (specification of the original: scaled-linear betas, offset 1)."""
-        return DDIMScheduler(
-            num_train_timesteps=1000,
-            beta_start=0.0015,
-            beta_end=0.0195,
-            beta_schedule="scaled_linear",
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=1,
-            prediction_type="epsilon",
-            timestep_spacing="leading",
-        )
 
     def model(self) -> nn.Module:
         channels = self.channels
@@ -75,52 +56,29 @@ class LatentDiffusionRecipe:
         )
         return ConditionalUNet(unet, ClassEmbedder(num_classes=NUM_CLASSES, dim=64))
 
-    @torch.no_grad()
     def data(self) -> tuple[Tensor, ...]:
-        digest = hashlib.sha256()
-        for path in sorted(self.first_stage.iterdir()):
-            digest.update(path.read_bytes())
-        kept = self.latents.with_name(f"{self.latents.name}_{digest.hexdigest()[:12]}.safetensors")
-        if not kept.exists():
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(kept, save(self._encode()))
-        encoded = load_file(kept)
-        return encoded["mean"], encoded["std"], encoded["labels"]
-
-    def _encode(self) -> dict[str, Tensor]:
-        vae = AutoencoderKL.from_pretrained(self.first_stage).float().eval()
-        images, labels = fashion_mnist("train", self.root)
-        mean, std = [], []
-        for part in torch.split(images, 500):
-            posterior = vae.encode(to_unit(part)).latent_dist
-            mean.append(posterior.mean * vae.config.scaling_factor)
-            std.append(posterior.std * vae.config.scaling_factor)
-        return {"mean": torch.cat(mean).contiguous(), "std": torch.cat(std).contiguous(), "labels": labels}
+        return latents_of(self.first_stage, self.root, self.latents)
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
         assert isinstance(model, ConditionalUNet)
         mean, std, labels = batch
-        clean = mean + std * torch.randn(mean.shape, generator=generator)
-        noise = torch.randn(clean.shape, generator=generator)
-        timesteps = torch.randint(0, 1000, (len(clean),), generator=generator)
-        alphas = self.noise_scheduler().alphas_cumprod[timesteps]
-        noisy = alphas.sqrt()[:, None, None, None] * clean + (1 - alphas).sqrt()[:, None, None, None] * noise
-        nulled = torch.rand(len(clean), generator=generator) < self.null_share
-        labels = torch.where(nulled, NUM_CLASSES, labels)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):
-            context = model.class_embedder(labels)
-            noisy = noisy.contiguous(memory_format=torch.channels_last)
-            predicted = model.unet(noisy, timesteps, encoder_hidden_states=context).sample
-        snr = alphas / (1 - alphas)
-        weights = snr.clamp(max=self.gamma) / snr
-        loss: Tensor = (weights * (predicted.float() - noise).pow(2).mean((1, 2, 3))).mean()
-        return loss
+        clean = draw_latents(mean, std, generator)
+        labels = null_some(labels, NUM_CLASSES, self.null_share, generator)
+
+        def predict(noisy_NCHW: Tensor, timesteps_N: Tensor) -> Tensor:
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):
+                context = model.class_embedder(labels)
+                noisy_NCHW = noisy_NCHW.contiguous(memory_format=torch.channels_last)
+                predicted: Tensor = model.unet(noisy_NCHW, timesteps_N, encoder_hidden_states=context).sample
+            return predicted
+
+        return noise_loss(predict, clean, ldm_noise_scheduler().alphas_cumprod, generator)
 
     def export(self, model: nn.Module, folder: Path) -> dict[str, float]:
         assert isinstance(model, ConditionalUNet)
         model.to(memory_format=torch.contiguous_format).half()
         model.unet.save_pretrained(folder / self.name / "unet")
         model.class_embedder.save_pretrained(folder / self.name / "class_embedder")
-        self.noise_scheduler().save_pretrained(folder / self.name / "scheduler")
+        ldm_noise_scheduler().save_pretrained(folder / self.name / "scheduler")
         AutoencoderKL.from_pretrained(self.first_stage).half().save_pretrained(folder / self.name / "vae")
         return {"parameters": float(sum(p.numel() for p in model.parameters()))}

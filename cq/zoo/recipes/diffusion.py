@@ -1,0 +1,89 @@
+"""What every diffusion recipe shares: the noise schedule of LDM, the loss, and latents that are encoded once."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from cq.store import write_atomically
+from cq.zoo.data import fashion_mnist
+from cq.zoo.recipes.classifiers import to_unit
+
+GAMMA = 5.0  # of min-SNR, arXiv:2303.09556
+
+
+def ldm_noise_scheduler() -> DDIMScheduler:
+    """The settings of LDM ImageNet: scaled-linear betas, offset 1 (arXiv:2112.10752)."""
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.0015,
+        beta_end=0.0195,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="epsilon",
+        timestep_spacing="leading",
+    )
+
+
+def noise_loss(
+    predict: Callable[[Tensor, Tensor], Tensor], clean_NCHW: Tensor, alphas_cumprod_S: Tensor,
+    generator: torch.Generator,
+) -> Tensor:  # fmt: skip
+    """Min-SNR-weighted mean squared error of the predicted noise at timesteps drawn evenly.
+
+    predict: noisy images and timesteps int64 [N] to noise. alphas_cumprod_S: of the noise scheduler, one a timestep.
+    """
+    noise_NCHW = torch.randn(clean_NCHW.shape, generator=generator)
+    timesteps_N = torch.randint(0, len(alphas_cumprod_S), (len(clean_NCHW),), generator=generator)
+    alphas_N = alphas_cumprod_S[timesteps_N]
+    signal, spread = alphas_N.sqrt()[:, None, None, None], (1 - alphas_N).sqrt()[:, None, None, None]
+    predicted = predict(signal * clean_NCHW + spread * noise_NCHW, timesteps_N)
+    snr_N = alphas_N / (1 - alphas_N)
+    weights_N = snr_N.clamp(max=GAMMA) / snr_N
+    loss: Tensor = (weights_N * (predicted.float() - noise_NCHW).pow(2).mean((1, 2, 3))).mean()
+    return loss
+
+
+def null_some(labels_N: Tensor, null: int, share: float, generator: torch.Generator) -> Tensor:
+    """The labels with a random share replaced by the null class, for classifier-free guidance."""
+    nulled = torch.rand(len(labels_N), generator=generator) < share
+    return torch.where(nulled, null, labels_N)
+
+
+@torch.no_grad()
+def latents_of(vae_folder: Path, root: Path, keep: Path) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and deviation [n, C, H, W] of every training image's posterior, and its label; kept on disk.
+
+    keep: where to keep them, named by the digest of the first stage.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(vae_folder.iterdir()):
+        digest.update(path.read_bytes())
+    kept = keep.with_name(f"{keep.name}_{digest.hexdigest()[:12]}.safetensors")
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(kept, save(_encode(vae_folder, root)))
+    encoded = load_file(kept)
+    return encoded["mean"], encoded["std"], encoded["labels"]
+
+
+def _encode(vae_folder: Path, root: Path) -> dict[str, Tensor]:
+    vae = AutoencoderKL.from_pretrained(vae_folder).float().eval()
+    images, labels = fashion_mnist("train", root)
+    mean, std = [], []
+    for part in torch.split(images, 500):
+        posterior = vae.encode(to_unit(part)).latent_dist
+        mean.append(posterior.mean * vae.config.scaling_factor)
+        std.append(posterior.std * vae.config.scaling_factor)
+    return {"mean": torch.cat(mean).contiguous(), "std": torch.cat(std).contiguous(), "labels": labels}
+
+
+def draw_latents(mean_NCHW: Tensor, std_NCHW: Tensor, generator: torch.Generator) -> Tensor:
+    """A sample of each posterior."""
+    return mean_NCHW + std_NCHW * torch.randn(mean_NCHW.shape, generator=generator)
