@@ -53,8 +53,9 @@ class FirstStageRecipe:
         noise = torch.randn(posterior.mean.shape, generator=generator)
         decoded = model.decode(posterior.mean + posterior.std * noise).sample
         kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
-        total: Tensor = (decoded - images).abs().mean()
-        return total + self.perceptual_weight * self._distance(decoded, images) + self.kl_weight * kl
+        pixels = (decoded - images).abs().mean()
+        total: Tensor = pixels + self.perceptual_weight * self._distance(decoded, images) + self.kl_weight * kl
+        return total
 
     def _distance(self, decoded: Tensor, images: Tensor) -> Tensor:
         if not self._networks:
