@@ -15,7 +15,9 @@ ORDER = (
     "config", "sampler", "cache", "predict", "models", "denoise", "calibrate", "schedule", "cost", "correct",
     "quantize", "sample", "evaluate", "report",
 )  # fmt: skip
-EVERYBODY = ("artifacts", "contracts", "phases", "record", "store", "seeding")  # the nouns: anyone may import these
+EVERYBODY = (  # the nouns: anyone may import these
+    "artifacts", "contracts", "phases", "record", "store", "shards", "seeding",
+)  # fmt: skip
 NOUNS_MAY = {"contracts": ("calibrate.moments",)}  # and they import each other only, but for this
 OF_THE_ZOO = ("zoo.locate", "zoo.classifier")  # what the rest may import from the zoo
 TOP = ("components", "pipeline", "ledger", "tracking", "plan", "table", "__main__")  # these put the others together

@@ -74,15 +74,14 @@ def generate(
     describe: str,
     on_batch: Callable[[], None] = lambda: None,
 ) -> "SampleSet":
-    """The images of `seeds`. Each batch leaves a shard; shards that are there already are not drawn again."""
+    """The images of `seeds`. Each batch leaves a shard; one that is there already, intact, is not drawn again."""
     import torch
-    from safetensors.torch import load_file, save
     from tqdm import tqdm
 
     from cq.artifacts import SampleSet
     from cq.denoise import denoise
     from cq.seeding import initial_noise
-    from cq.store import write_atomically
+    from cq.shards import read, write
 
     labels_N = sample.labels_for(seeds, model.component.num_classes)
     parts: list[dict[str, Tensor]] = []
@@ -90,8 +89,9 @@ def generate(
     with tqdm(total=len(starts) * schedule.num_calls, desc=describe, unit="call", mininterval=1.0) as progress:
         for start in starts:
             path = shards / f"batch_{start:07d}.safetensors"
-            if path.exists():
-                parts.append(load_file(path))
+            done = read(path)
+            if done is not None:
+                parts.append(done)
                 progress.update(schedule.num_calls)
                 continue
             rows = slice(start, start + sample.batch_size)
@@ -111,7 +111,7 @@ def generate(
                 trace.append(x_NCHW[:keep].clone())
                 progress.update()
             part = {"images": model.decode(x_NCHW), "latents": x_NCHW, "trace": torch.stack(trace)}
-            write_atomically(path, save({name: tensor.contiguous() for name, tensor in part.items()}))
+            write(path, part)
             parts.append(part)
             on_batch()
     return SampleSet(
