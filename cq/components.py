@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from cq.config import build, check_budget
+from cq.preflight import check_layers, check_reach, check_strategy
 from cq.store import Store, check_writable
 
 if TYPE_CHECKING:  # these bring torch
@@ -61,14 +62,11 @@ class Components:
         baseline_sampler: Sampler = build(config.baseline.sampler, "baseline.sampler")
         strategy: CacheStrategy = build(config.cache, "cache")
         model.check()
-        if model.family not in strategy.families:
-            raise ValueError(
-                f"cache={type(strategy).__name__}: works on {' and '.join(strategy.families)} models, and "
-                f"model.weights={model.weights!r} is a {model.family}. Choose cache=cut, which every model has."
-            )
         sampler.check(sample.num_steps)
         baseline_sampler.check(config.baseline.num_steps)
-        planner.check(sampler.num_calls(sample.num_steps))
+        num_calls = sampler.num_calls(sample.num_steps)
+        check_strategy(strategy, model, num_calls=num_calls)
+        planner.check(num_calls)
         sample.check(model.num_classes)
         logger: NoLogger | WandbLogger = build(config.logger, "logger")
         latent, image = math.prod(model.latent_shape), math.prod(model.image_shape)
@@ -100,6 +98,11 @@ class Components:
             logger=logger,
             run_seed=config.seed,
         )
+        check_layers(parts.quantizer, model)
+        check_reach(
+            parts.planner, parts.correct_cache, parts.predictor, calibrate=parts.calibrate, cost=parts.cost,
+            num_calls=num_calls,
+        )  # fmt: skip
         from cq.seeding import image_seeds
 
         image_seeds("evaluation", run_seed=parts.run_seed, count=sample.num_images)

@@ -136,13 +136,24 @@ class LazyStatistics(Protocol):
 
 @runtime_checkable
 class SchedulePlanner(Protocol):
-    """Decides when the cached map is refreshed."""
+    """Decides when the cached map is refreshed. One that asks for statistics should also be a `ReadsStatistics`."""
 
     def check(self, num_calls: int) -> None:
         """Raise ValueError, before anything expensive, where no schedule of `num_calls` calls can exist."""
 
     def plan(self, request: PlanRequest) -> CacheSchedule:
         """The schedule; a pure function of the request."""
+
+
+@runtime_checkable
+class ReadsStatistics(Protocol):
+    """What a planner that asks for statistics adds, so that too narrow ones are refused before they are gathered.
+
+    A planner without it either asks for none, or has to refuse them itself when it plans, after the calibration pass.
+    """
+
+    def reach(self, num_calls: int) -> int:
+        """How many calls back the statistics must go: the largest distance at which it looks at a pair of calls."""
 
 
 class LazyMoments(Protocol):
@@ -185,6 +196,14 @@ class Quantizer(Protocol):
 
     def entry_layers(self, denoiser: Any) -> list[str]:
         """Names of the layers that read the cached map and whose output can be corrected."""
+
+
+@runtime_checkable
+class NamesLayers(Protocol):
+    """What a quantizer whose configuration names layers adds, so that a wrong name is refused before anything runs."""
+
+    def check_layers(self, names: frozenset[str]) -> None:
+        """Raise ValueError for a name or pattern that no layer has. names: all layers, and perhaps some embeddings."""
 
 
 @runtime_checkable

@@ -59,7 +59,7 @@ def test_every_choice_composes_and_builds(
     """Beside the defaults of the root, and with the steps that `centred_power` was made for."""
     arguments = [*root, "budget.num_steps=50", "budget.cache_interval=5"]
     if choice in TRANSFORMERS:
-        arguments += ["model=dit_mini", f"model.weights={tiny_transformer_folder}"]
+        arguments += ["model=dit_mini", f"model.weights={tiny_transformer_folder}", "model.site=blocks.1-4"]
     arguments.append(choice)
     if choice == "schedule=from_file":
         arguments.append(f"schedule.path={tmp_path}/schedule.json")
