@@ -212,3 +212,11 @@ class Metric(Protocol):
 
     def compute(self, context: Any) -> Mapping[str, Any]:
         """Metric name to a `Score` (value, interval, protocol)."""
+
+
+@runtime_checkable
+class NeedsImages(Protocol):
+    """What a metric that cannot score every set adds, so that too small a one is refused before it is drawn."""
+
+    def check_count(self, num_images: int) -> None:
+        """Raise ValueError where so few images have no score; let pass what is only known when they are scored."""

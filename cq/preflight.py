@@ -1,5 +1,6 @@
 """What two parts of a run demand of each other, refused in seconds instead of after a calibration pass."""
 
+from collections.abc import Mapping
 from math import ceil
 from typing import TYPE_CHECKING
 
@@ -7,8 +8,16 @@ if TYPE_CHECKING:  # these bring torch, which a check of a configuration does no
     from cq.artifacts import TrajectoryStatistics
     from cq.calibrate.moments import PairMoments
     from cq.calibrate.trajectory import Calibrate
-    from cq.contracts import CacheStrategy, Corrector, Cost, Predictor, Quantizer, SchedulePlanner
+    from cq.contracts import CacheStrategy, Corrector, Cost, Metric, Predictor, Quantizer, Sampler, SchedulePlanner
     from cq.models.diffusion import ModelComponent
+
+
+def check_baseline(sampler: "Sampler", num_steps: int) -> None:
+    """Raise ValueError, under the baseline's key, for a number of steps that its sampler cannot take."""
+    try:
+        sampler.check(num_steps)
+    except ValueError as error:
+        raise ValueError(str(error).replace("budget.num_steps", "baseline.num_steps")) from error
 
 
 def check_strategy(strategy: "CacheStrategy", model: "ModelComponent", *, num_calls: int) -> None:
@@ -34,6 +43,33 @@ def check_layers(quantizer: "Quantizer", model: "ModelComponent") -> None:
             quantizer.check_layers(names)
 
 
+def check_metrics(metrics: Mapping[str, "Metric"], num_images: int) -> None:
+    """Raise ValueError for a metric that has no value for so few images, or works in batches of none."""
+    from cq.contracts import NeedsImages
+
+    for name, metric in metrics.items():
+        batch_size = getattr(metric, "batch_size", 1)
+        if batch_size < 1:
+            raise ValueError(f"metrics.{name}.batch_size={batch_size}: must be at least 1. 250 is usual.")
+        if isinstance(metric, NeedsImages):
+            try:
+                metric.check_count(num_images)
+            except ValueError as error:
+                raise ValueError(f"metrics.{name} with sample.num_images={num_images}: {error}") from error
+
+
+def check_seeds(run_seed: int, counts: Mapping[str, int]) -> None:
+    """Raise ValueError for a run, or a number of images under a key, for which there are no seeds of their own."""
+    from cq.seeding import IMAGES, image_seeds
+
+    image_seeds("evaluation", run_seed=run_seed, count=1)
+    for key, count in counts.items():
+        if count > IMAGES:
+            raise ValueError(
+                f"{key}={count}: a run has {IMAGES} seeds of a kind. Take fewer, and several runs (seed=...)."
+            )
+
+
 def check_reach(
     planner: "SchedulePlanner", corrector: "Corrector", predictor: "Predictor", *, calibrate: "Calibrate",
     cost: "Cost", num_calls: int,
@@ -50,7 +86,7 @@ def check_reach(
     name = f"schedule={type(planner).__name__}"
     if isinstance(planner, ReadsStatistics):
         _check_window(planner.reach(num_calls), name, calibrate=calibrate, num_calls=num_calls)
-    if not isinstance(predictor, Last) or not _needs_moments(corrector):
+    if not isinstance(predictor, Last) or not needs_moments(corrector):
         return  # a forecast is corrected from a pass of its own
     try:
         schedule = planner.plan(PlanRequest(num_calls=num_calls, cost=cost, statistics=_refuse_statistics))
@@ -82,7 +118,8 @@ def _refuse_moments() -> "PairMoments":
     raise _AskedError
 
 
-def _needs_moments(corrector: "Corrector") -> bool:
+def needs_moments(corrector: "Corrector") -> bool:
+    """Whether fitting takes a pass over trajectories: asked by a fit whose moments cannot be had."""
     try:
         return corrector.fit(_refuse_moments, bias_C=None) is not None
     except _AskedError:

@@ -14,11 +14,8 @@ import pytest
 
 from cq.__main__ import expand_globs, main
 from cq.record import read
+from tests.refusals import DPS, OF_A_TRANSFORMER, OF_TWO_PARTS, PTQ
 from tests.tiny_runs import quick
-
-DPS = "experiment=table5/cache_dps"
-PTQ = "experiment=table5/quant_dps_dec"
-CORRECTED = ("experiment=table5/cache_uniform", "correct@correct.cache=channel_affine")
 
 # arguments, then what the message must hold: key and value, the rule, the remedy
 REFUSED = {
@@ -69,23 +66,7 @@ REFUSED = {
     "unknown logger mode": (["logger=wandb", "logger.mode=onlin"], ["logger.mode='onlin'", "online or offline or"]),
     "component of another package": (["cost._target_=os.system"], ["cost._target_='os.system'", "package `cq`"]),
     "no such component": (["cost._target_=cq.cost.l1.L2"], ["cost._target_='cq.cost.l1.L2'", "no such component"]),
-    "statistics too narrow for the planner": (
-        ["calibrate.max_interval=1", DPS],
-        ["calibrate.max_interval=1", "up to 1 apart", "schedule=DPS needs 3", "at least 2"],
-    ),
-    "statistics too narrow for the correction": (
-        ["calibrate.max_interval=2", "budget.cache_interval=5", *CORRECTED],
-        ["calibrate.max_interval=2", "groups of up to 5 calls of schedule=Uniform needs 4", "at least 3"],
-    ),
-    "layer to exclude that is none": (
-        ["quantize.exclude=[conv_inn,conv_out]", PTQ],
-        ["quantize.exclude=['conv_inn']", "no layer has such a name", "such as 'conv_in'", "* stands for"],
-    ),
-    "site the U-Net does not have": (
-        ["model.site=up_blocks.3.resnets.0"],
-        ["model.site='up_blocks.3.resnets.0'", "this U-Net has up_blocks.0.resnets.0, ", "Choose from those"],
-    ),
-    "strategy of another family": (["cache=fora"], ["cache=FORA", "works on transformer models", "Choose cache=cut"]),
+    **OF_TWO_PARTS,
     "glob of nothing": (["experiment=glob(table9/*)", "-m"], ["experiment=glob(table9/*)", "no file", "conf/"]),
 }  # fmt: skip
 
@@ -131,26 +112,12 @@ def test_bad_input_is_refused_with_key_value_rule_and_remedy(
     assert not (cwd / "records.jsonl").exists()
 
 
-TRANSFORMER_REFUSED = {
-    "too many blocks to skip": (
-        ["cache=delta_dit", "cache.skipped=5", "model.site=blocks.1-4"],
-        ["cache.skipped=5", "needs 6 blocks and the model has 5", "Skip fewer"],
-    ),
-    "cut behind the last block": (["model.site=blocks.1-7"], ["model.site='blocks.1-7'", "blocks 0 to 4", "R <= 5"]),
-    "cut that is none": (["model.site=conv_in"], ["model.site='conv_in'", "ranges of blocks", "Correct model.site"]),
-    "layer to exclude that is none": (
-        [PTQ, "model=dit_mini", "model.site=blocks.1-4", "quantize.exclude=[transformer_blocks.5.*]"],
-        ["quantize.exclude=['transformer_blocks.5.*']", "no layer has such a name"],
-    ),
-}
-
-
-@pytest.mark.parametrize("case", TRANSFORMER_REFUSED)
+@pytest.mark.parametrize("case", OF_A_TRANSFORMER)
 def test_what_a_transformer_cannot_honour_is_refused_before_it_is_loaded(
     case: str, cwd: Path, tiny_transformer_folder: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    arguments, told = TRANSFORMER_REFUSED[case]
+    arguments, told = OF_A_TRANSFORMER[case]
     monkeypatch.setattr("cq.pipeline.run", lambda parts: pytest.fail("a run was started"))
     assert run(monkeypatch, quick(tiny_transformer_folder, cwd, "model=dit_mini", *arguments)) == 2
     message = capsys.readouterr().err

@@ -61,6 +61,8 @@ def test_every_choice_composes_and_builds(
     if choice in TRANSFORMERS:
         arguments += ["model=dit_mini", f"model.weights={tiny_transformer_folder}", "model.site=blocks.1-4"]
     arguments.append(choice)
+    if choice == "sample=smoke":
+        arguments.append("evaluate=paired")  # too few images for the default
     if choice == "schedule=from_file":
         arguments.append(f"schedule.path={tmp_path}/schedule.json")
     config, found = composed(arguments)

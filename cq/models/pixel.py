@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from cq.models.diffusion import DiffusionModel, Family, check_folder, folder_digest, read_part, to_pixels
-from cq.models.stored import part_config, stored_layers
+from cq.models.stored import check_part, part_config, stored_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +37,7 @@ class PixelDiffusion:
         from cq.models.sites import check_cut, cuts_of
 
         check_folder(self.weights, ("unet", "scheduler"))
+        check_part(self.weights, "unet", kind="UNet2DModel", latent_shape=self.latent_shape)
         check_cut(self.site, cuts_of(part_config(self.weights, "unet")))
 
     def layers(self) -> frozenset[str] | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cq.models.diffusion import DiffusionModel, Family, Purpose, check_folder, folder_digest, read_part, to_pixels
-from cq.models.stored import part_config, stored_layers
+from cq.models.stored import check_decoder, check_part, part_config, stored_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,6 +51,8 @@ class StableDiffusion:
         from cq.models.sites import check_cut, cuts_of
 
         check_folder(self.weights, ("unet", "vae", "text_encoder", "tokenizer", "scheduler"))
+        check_part(self.weights, "unet", kind="UNet2DConditionModel", latent_shape=self.latent_shape)
+        check_decoder(self.weights, self.latent_shape, self.image_shape)
         check_cut(self.site, cuts_of(part_config(self.weights, "unet")))
         shared = set(self.read_prompts("evaluation")) & set(self.read_prompts("calibration"))
         if shared:

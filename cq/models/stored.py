@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from cq.heads import shapes_of
 from cq.zoo.locate import locate
 
 LEGACY_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # diffusers renames at load
@@ -22,6 +22,44 @@ def part_config(weights: str, name: str) -> Mapping[str, Any]:
     return config
 
 
+def check_part(weights: str, name: str, *, kind: str, latent_shape: tuple[int, int, int]) -> None:
+    """Raise ValueError where the denoiser in folder `name` is no `kind` or takes other latents."""
+    config = part_config(weights, name)
+    found = config.get("_class_name", kind)
+    if found != kind:
+        raise ValueError(
+            f"model.weights={weights!r}: its {name} is a {found}, and this model component takes a {kind}. Conditional "
+            "U-Nets go with model.num_classes above 0, unconditional ones with 0."
+        )
+    channels = config.get("in_channels", latent_shape[0])
+    if latent_shape[0] != channels:
+        raise ValueError(
+            f"model.latent_shape={list(latent_shape)}: the {name} in {weights!r} takes {channels} channels. "
+            f"Set it to {[channels, *latent_shape[1:]]}."
+        )
+
+
+def check_decoder(weights: str, latent_shape: tuple[int, int, int], image_shape: tuple[int, int, int]) -> None:
+    """Raise ValueError where the first stage (vae) does not draw `image_shape` from `latent_shape`."""
+    config = part_config(weights, "vae")
+    factor = 2 ** (len(config["block_out_channels"]) - 1)
+    drawn = [config["out_channels"], *(factor * side for side in latent_shape[1:])]
+    if list(image_shape) != drawn:
+        raise ValueError(
+            f"model.image_shape={list(image_shape)}: the vae in {weights!r} draws {drawn} from latents of shape "
+            f"{list(latent_shape)}. Set model.image_shape or model.latent_shape accordingly."
+        )
+
+
+def check_classes(weights: str, name: str, key: str, num_classes: int) -> None:
+    """Raise ValueError unless `num_classes` are 1 or more, and no more than the part in folder `name` tells apart."""
+    known = int(part_config(weights, name).get(key, num_classes))
+    if not 1 <= num_classes <= known:
+        raise ValueError(
+            f"model.num_classes={num_classes}: the {name} in {weights!r} knows {known} classes. Set it to 1..{known}."
+        )
+
+
 def stored_layers(weights: str, name: str) -> frozenset[str] | None:
     """Names of a network's convolutions, linear layers and attentions, read off the heads of its weight files.
 
@@ -31,9 +69,8 @@ def stored_layers(weights: str, name: str) -> frozenset[str] | None:
     """
     names: set[str] = set()
     for path in (locate(weights) / name).glob("*.safetensors"):
-        try:
-            shapes = _shapes(path)
-        except (OSError, ValueError, AttributeError, KeyError, TypeError):
+        shapes = shapes_of(path)
+        if shapes is None:
             return None
         for key, shape in shapes.items():
             layer, _, kind = key.rpartition(".")
@@ -45,11 +82,3 @@ def stored_layers(weights: str, name: str) -> frozenset[str] | None:
             if renamed.endswith(".to_q"):
                 names.add(renamed.removesuffix(".to_q"))
     return frozenset(names) or None
-
-
-def _shapes(path: Path) -> dict[str, list[int]]:
-    """The head of a safetensors file: its length in eight bytes, then JSON."""
-    with path.open("rb") as file:
-        size = min(int.from_bytes(file.read(8), "little"), path.stat().st_size)
-        head = json.loads(file.read(size))
-    return {key: list(stored["shape"]) for key, stored in head.items() if key != "__metadata__"}

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cq.models.diffusion import DiffusionModel, Family, Purpose, check_folder, folder_digest, read_part, to_pixels
-from cq.models.stored import part_config, stored_layers
+from cq.models.stored import check_classes, check_decoder, check_part, part_config, stored_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +37,9 @@ class DiffusionTransformer:
         from cq.models.sites import check_blocks
 
         check_folder(self.weights, ("transformer", "vae", "scheduler"))
+        check_part(self.weights, "transformer", kind="DiTTransformer2DModel", latent_shape=self.latent_shape)
+        check_decoder(self.weights, self.latent_shape, self.image_shape)
+        check_classes(self.weights, "transformer", "num_embeds_ada_norm", self.num_classes)
         try:
             check_blocks((self.site,), self.blocks)
         except ValueError as error:

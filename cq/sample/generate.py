@@ -35,11 +35,18 @@ class Sample:
         for key in ("num_images", "batch_size"):
             if getattr(self, key) < 1:
                 raise ValueError(f"sample.{key}={getattr(self, key)}: must be at least 1.")
+        if self.classes == ():
+            raise ValueError("sample.classes=[]: holds no class to draw. Name some, or null for all.")
         if self.trace < 0:
             raise ValueError(f"sample.trace={self.trace}: must be 0 or more.")
 
     def check(self, num_classes: int) -> None:
         """Raise ValueError for a class the model does not have."""
+        if self.classes and num_classes == 0:
+            raise ValueError(
+                f"sample.classes={list(self.classes)}: this model is unconditional and has no classes. "
+                "Set sample.classes=null."
+            )
         for index in self.classes or ():
             if not 0 <= index < num_classes:
                 raise ValueError(

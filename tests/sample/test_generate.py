@@ -130,6 +130,11 @@ def test_impossible_samples_are_refused() -> None:
     with pytest.raises(ValueError, match=r"sample\.trace=-1"):
         replace(SAMPLE, trace=-1)
     replace(SAMPLE, classes=(0, 9)).check(10)
+    with pytest.raises(ValueError, match=r"sample\.classes=\[\].*null for all"):
+        replace(SAMPLE, classes=())
+    replace(SAMPLE, classes=None).check(0)
+    with pytest.raises(ValueError, match=r"sample\.classes=\[1\]: this model is unconditional.*classes=null"):
+        replace(SAMPLE, classes=(1,)).check(0)
     for classes in ((10,), (-1,)):
         with pytest.raises(ValueError, match="this model has 10 classes, 0 to 9"):
             replace(SAMPLE, classes=classes).check(10)
