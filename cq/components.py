@@ -104,7 +104,7 @@ class Components:
             logger=logger,
             run_seed=config.seed,
         )
-        check_metrics(parts.metrics, sample.num_images)
+        check_metrics(parts.metrics, num_images=sample.num_images, channels=model.image_shape[0])
         check_layers(parts.quantizer, model)
         check_reach(
             parts.planner, parts.correct_cache, parts.predictor, calibrate=parts.calibrate, cost=parts.cost,

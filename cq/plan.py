@@ -24,7 +24,7 @@ from cq.quantize.ptq import PTQ
 PAIRS_FACTOR = 1.2  # a full call that is also compared with the maps before it
 CORRECTION_FACTOR = 1.5  # a call whose entry layers also run quantized
 SMALL_BATCH_FACTOR = 1.7  # an image in the batches of 8 that are timed, over one in a batch of 64
-METRIC_SECONDS = 0.6  # a metric of 700 images with its interval; most of it does not grow with the images
+METRIC_SECONDS, METRIC_IMAGE_SECONDS = 0.05, 0.0008  # a metric with its interval, and what an image adds
 
 BATCH = 64  # calls are timed at the sampling batch, but at most this
 MIN_MAX = PTQ(
@@ -114,7 +114,7 @@ def estimate_seconds(
         "statistics": calibration if fitted else 0.0,
         "samples_full_precision": parts.sample.num_images * of_baseline,
         "samples": parts.sample.num_images * deployed * factor if own_images else 0.0,
-        "evaluation": len(parts.metrics) * METRIC_SECONDS,
+        "evaluation": len(parts.metrics) * (METRIC_SECONDS + METRIC_IMAGE_SECONDS * parts.sample.num_images),
     }
     if quantized:
         samples = parts.quantizer.num_samples

@@ -43,14 +43,24 @@ def check_layers(quantizer: "Quantizer", model: "ModelComponent") -> None:
             quantizer.check_layers(names)
 
 
-def check_metrics(metrics: Mapping[str, "Metric"], num_images: int) -> None:
-    """Raise ValueError for a metric that has no value for so few images, or works in batches of none."""
+def check_metrics(metrics: Mapping[str, "Metric"], *, num_images: int, channels: int) -> None:
+    """Raise ValueError for a metric that has no value for such images or so few of them, or works in batches of none.
+
+    channels: of the images that the model draws; a metric names the network that looks at them `features`.
+    """
     from cq.contracts import NeedsImages
+    from cq.evaluate.features import channels_of
 
     for name, metric in metrics.items():
         batch_size = getattr(metric, "batch_size", 1)
         if batch_size < 1:
             raise ValueError(f"metrics.{name}.batch_size={batch_size}: must be at least 1. 250 is usual.")
+        features = getattr(metric, "features", "")
+        if features and channels_of(features) != channels:
+            raise ValueError(
+                f"metrics.{name}.features={features!r}: takes images of {channels_of(features)} channel(s), and this "
+                f"model draws {channels}. Name features for those, or choose evaluate=fidelity."
+            )
         if isinstance(metric, NeedsImages):
             try:
                 metric.check_count(num_images)

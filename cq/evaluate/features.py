@@ -5,6 +5,7 @@ Legend of shape suffixes: N image, F feature, K class, C channel, H W space.
 """
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,6 +70,18 @@ class FeatureNetwork:
         parts = [self.network(batch.float() / 127.5 - 1) for batch in torch.split(images_NCHW, batch_size)]
         pooled_NF, spatial_NF, logits_NK = (torch.cat(column).double() for column in zip(*parts, strict=True))
         return ImageFeatures(pooled_NF, spatial_NF, logits_NK)
+
+
+def channels_of(reference: str) -> int:
+    """How many channels the images of a feature network have, by its configuration; nothing is loaded."""
+    path = locate(reference) / "config.json"
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8")).get("in_channels", 1))
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"features={reference!r}: {path} cannot be read ({error}). Give a folder written by "
+            "`Classifier.save_pretrained`, or zoo:features."
+        ) from error
 
 
 def check_images(images_NCHW: Tensor) -> None:
