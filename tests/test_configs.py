@@ -72,9 +72,12 @@ def test_every_choice_composes_and_builds(
 @pytest.mark.parametrize("experiment", names("experiment"))
 @pytest.mark.parametrize("scale", ["", *(f"scale={name}" for name in names("scale"))])
 def test_every_experiment_composes_and_builds_with_its_own_numbers(
-    experiment: str, scale: str, root: list[str]
+    experiment: str, scale: str, root: list[str], tiny_transformer_folder: Path
 ) -> None:
-    config, _ = composed([*root, f"experiment={experiment}", *([scale] if scale else [])])
+    arguments = [*root, f"experiment={experiment}", *([scale] if scale else [])]
+    if composed([f"experiment={experiment}"])[1]["model"] == "dit_mini":
+        arguments.append(f"model.weights={tiny_transformer_folder}")
+    config, _ = composed(arguments)
     Components.of(config)
     table, _, name = experiment.partition("/")
     assert (config.row.table, config.row.name) == (table, name)
@@ -93,7 +96,7 @@ def test_an_experiment_sets_no_number_inside_a_group(name: str) -> None:
     """Such a key would follow when the group is swapped, and break it."""
     document = OmegaConf.to_container(OmegaConf.load(CONF / "experiment" / f"{name}.yaml"))
     assert isinstance(document, dict)
-    assert set(document) <= {"defaults", "row", "budget"}
+    assert set(document) <= {"defaults", "row", "budget", "baseline"}
 
 
 @pytest.mark.parametrize(("group", "name"), components())
