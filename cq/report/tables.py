@@ -48,6 +48,13 @@ class Row:
         return f"W{weight}A{act}"
 
     @property
+    def is_full_precision(self) -> bool:
+        """Whether nothing was cached or quantized: the row that metrics against full precision compare with."""
+        return not self.records[0].quantized and all(
+            record.counted["num_refreshes"] == record.counted["num_calls"] for record in self.ok
+        )
+
+    @property
     def low_bit(self) -> str:
         """simulated (fake quantization), measured (real low-bit kernels were timed) or a dash (not quantized)."""
         if not self.records[0].quantized:
@@ -172,8 +179,8 @@ def build_table(name: str, records: Sequence[RunRecord], paper: Paper) -> Table:
         key: {members[0].budget[key] for members in groups.values() if members[0].budget[key] is not None}
         for key in BUDGET
     }
-    titles = _titles([members[0] for members in groups.values()])
-    for title, members in zip(titles, groups.values(), strict=True):
+    named = titles([(label, model, members[0].budget) for (label, model, *_), members in groups.items()])
+    for title, members in zip(named, groups.values(), strict=True):
         ok = [record for record in members if record.status == "ok"]
         first = members[0]
         published = paper.find(name, first.paper_row)
@@ -228,19 +235,22 @@ def _one_record_a_seed(members: Sequence[RunRecord]) -> None:
         seen[record.seed] = record
 
 
-def _titles(firsts: Sequence[RunRecord]) -> list[str]:
-    """Labels, with as much of the budget as tells rows of one label apart; for figures, which have no columns."""
-    titles = []
-    for record in firsts:
-        twins = [other for other in firsts if other.label == record.label]
-        title = record.label
-        if len({(twin.budget["weight_bits"], twin.budget["act_bits"]) for twin in twins}) > 1:
-            title += f", W{record.budget['weight_bits']}A{record.budget['act_bits']}"
+def titles(rows: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[str]:
+    """Of each (label, model, budget) the label, with as much of the rest as tells rows of one label apart.
+
+    For figures and sentences, which have no columns.
+    """
+    found = []
+    for label, model, budget in rows:
+        twins = [other for other in rows if other[0] == label]
+        title = label
+        if len({(twin["weight_bits"], twin["act_bits"]) for _, _, twin in twins}) > 1:
+            title += f", W{budget['weight_bits']}A{budget['act_bits']}"
         for key, sign in (("cache_interval", "N="), ("num_steps", "T=")):
-            if len({twin.budget[key] for twin in twins}) > 1:
-                title += f", {sign}{record.budget[key]}"
-        titles.append(title + (f", {record.model['name']}" if len({t.model["name"] for t in twins}) > 1 else ""))
-    return titles
+            if len({twin[key] for _, _, twin in twins}) > 1:
+                title += f", {sign}{budget[key]}"
+        found.append(title + (f", {model}" if len({twin[1] for twin in twins}) > 1 else ""))
+    return found
 
 
 def _score(ok: Sequence[RunRecord], key: str) -> Stat | None:

@@ -11,7 +11,7 @@ from cq.report.render import render_table
 from tests.report.synthetic import ablation, record
 
 PAPER_CSV = Path(__file__).parents[2] / "results" / "paper.csv"
-FIGURES = {"schedules", "error", "images", "tradeoff", "overview"}
+FIGURES = {"schedules", "error", "images", "tradeoff", "overview"}  # no "intervals": one interval only
 
 
 @pytest.fixture(name="runs", scope="module")
