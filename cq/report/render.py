@@ -65,8 +65,10 @@ def to_markdown(table: Table) -> str:
     lines += [f"* {_markdown_cell(note)}" for note in notes(table)]
     orders = order_sentences(table)
     if orders:
-        lines += ["", "## Does the paper's order hold here?", ""]
-        lines += [f"* {_markdown_cell(sentence)}" for sentence in orders]
+        lines += ["", "## Orders"]
+    for heading, sentences in orders:
+        lines += ["", f"### {heading}"] if heading else []
+        lines += ["", *(f"* {_markdown_cell(sentence)}" for sentence in sentences)]
     return "\n".join(lines) + "\n"
 
 

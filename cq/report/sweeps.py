@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from cq.report.looks import Look, Looks, look, new_figure, wrapped
-from cq.report.metrics import Column, against_full_precision, judging
+from cq.report.metrics import Column, judging
 from cq.report.tables import Row, Table
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def interval_figure(table: Table, looks: Looks) -> "Figure | None":
     for line, column in zip(grid, metrics, strict=True):
         for axes, panel in zip(line, panels, strict=True):
             inside = [row for row, name in zip(rows, names, strict=True) if name == panel]
-            _draw_panel(axes, looks, _comparable(inside, column), column, intervals)
+            _draw_panel(axes, looks, _judged(inside, column), column, intervals)
         line[0].set_ylabel(wrapped(column.title))
     for axes, panel in zip(grid[0], panels, strict=True):
         axes.set_title(panel)
@@ -53,14 +53,14 @@ def tradeoff_figure(table: Table, looks: Looks) -> "Figure | None":
     None without both. Several widths of one configuration are told apart by how their markers are filled.
     """
     rows = [row for row in table.rows if COST in row.costs]
-    metrics = [column for column in judging(table.metrics) if _comparable(rows, column)]
+    metrics = [column for column in judging(table.metrics) if _judged(rows, column)]
     if not metrics:
         return None
     fills = _fills(rows)
     figure = new_figure(8.2, 0.9 + 2.7 * len(metrics) + 0.2 * (len(looks) + len(fills)) / 2)
     grid = figure.subplots(len(metrics), 1, squeeze=False, sharex=True)[:, 0]
     for axes, column in zip(grid, metrics, strict=True):
-        for line in _lines(_comparable(rows, column)):
+        for line in _lines(_judged(rows, column)):
             drawn = look(looks, line[0])
             points = sorted(line, key=lambda row: row.costs[COST].mean)
             places = [row.costs[COST].mean for row in points]
@@ -109,13 +109,8 @@ def _draw_line(
     )  # fmt: skip
 
 
-def _comparable(rows: Sequence[Row], column: Column) -> list[Row]:
-    """Rows that have the metric; without full precision itself where the metric is taken against it."""
-    return [
-        row
-        for row in rows
-        if column.key in row.scores and not (against_full_precision(column.key) and row.is_full_precision)
-    ]
+def _judged(rows: Sequence[Row], column: Column) -> list[Row]:
+    return [row for row in rows if row.judged_by(column.key)]
 
 
 def _lines(rows: Sequence[Row]) -> Iterator[list[Row]]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from cq.record import BUDGET, RunRecord, latest
 from cq.report.cells import COSTS, DASH, Stat, cost_text, mean_of
-from cq.report.metrics import Column, columns_of
+from cq.report.metrics import Column, against_full_precision, columns_of
 from cq.report.paper import DIRECTION, Paper, Published
 
 if TYPE_CHECKING:
@@ -25,7 +25,11 @@ TITLES: Mapping[str, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One configuration: the records of its seeds (`ok` are those that ran), and what they say together."""
+    """One configuration: the records of its seeds (`ok` are those that ran), and what they say together.
+
+    published: what the paper says of the row that this one stands for. paper: the same where the budget is the paper's
+    own, so that the two may stand side by side; else empty.
+    """
 
     label: str
     title: str
@@ -34,6 +38,7 @@ class Row:
     records: tuple[RunRecord, ...]
     scores: Mapping[str, Stat]
     costs: Mapping[str, Stat]
+    published: Mapping[str, Published]
     paper: Mapping[str, Published]
 
     @property
@@ -53,6 +58,10 @@ class Row:
         return not self.records[0].quantized and all(
             record.counted["num_refreshes"] == record.counted["num_calls"] for record in self.ok
         )
+
+    def judged_by(self, key: str) -> bool:
+        """Whether a metric says something of this row: it has a value, and not because it compares with itself."""
+        return key in self.scores and not (against_full_precision(key) and self.is_full_precision)
 
     @property
     def low_bit(self) -> str:
@@ -186,8 +195,8 @@ def build_table(name: str, records: Sequence[RunRecord], paper: Paper) -> Table:
         published = paper.find(name, first.paper_row)
         if published is None:
             unmatched.append(first.paper_row)
-        elif not all(value.setting_is(first.budget, spread) for value in published.values()):
-            published = {}  # the paper's number belongs to another row of this table
+        published = published or {}
+        beside = all(value.setting_is(first.budget, spread) for value in published.values())
         rows.append(
             Row(
                 label=first.label,
@@ -197,7 +206,8 @@ def build_table(name: str, records: Sequence[RunRecord], paper: Paper) -> Table:
                 records=tuple(members),
                 scores={column.key: stat for column in metrics if (stat := _score(ok, column.key)) is not None},
                 costs={key: stat for key in COSTS if (stat := _cost(ok, key)) is not None},
-                paper=published or {},
+                published=published,
+                paper=published if beside else {},  # else the paper's number belongs to another row of this table
             )
         )
     return Table(

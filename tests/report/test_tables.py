@@ -9,7 +9,6 @@ import pytest
 from cq.record import RunRecord
 from cq.report.cells import mean_of
 from cq.report.metrics import metric_title
-from cq.report.orders import order_sentences
 from cq.report.paper import COLUMNS, Paper, read_paper
 from cq.report.tables import Table, build_table
 from tests.report.synthetic import ablation, record, score
@@ -151,31 +150,6 @@ def test_published_numbers_are_matched_by_key(paper: Paper) -> None:
 def test_an_unknown_paper_row_is_noted_not_hidden(paper: Paper) -> None:
     table = build_table("table5", [record(paper_row="dps_dce")], paper)
     assert table.unmatched == ("dps_dce",)
-
-
-def test_the_order_sentence_is_computed_both_ways(paper: Paper) -> None:
-    keys = ["naive", "dps", "dps_dec"]
-    holds = order_sentences(build_table("table5", _three([15.0, 9.0, 7.0], keys), paper))
-    assert holds[0] == (f"row 0 -> row 1. Paper: FID 15.36 > 8.47. Here: {FRECHET} 15.000 > 9.000, holds.")
-    assert holds[-1] == f"The paper's order by FID holds here in 2 of 2 by {FRECHET}."
-    fails = order_sentences(build_table("table5", _three([7.0, 9.0, 8.5], keys), paper))
-    assert fails[0].endswith("7.000 < 9.000, does not hold.")
-    assert fails[1].endswith("9.000 > 8.500, holds (within the spread).")
-    assert fails[-1] == f"The paper's order by FID holds here in 1 of 2 by {FRECHET}."
-
-
-def test_better_means_up_for_psnr(paper: Paper) -> None:
-    records = [
-        record(key, row=place, paper_row=key, scores={"psnr_fp_db": score(value, better="up", metric="psnr")})
-        for place, (key, value) in enumerate({"naive": 14.0, "dps": 20.0}.items())
-    ]
-    assert order_sentences(build_table("table5", records, paper))[0].endswith("14.00 < 20.00, holds.")
-
-
-def test_an_order_with_a_row_that_did_not_run_cannot_be_told(paper: Paper) -> None:
-    good, bad = record("good", paper_row="naive"), record("bad", row=1, paper_row="dps", status="failed", note="why")
-    sentence = order_sentences(build_table("table5", [good, replace(bad, scores={})], paper))[0]
-    assert sentence.endswith("Here: cannot be told ('bad' is failed: why).")
 
 
 def test_paper_csv_names_whole_rows_and_holds_the_ablation() -> None:
