@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from cq.report.tables import Row, titles
+from cq.report.build import titles
+from cq.report.tables import Row
 
 # Numbers of a budget in the order in which they are settled, each at its largest value: the cache interval first,
 # for at the longest one the parts of a method differ most.

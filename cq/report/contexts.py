@@ -9,6 +9,7 @@ from cq.record import BUDGET, RunRecord
 PLANNING = ("schedule", "cost")  # choices that make a schedule: the cost is what a planner minimises
 # Parts of a configuration that cannot change an image, and the budget, which a record keeps as far as it is read.
 NO_MATTER = ("row", "seed", "force", "budget", "paths", "logger", "latency")
+METHOD = ("quantize", "correct_cache", "correct_quant")  # parts of a method beside its schedule
 NONE = ("none", "", None)
 
 
@@ -35,13 +36,14 @@ def parts_of(record: RunRecord) -> tuple[tuple[str, Any], ...]:
 
 
 def parts_in_words(records: Sequence[RunRecord]) -> list[str]:
-    """Of each record the choices in which the records differ, schedules apart; "cache only" where all are none."""
-    apart = {key for record in records for key, _ in parts_of(record)}
-    varied = sorted(key for key in apart if len({str(record.choices.get(key)) for record in records}) > 1)
+    """Of each record its parts that are not off, and other choices in which the records differ; schedules apart."""
+    others = sorted({key for record in records for key, _ in parts_of(record)} - set(METHOD))
+    varied = [key for key in others if len({str(record.choices.get(key)) for record in records}) > 1]
     words = []
     for record in records:
-        named = [f"{key} {record.choices[key]}" for key in varied if record.choices.get(key) not in NONE]
-        words.append(", ".join(named) or "cache only")
+        method = [f"{key} {record.choices[key]}" for key in METHOD if record.choices.get(key) not in NONE]
+        named = [f"{key} {record.choices.get(key)}" for key in varied]
+        words.append(", ".join([" + ".join(method) or "cache only", *named]))
     return words
 
 

@@ -48,7 +48,7 @@ def order_sentences(table: Table) -> list[tuple[str, list[str]]]:
             sections.append((f"By {column.title}", list(filter(None, lines))))
     if not sections:
         return []
-    first = [rule(seeds)] if seeds else []
+    first = [f"{rule(seeds)} Differences are written mean ± that deviation."] if seeds else []
     if budgets := {_published_budget(row, chain.metric) for chain in within for pair in chain.pairs for row in pair}:
         first.append(f"The paper's order is that of {'; '.join(sorted(budgets))}; here it is asked of every budget.")
     return [("", first), *sections]

@@ -67,7 +67,7 @@ def rule(counts: Collection[int]) -> str:
         rates = ", ".join(f"{100 * chance(count):.0f} % with {count} seeds" for count in several)
         parts.append(
             "An order is decided where all seeds agree in sign and the mean difference exceeds the sample standard "
-            "deviation of the per-seed differences (the number after ±). With no true difference and normal noise "
+            "deviation of the per-seed differences. With no true difference and normal noise "
             f"this still decides up to {rates}, so that one verdict alone proves little."
         )
     if 1 in counts:

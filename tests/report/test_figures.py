@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 
 from cq.report.budgets import choose
+from cq.report.build import build_table
 from cq.report.figures import write_figures
 from cq.report.looks import looks_of
 from cq.report.metrics import judging
 from cq.report.paper import Paper, read_paper
-from cq.report.tables import Row, Table, build_table
+from cq.report.tables import Row, Table
 from tests.report.sweep import CONFIGURATIONS, sweep
 from tests.report.synthetic import ablation, record
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from cq.record import RunRecord
+from cq.report.build import build_table
 from cq.report.cells import mean_of
 from cq.report.metrics import metric_title
 from cq.report.paper import COLUMNS, Paper, read_paper
-from cq.report.tables import Table, build_table
+from cq.report.tables import Table
 from tests.report.synthetic import ablation, record, score
 
 FRECHET = "Frechet, own features (down)"
@@ -143,7 +144,7 @@ def test_a_table_without_records_names_those_that_have_some(paper: Paper) -> Non
 def test_published_numbers_are_matched_by_key(paper: Paper) -> None:
     table = build_table("table5", _three([1.0, 2.0, 3.0], ["naive", "", "table2/cachequant_n5_w8a8"]), paper)
     assert _cells(table, "paper FID") == ["15.36", "-", "4.03"]
-    assert _cells(table, "paper IS") == ["121.78", "-", "-"]
+    assert _cells(table, "paper IS") == ["121.78 †", "-", "-"]
     assert _cells(table, "paper speedup") == ["-", "-", "7.87x"]
 
 
@@ -167,3 +168,26 @@ def test_a_repeated_paper_cell_is_refused(tmp_path: Path) -> None:
     path.write_text("\n".join([",".join(COLUMNS), line, line]) + "\n")
     with pytest.raises(ValueError, match=r"line 3: .*appears twice"):
         read_paper(path)
+
+
+def test_confidence_is_seen_beside_the_number_and_told_to_machines(paper: Paper) -> None:
+    table = build_table("table5", _three([1.0, 2.0], ["full_precision", "figure6/imagenet_cachequant_n20_w8a8"]), paper)
+    assert _cells(table, "paper FID") == ["3.37 †", "about 7.17 †"]
+    assert table.numbers()["paper_FID_confidence"].to_list() == ["medium", "medium"]
+
+
+def test_an_unknown_confidence_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "paper.csv"
+    path.write_text("\n".join([",".join(COLUMNS), "table5,naive,m,d,1,x,,8,8,FID,1.0,,exact,s,sure"]) + "\n")
+    with pytest.raises(ValueError, match=r"line 2: confidence='sure' must be one of"):
+        read_paper(path)
+
+
+def test_needs_is_a_column_that_may_be_missing(tmp_path: Path) -> None:
+    path = tmp_path / "paper.csv"
+    line = "table5,naive,m,d,1,x,,8,8,FID,1.0,,exact,s,high"
+    for heads, cells, needs in ((COLUMNS, line, ""), ((*COLUMNS, "needs"), f"{line},a GPU", "a GPU")):
+        path.write_text(",".join(heads) + f"\n{cells}\n")
+        found = read_paper(path).find("table5", "naive")
+        assert found is not None
+        assert found["FID"].needs == needs
