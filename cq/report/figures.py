@@ -121,7 +121,10 @@ def _draw_schedules(axes: "Axes", looks: Looks, shown: Sequence[Row], title: str
         colour = look(looks, row).colour
         calls, refreshes = schedule["num_calls"], list(schedule["refresh_calls"])
         axes.hlines(place, -0.5, calls - 0.5, color="#DDDDDD", linewidth=1, zorder=1)
-        axes.vlines(refreshes, place - 0.3, place + 0.3, color=colour, linewidth=_tick_width(calls), zorder=2)
+        if len(refreshes) == calls:  # ticks without a gap between them would only make a pattern of the pixels
+            axes.barh(place, calls, left=-0.5, height=0.6, color=colour, zorder=2)
+        else:
+            axes.vlines(refreshes, place - 0.3, place + 0.3, color=colour, linewidth=_tick_width(calls), zorder=2)
         share, beside = f"{len(refreshes)} of {calls}", axes.get_yaxis_transform()
         axes.text(1.01, place, share, transform=beside, va="center", fontsize=8)
     axes.set_yticks(range(len(shown)), [wrapped(row.title) for row in shown])

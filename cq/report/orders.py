@@ -50,7 +50,8 @@ def order_sentences(table: Table) -> list[tuple[str, list[str]]]:
         return []
     first = [f"{rule(seeds)} Differences are written mean ± that deviation."] if seeds else []
     if budgets := {_published_budget(row, chain.metric) for chain in within for pair in chain.pairs for row in pair}:
-        first.append(f"The paper's order is that of {'; '.join(sorted(budgets))}; here it is asked of every budget.")
+        asked = "; here it is asked of every budget" * (len(within) > 1)
+        first.append(f"The paper's order is that of {'; '.join(sorted(budgets))}{asked}.")
     return [("", first), *sections]
 
 

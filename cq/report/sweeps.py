@@ -160,10 +160,11 @@ def _legend_below(
         drawn, text = looks[key], ", ".join(key if len(models) > 1 else key[:1])
         marker = "" if key in without_marker else drawn.marker
         handles.append(entry(text, color=drawn.colour, linestyle=drawn.dash, marker=marker))
-    for fill, words, face in (("full", "filled", GREY), ("none", "hollow", "white")) if len(fills) > 1 else ():
+    for fill, words, face in (
+        (("full", "filled", GREY), ("none", "hollow", "white")) if len({*fills.values()}) > 1 else ()
+    ):
         widths = ", ".join(bits for bits, found in fills.items() if found == fill)
-        if widths:
-            handles.append(entry(f"{words}: {widths}", face, color=GREY, linestyle="none", marker="o"))
+        handles.append(entry(f"{words}: {widths}", face, color=GREY, linestyle="none", marker="o"))
     figure.legend(handles=handles, loc="outside lower left", ncols=2, frameon=False, fontsize=8, handlelength=3.6)
 
 

@@ -31,6 +31,7 @@ def markdown_cell(text: str) -> str:
 
 def latex_cell(text: str) -> str:
     """Escaped; a letter that pdfTeX does not know by itself becomes a question mark rather than an error."""
-    return "".join(
+    escaped = "".join(
         TEX_ESCAPES.get(letter, letter if ord(letter) < PDFTEX_KNOWS else "?") for letter in " ".join(text.split())
     )
+    return "{}" + escaped if escaped.startswith(("[", "*")) else escaped  # after a line end they would be its argument

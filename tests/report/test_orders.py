@@ -103,7 +103,7 @@ def test_sentences_say_holds_reversed_and_undecided(paper: Paper) -> None:
     rows = {"naive": [15.0, 15.2, 15.1], "dps": [9.0, 9.2, 9.1], "dps_dec": [9.1, 9.1, 9.2]}
     (_, first), (heading, lines) = order_sentences(_table(paper, rows))
     assert first[0].startswith("Rule: ")
-    assert first[1].startswith("The paper's order is that of T = 250, N = 20, W8A8, LDM-4 (cin256-v2); ")
+    assert first[1] == "The paper's order is that of T = 250, N = 20, W8A8, LDM-4 (cin256-v2)."
     assert heading == "By Frechet, own features (down)"
     assert lines == [
         "3 seeds: our naive -> our dps holds (paper: FID 15.36 > 8.47; here: 15.100 to 9.100, -6.000 ± 0.000); "
