@@ -6,7 +6,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
 
 from cq.models.class_embedder import ClassEmbedder
-from cq.zoo.recipes.ldm_mini import LatentDiffusionRecipe
+from cq.zoo.recipes.diffusion import ldm_noise_scheduler
 
 
 def tiny_conditional_unet() -> UNet2DConditionModel:
@@ -78,6 +78,4 @@ def write_tiny_ldm(folder: Path) -> None:
         sample_size=32,
         scaling_factor=1.0,
     ).save_pretrained(folder / "vae")
-    LatentDiffusionRecipe(root=folder, first_stage=folder, latents=folder).noise_scheduler().save_pretrained(
-        folder / "scheduler"
-    )
+    ldm_noise_scheduler().save_pretrained(folder / "scheduler")
