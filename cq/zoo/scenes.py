@@ -163,9 +163,14 @@ def scenes(split: Split, root: Path, *, indices: Sequence[int] | range, seed: in
 def draw_scenes(garments_NCHW: Tensor, labels_N: Tensor, *, generator: torch.Generator) -> Scenes:
     """A scene for each training garment, no two of one combination: a batch for contrastive training.
 
+    All items go through the same settings (colours and position) in one random order, so that many scenes of a batch
+    differ in the item alone. With independent settings telling items apart would hardly lower a contrastive loss.
     Raises ValueError where a class has more garments here than combinations.
     """
     which_N = torch.empty_like(labels_N)
+    rank_of_setting = torch.randperm(len(COLOURS) * len(GROUNDS) * len(POSITIONS), generator=generator)
+    _item, colour_K, ground_K, position_K = attributes().unbind(1)
+    setting_K = (colour_K * len(GROUNDS) + ground_K) * len(POSITIONS) + position_K
     for item, allowed in enumerate(choices(trained=True)):
         of_item = labels_N == item
         count = int(of_item.sum())
@@ -174,7 +179,7 @@ def draw_scenes(garments_NCHW: Tensor, labels_N: Tensor, *, generator: torch.Gen
                 f"{count} garments of class {ITEMS[item]!r} cannot show {len(allowed)} combinations without a "
                 "repetition. Draw a smaller batch."
             )
-        which_N[of_item] = allowed[torch.randperm(len(allowed), generator=generator)[:count]]
+        which_N[of_item] = allowed[rank_of_setting[setting_K[allowed]].argsort()[:count]]
     down = torch.randint(-2, 3, (len(labels_N),), generator=generator)
     aside = torch.randint(0, 2, (len(labels_N),), generator=generator)
     return Scenes(compose(garments_NCHW, which_N, torch.stack([down, aside], 1)), which_N)

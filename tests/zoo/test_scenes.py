@@ -119,5 +119,9 @@ def test_a_batch_repeats_no_combination(garments: None) -> None:
     assert torch.equal(first.images_NCHW, again.images_NCHW)
     assert len(set(first.which_N.tolist())) == 128
     assert torch.equal(attributes()[first.which_N, 0], labels)
+    settings = attributes()[first.which_N, 1:].tolist()
+    assert (
+        len({tuple(setting) for setting in settings}) < 30
+    )  # so that most scenes have one of another item beside them
     with pytest.raises(ValueError, match="smaller batch"):
         draw_scenes(block().expand(90, -1, -1, -1), torch.zeros(90, dtype=torch.int64), generator=torch.Generator())
