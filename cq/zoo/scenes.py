@@ -37,6 +37,8 @@ GROUNDS = {
     "blue": (30, 45, 130),
 }
 POSITIONS = ("left", "right")
+ATTRIBUTES = {"item": len(ITEMS), "colour": len(COLOURS), "ground": len(GROUNDS), "position": len(POSITIONS)}
+NUM_SETTINGS = len(COLOURS) * len(GROUNDS) * len(POSITIONS)
 SIZE = 20  # side of the garment in pixels; the scene has 32
 SHADE = 0.35  # brightness of the garment's darkest pixels; the rest follows its grey
 SOLID = 28.0  # grey value from which a pixel hides the ground
@@ -160,17 +162,17 @@ def scenes(split: Split, root: Path, *, indices: Sequence[int] | range, seed: in
     return Scenes(torch.cat(parts), which_N)
 
 
-def draw_scenes(garments_NCHW: Tensor, labels_N: Tensor, *, generator: torch.Generator) -> Scenes:
-    """A scene for each training garment, no two of one combination: a batch for contrastive training.
+def draw_scenes(
+    garments_NCHW: Tensor, labels_N: Tensor, *, contrastive: bool, generator: torch.Generator
+) -> Scenes:  # fmt: skip
+    """A scene for each training garment, no two of one combination.
 
-    All items go through the same settings (colours and position) in one random order, so that many scenes of a batch
-    differ in the item alone. With independent settings telling items apart would hardly lower a contrastive loss.
+    contrastive: all items go through the same settings (colours and position) in one random order, so that many
+    scenes differ in the item alone; else telling items apart would hardly lower a contrastive loss.
     Raises ValueError where a class has more garments here than combinations.
     """
     which_N = torch.empty_like(labels_N)
-    rank_of_setting = torch.randperm(len(COLOURS) * len(GROUNDS) * len(POSITIONS), generator=generator)
-    _item, colour_K, ground_K, position_K = attributes().unbind(1)
-    setting_K = (colour_K * len(GROUNDS) + ground_K) * len(POSITIONS) + position_K
+    rank_S = torch.randperm(NUM_SETTINGS, generator=generator)
     for item, allowed in enumerate(choices(trained=True)):
         of_item = labels_N == item
         count = int(of_item.sum())
@@ -179,10 +181,18 @@ def draw_scenes(garments_NCHW: Tensor, labels_N: Tensor, *, generator: torch.Gen
                 f"{count} garments of class {ITEMS[item]!r} cannot show {len(allowed)} combinations without a "
                 "repetition. Draw a smaller batch."
             )
-        which_N[of_item] = allowed[rank_of_setting[setting_K[allowed]].argsort()[:count]]
+        if not contrastive:
+            rank_S = torch.randperm(NUM_SETTINGS, generator=generator)
+        which_N[of_item] = allowed[rank_S[_setting(allowed)].argsort()[:count]]
     down = torch.randint(-2, 3, (len(labels_N),), generator=generator)
     aside = torch.randint(0, 2, (len(labels_N),), generator=generator)
     return Scenes(compose(garments_NCHW, which_N, torch.stack([down, aside], 1)), which_N)
+
+
+def _setting(which_N: Tensor) -> Tensor:
+    """Colours and position of each combination as one index, whatever the item."""
+    _item, colour_N, ground_N, position_N = attributes()[which_N].unbind(1)
+    return (colour_N * len(GROUNDS) + ground_N) * len(POSITIONS) + position_N
 
 
 def _bright(grey_N1HW: Tensor) -> Tensor:

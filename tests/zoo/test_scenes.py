@@ -114,8 +114,10 @@ def test_dark_pixels_inside_a_garment_are_garment_and_its_texture_remains() -> N
 def test_a_batch_repeats_no_combination(garments: None) -> None:
     images = block().expand(128, -1, -1, -1)
     labels = torch.arange(128) % 10
-    first = draw_scenes(images, labels, generator=torch.Generator().manual_seed(0))
-    again = draw_scenes(images, labels, generator=torch.Generator().manual_seed(0))
+    first, again, other = (
+        draw_scenes(images, labels, contrastive=contrastive, generator=torch.Generator().manual_seed(0))
+        for contrastive in (True, True, False)
+    )
     assert torch.equal(first.images_NCHW, again.images_NCHW)
     assert len(set(first.which_N.tolist())) == 128
     assert torch.equal(attributes()[first.which_N, 0], labels)
@@ -123,5 +125,7 @@ def test_a_batch_repeats_no_combination(garments: None) -> None:
     assert (
         len({tuple(setting) for setting in settings}) < 30
     )  # so that most scenes have one of another item beside them
+    assert len({tuple(setting) for setting in attributes()[other.which_N, 1:].tolist()}) > 50
     with pytest.raises(ValueError, match="smaller batch"):
-        draw_scenes(block().expand(90, -1, -1, -1), torch.zeros(90, dtype=torch.int64), generator=torch.Generator())
+        draw_scenes(block().expand(90, -1, -1, -1), torch.zeros(90, dtype=torch.int64), contrastive=True,
+                    generator=torch.Generator())  # fmt: skip

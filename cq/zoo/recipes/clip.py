@@ -72,7 +72,7 @@ class ClipRecipe:
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
         assert isinstance(model, CLIP)
-        drawn = draw_scenes(*batch, generator=generator)
+        drawn = draw_scenes(*batch, contrastive=True, generator=generator)
         tokens = caption_tokens()[drawn.which_N]
         # as in dit_mini, the fused attention is slow backwards in bfloat16
         with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):
