@@ -60,6 +60,11 @@ def caption_tokens() -> Tensor:
     return torch.tensor([[vocabulary()[token] for token in row] for row in padded])
 
 
+def null_tokens() -> Tensor:
+    """int64 [1, CONTEXT]: what the tokenizer makes of no text, the condition of classifier-free guidance."""
+    return torch.tensor([[vocabulary()[START], *[vocabulary()[END]] * (CONTEXT - 1)]])
+
+
 def write_tokenizer(folder: Path) -> CLIPTokenizer:
     """Write vocab.json, merges.txt and the tokenizer's configuration, and return the tokenizer read from them.
 

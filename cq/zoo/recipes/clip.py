@@ -15,10 +15,10 @@ from open_clip.loss import ClipLoss
 from open_clip.model import CLIP
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cq.zoo.data import fashion_mnist
 from cq.zoo.recipes.classifiers import to_unit
+from cq.zoo.recipes.precision import mixed_precision
 from cq.zoo.scenes import attributes, draw_scenes, scenes
 from cq.zoo.tokens import CONTEXT, caption_tokens, vocabulary, write_tokenizer
 
@@ -74,8 +74,7 @@ class ClipRecipe:
         assert isinstance(model, CLIP)
         drawn = draw_scenes(*batch, contrastive=True, generator=generator)
         tokens = caption_tokens()[drawn.which_N]
-        # as in dit_mini, the fused attention is slow backwards in bfloat16
-        with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):
+        with mixed_precision(self.bf16):
             seen = model.encode_image(to_unit(drawn.images_NCHW))
             read = model.encode_text(tokens)
         seen, read = (nn.functional.normalize(part.float(), dim=1) for part in (seen, read))

@@ -10,13 +10,16 @@ from torch import Tensor, nn
 from cq.zoo.classifier import Classifier
 from cq.zoo.data import fashion_mnist
 from cq.zoo.recipes.classifiers import to_unit
+from cq.zoo.recipes.precision import mixed_precision, with_float32_norms
 from cq.zoo.scenes import scenes
 
 
 @dataclass(frozen=True, kw_only=True)
 class FirstStageRecipe:
-    """Of grey garments. L1, a perceptual distance in maps of a classifier, and a small KL term (as LDM,
-    arXiv:2112.10752, 3.1)."""
+    """L1, a perceptual distance in maps of a classifier, and a small KL term (as LDM, arXiv:2112.10752, 3.1).
+
+    Of grey garments, unless a subclass has other images.
+    """
 
     root: Path
     perceptual: Path  # folder of the trained classifier
@@ -35,7 +38,7 @@ class FirstStageRecipe:
     _networks: list[Classifier] = field(default_factory=list, repr=False)
 
     def model(self) -> nn.Module:
-        model: nn.Module = AutoencoderKL(
+        model = AutoencoderKL(
             in_channels=self.channels,
             out_channels=self.channels,
             down_block_types=("DownEncoderBlock2D",) * 3,
@@ -46,7 +49,7 @@ class FirstStageRecipe:
             norm_num_groups=8,
             sample_size=32,
         )
-        return model
+        return with_float32_norms(model)
 
     def images(self) -> Tensor:
         """Training images, uint8 [n, channels, 32, 32]."""
@@ -58,21 +61,24 @@ class FirstStageRecipe:
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
         assert isinstance(model, AutoencoderKL)
         images = to_unit(batch[0]).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):
+        with mixed_precision(self.bf16):
             posterior = model.encode(images).latent_dist
             noise = torch.randn(posterior.mean.shape, generator=generator)
-            decoded = model.decode(posterior.mean + posterior.std * noise).sample.float()
-        kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
-        total: Tensor = (decoded - images).abs().mean()
-        return total + self.perceptual_weight * self._distance(decoded, images) + self.kl_weight * kl
+            decoded = model.decode(posterior.mean + posterior.std * noise).sample
+            distance = self._distance(decoded, images)
+        mean, logvar = posterior.mean.float(), posterior.logvar.float()
+        kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
+        loss: Tensor = (decoded.float() - images).abs().mean()
+        loss = loss + self.perceptual_weight * distance + self.kl_weight * kl
+        return loss
 
     def _distance(self, decoded: Tensor, images: Tensor) -> Tensor:
         if not self._networks:
             network = Classifier.from_pretrained(self.perceptual).float().eval().requires_grad_(False)
             self._networks.append(network.to(memory_format=torch.channels_last))
-        total: Tensor = decoded.new_zeros(())
+        total = torch.zeros(())
         for fake, real in zip(self._networks[0].maps(decoded), self._networks[0].maps(images), strict=True):
-            total = total + (fake - real).pow(2).mean() / real.pow(2).mean()
+            total = total + (fake.float() - real.float()).pow(2).mean() / real.float().pow(2).mean()
         return total
 
     @torch.no_grad()
@@ -92,6 +98,7 @@ class SceneFirstStageRecipe(FirstStageRecipe):
     """Of colour scenes; the classifier is one of scenes."""
 
     channels: int = 3
+    bf16: bool = True
     name: str = "scene_first_stage"
     seed: int = 12
     count: int = 60_000
