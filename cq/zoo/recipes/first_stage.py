@@ -68,8 +68,8 @@ class FirstStageRecipe:
             distance = self._distance(decoded, images)
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
         kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
-        loss: Tensor = (decoded.float() - images).abs().mean()
-        loss = loss + self.perceptual_weight * distance + self.kl_weight * kl
+        error = (decoded.float() - images).abs().mean()
+        loss: Tensor = error + self.perceptual_weight * distance + self.kl_weight * kl
         return loss
 
     def _distance(self, decoded: Tensor, images: Tensor) -> Tensor:
