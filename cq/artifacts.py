@@ -17,6 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typing_extensions import Self
 
+from cq.phases import Phases, sites_at
+
 
 def digest_of(value: Any) -> str:
     """SHA-256 (hex) of a JSON value in canonical form; the name of whatever it fully determines."""
@@ -114,16 +116,18 @@ def _tuples(value: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class CacheSchedule(Artifact):
-    """When the cached map is refreshed: the calls at which the whole network runs.
+    """When the cached maps are refreshed: the calls at which the whole network runs; and which are reused when.
 
-    refresh_calls: strictly increasing, the first is 0. All other calls reuse the map of the last refresh.
+    refresh_calls: strictly increasing, the first is 0. All other calls reuse the maps of the last refreshes.
     planner: what made it, for labels. interval: the nominal cache interval, or None where none was used.
+    phases: see `Phases`; empty where every site of the denoiser is reused at every other call. Planners leave it.
     """
 
     num_calls: int
     refresh_calls: tuple[int, ...]
     planner: str
     interval: int | None
+    phases: Phases = ()
 
     def __post_init__(self) -> None:
         calls = self.refresh_calls
@@ -133,6 +137,13 @@ class CacheSchedule(Artifact):
             raise ValueError(
                 f"refresh_calls={list(calls)}: must be strictly increasing and below num_calls={self.num_calls}."
             )
+        firsts = [first for first, _ in self.phases]
+        if firsts and (firsts[0] != 0 or any(b <= a for a, b in pairwise(firsts))):
+            raise ValueError(f"phases start at calls {firsts}: must start with 0 and be strictly increasing.")
+
+    def sites_at(self, call: int, *, default: tuple[str, ...]) -> tuple[str, ...]:
+        """The sites that are reused at `call`; `default` where there are no phases."""
+        return sites_at(self.phases, call) if self.phases else default
 
     def source_of(self, call: int) -> int:
         """The last refresh at or before `call`: where the reused map comes from."""
@@ -155,24 +166,29 @@ class CacheSchedule(Artifact):
 
 @dataclass(frozen=True, kw_only=True)
 class TrajectoryStatistics(Artifact):
-    """What one full-precision pass says of the cut-point map X_t at every pair of calls (t - d, t).
+    """What one full-precision pass says of the cached maps X_t at every pair of calls (t - d, t).
 
+    phases: which sites count at which call; distances sum over the sites of call t.
     l1_TD, squared_TD: float64 [T, D], sum over samples and elements of |X_t - X_{t-d}| and its square;
         column d is distance d, column 0 is zero, +inf where t - d < 0.
-    sum_TC, square_TC: float64 [T, C], sums of X_t and X_t^2 over samples, height and width.
-    cross_TDC: float64 [T, D, C], sums of X_t * X_{t-d}; zero where t - d < 0.
+    size_T: float64 [T], sum of |X_t|.
+    sum_TC, square_TC: by site, float64 [T, C], sums of X_t and X_t^2 over samples, height and width.
+    cross_TDC: by site, float64 [T, D, C], sums of X_t * X_{t-d}; zero where t - d < 0.
+    count: by site, elements behind each sum (samples times height times width).
     timesteps_T: int64 [T]. sigma_T: float64 [T], sqrt((1 - alpha_bar) / alpha_bar) at each call.
-    count: elements behind each sum (samples times height times width).
     """
 
-    site: str
+    schema: ClassVar[int] = 2
+
     num_calls: int
-    count: int
+    phases: Phases
+    count: Mapping[str, int]
     l1_TD: Tensor
     squared_TD: Tensor
-    sum_TC: Tensor
-    square_TC: Tensor
-    cross_TDC: Tensor
+    size_T: Tensor
+    sum_TC: Mapping[str, Tensor]
+    square_TC: Mapping[str, Tensor]
+    cross_TDC: Mapping[str, Tensor]
     timesteps_T: Tensor
     sigma_T: Tensor
 
@@ -180,6 +196,10 @@ class TrajectoryStatistics(Artifact):
     def window(self) -> int:
         """The largest distance between two calls for which statistics exist."""
         return self.l1_TD.shape[1] - 1
+
+    def counts_at(self, site: str) -> Tensor:
+        """bool [T]: the calls at which the site is one of those that count."""
+        return torch.tensor([site in sites_at(self.phases, call) for call in range(self.num_calls)])
 
 
 @dataclass(frozen=True, kw_only=True)

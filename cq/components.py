@@ -1,10 +1,11 @@
 """The parts of one run, built and checked; a configuration that cannot work is refused before torch is loaded."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -13,18 +14,26 @@ from cq.store import Store, check_writable
 
 if TYPE_CHECKING:  # these bring torch
     from cq.calibrate.trajectory import Calibrate
-    from cq.contracts import Corrector, Cost, Metric, Quantizer, SchedulePlanner
+    from cq.contracts import CacheStrategy, Corrector, Cost, Metric, Predictor, Quantizer, Sampler, SchedulePlanner
     from cq.evaluate.latency import Latency
-    from cq.models.latent import LatentDiffusion
+    from cq.models.diffusion import ModelComponent
     from cq.sample.generate import Sample
     from cq.tracking import NoLogger, WandbLogger
 
 
 @dataclass(frozen=True, kw_only=True)
 class Components:
-    """The parts of one run; nothing has been loaded or computed yet."""
+    """The parts of one run; nothing has been loaded or computed yet.
 
-    model: "LatentDiffusion"
+    baseline_steps, baseline_sampler: how the full-precision images are drawn that this run is compared with.
+    """
+
+    model: "ModelComponent"
+    sampler: "Sampler"
+    baseline_steps: int
+    baseline_sampler: "Sampler"
+    strategy: "CacheStrategy"
+    predictor: "Predictor"
     calibrate: "Calibrate"
     cost: "Cost"
     planner: "SchedulePlanner"
@@ -45,11 +54,21 @@ class Components:
         What needs no torch comes first: torch alone takes longer to import than all of the checks before it.
         """
         check_budget(config)
-        model: LatentDiffusion = build(config.model, "model")
+        model: ModelComponent = build(config.model, "model")
         planner: SchedulePlanner = build(config.schedule, "schedule")
         sample: Sample = build(config.sample, "sample")
-        model.check(num_steps=sample.num_steps)
-        planner.check(model.num_calls(sample.num_steps))
+        sampler: Sampler = build(config.sampler, "sampler")
+        baseline_sampler: Sampler = build(config.baseline.sampler, "baseline.sampler")
+        strategy: CacheStrategy = build(config.cache, "cache")
+        model.check()
+        if model.family not in strategy.families:
+            raise ValueError(
+                f"cache={type(strategy).__name__}: works on {' and '.join(strategy.families)} models, and "
+                f"model.weights={model.weights!r} is a {model.family}. Choose cache=cut, which every model has."
+            )
+        sampler.check(sample.num_steps)
+        baseline_sampler.check(config.baseline.num_steps)
+        planner.check(sampler.num_calls(sample.num_steps))
         sample.check(model.num_classes)
         logger: NoLogger | WandbLogger = build(config.logger, "logger")
         latent, image = math.prod(model.latent_shape), math.prod(model.image_shape)
@@ -63,6 +82,11 @@ class Components:
         check_writable(Path(config.paths.tracking), "paths.tracking")
         parts = Components(
             model=model,
+            sampler=sampler,
+            baseline_steps=config.baseline.num_steps,
+            baseline_sampler=baseline_sampler,
+            strategy=strategy,
+            predictor=build(config.predict, "predict"),
             calibrate=build(config.calibrate, "calibrate"),
             cost=build(config.cost, "cost"),
             planner=planner,
@@ -81,3 +105,14 @@ class Components:
         image_seeds("evaluation", run_seed=parts.run_seed, count=sample.num_images)
         image_seeds("calibration", run_seed=parts.run_seed, count=parts.calibrate.num_samples)
         return parts
+
+
+def described(component: Any) -> dict[str, Any]:
+    """A component as JSON: its class and fields, nested components included."""
+    out: dict[str, Any] = {"class": f"{type(component).__module__}.{type(component).__qualname__}"}
+    for field in dataclasses.fields(component):
+        value = getattr(component, field.name)
+        out[field.name] = described(value) if dataclasses.is_dataclass(value) else value
+    if hasattr(component, "content_digest"):  # a component that reads a file is what the file says
+        out["content"] = component.content_digest()
+    return out

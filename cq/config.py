@@ -44,6 +44,14 @@ class Row:
 
 
 @dataclass
+class Baseline:
+    """How the full-precision images are drawn that a run is compared with; by default as its own."""
+
+    num_steps: int = MISSING
+    sampler: Any = MISSING
+
+
+@dataclass
 class RunConfig:
     """The top of every configuration; the groups are checked against their own dataclasses in `build`."""
 
@@ -52,7 +60,11 @@ class RunConfig:
     force: bool = False
     budget: Budget = field(default_factory=Budget)
     paths: Paths = field(default_factory=Paths)
+    baseline: Baseline = field(default_factory=Baseline)
     model: Any = MISSING
+    sampler: Any = MISSING
+    cache: Any = MISSING
+    predict: Any = MISSING
     calibrate: Any = MISSING
     cost: Any = MISSING
     schedule: Any = MISSING
@@ -69,6 +81,8 @@ def check_budget(config: DictConfig) -> None:
     budget = config.budget
     if budget.num_steps < 1:
         raise ValueError(f"budget.num_steps={budget.num_steps}: must be at least 1. 250 is usual.")
+    if config.baseline.num_steps < 1:
+        raise ValueError(f"baseline.num_steps={config.baseline.num_steps}: must be at least 1. 250 is usual.")
     if not 1 <= budget.cache_interval <= budget.num_steps:
         raise ValueError(
             f"budget.cache_interval={budget.cache_interval}: the interval must lie in 1..budget.num_steps="

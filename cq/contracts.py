@@ -6,12 +6,13 @@ T call of the denoiser in sampling order.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from cq.artifacts import CacheSchedule, ChannelAffine, QuantParams, TrajectoryStatistics
 from cq.calibrate.moments import PairMoments
+from cq.phases import Phases
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,84 @@ class Denoiser(Protocol):
     """
 
     @property
-    def site(self) -> str:
-        """The named place whose map can be reused."""
+    def sites(self) -> tuple[str, ...]:
+        """The named places whose maps a full call records."""
 
     def __call__(
         self, x_NCHW: Tensor, *, call: int, timestep: Tensor, cond: Tensor | None, reuse: Mapping[str, Tensor]
     ) -> DenoiserOutput:
         """Predict the noise in `x_NCHW`; what feeds the sites in `reuse` is not computed."""
+
+
+class CutNetwork(Protocol):
+    """A diffusers network that can record maps at sites and start again from them. Maps are [N, C, ...]."""
+
+    @property
+    def backbone(self) -> Any:
+        """The diffusers module; layers are named as in it."""
+
+    @property
+    def blocks(self) -> int:
+        """How many transformer blocks a strategy can name; 0 for U-Nets."""
+
+    def check(self, sites: tuple[str, ...]) -> None:
+        """Raise ValueError for a site the network does not have."""
+
+    def splits(self) -> Mapping[str, int]:
+        """Layers that read a concatenation, and how many of their input channels are the main path's."""
+
+    def edges(self) -> frozenset[str]:
+        """The first and the last layer, which keep 8 bits."""
+
+    def readers(self, sites: tuple[str, ...]) -> list[str]:
+        """The layers that read what the sites hold, whose output can be corrected."""
+
+    def full(
+        self, x_NCHW: Tensor, timestep: Tensor, cond: Tensor | None, *, record: tuple[str, ...]
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """diffusers' own forward, bit for bit: the noise prediction, and the maps at `record`."""
+
+    def shallow(self, x_NCHW: Tensor, timestep: Tensor, cond: Tensor | None, *, reuse: Mapping[str, Tensor]) -> Tensor:
+        """The noise prediction without running what feeds the sites in `reuse`."""
+
+
+@runtime_checkable
+class CacheStrategy(Protocol):
+    """Decides what is cached: which sites stand in for computation, and at which calls."""
+
+    families: ClassVar[tuple[str, ...]]
+
+    def phases(self, *, default: str, blocks: int, num_calls: int) -> Phases:
+        """(first call, the sites reused from there on) of each phase; every refresh records the sites of all.
+
+        default: the model's own cut point. blocks: its transformer blocks, 0 for a U-Net.
+        """
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """Estimates a map from those of the last refreshes."""
+
+    @property
+    def depth(self) -> int:
+        """How many refreshes it looks back on."""
+
+    def weights(self, call: int, refreshes: tuple[int, ...]) -> tuple[float, ...]:
+        """The weight of each refresh's map at `call`; refreshes: the last `depth` or fewer, newest first."""
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """The solver of the reverse process, as a diffusers noise scheduler."""
+
+    def check(self, num_steps: int) -> None:
+        """Raise ValueError for a number of steps it cannot take."""
+
+    def num_calls(self, num_steps: int) -> int:
+        """Denoiser calls of one trajectory."""
+
+    def noise_scheduler(self, config: Mapping[str, Any], num_steps: int) -> Any:
+        """A fresh noise scheduler of a model's configuration, with its timesteps set; one loop uses one."""
 
 
 @runtime_checkable

@@ -1,6 +1,6 @@
 """The only denoising loop. Calibration, sampling, timing and tests are consumers of what it yields."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,11 @@ import torch
 from torch import Tensor
 
 from cq.artifacts import CacheSchedule, ChannelAffine
-from cq.contracts import Denoiser, DenoiserOutput
+from cq.contracts import Denoiser, DenoiserOutput, Predictor
+from cq.predict.combine import combine
+from cq.predict.last import Last
+
+LAST = Last()
 
 
 @dataclass(frozen=True)
@@ -30,10 +34,12 @@ def denoise(
     cond: Tensor | None,
     schedule: CacheSchedule,
     correction: ChannelAffine,
+    predictor: Predictor = LAST,
 ) -> Iterator[DenoiseStep]:
-    """Denoise `x_NCHW` along `noise_scheduler.timesteps`; the cached map is a local value, so nothing can leak.
+    """Denoise `x_NCHW` along `noise_scheduler.timesteps`; the cached maps are a local value, so nothing can leak.
 
     noise_scheduler: a diffusers scheduler whose timesteps are set; it is used by this loop alone.
+    At a reuse call the predictor makes each map from those of the last refreshes, and the correction mends that.
     Raises ValueError, at the first call, for a schedule of another number of calls or a correction of another schedule.
     """
     timesteps = noise_scheduler.timesteps
@@ -50,11 +56,16 @@ def denoise(
     if any(len(table) != len(timesteps) for table in correction.tables.values()):
         raise ValueError(f"the correction's tables are not for {len(timesteps)} calls. Fit it again for this schedule.")
     refresh = set(schedule.refresh_calls)
-    site = denoiser.site
-    held: dict[str, Tensor] = {}
+    past: list[tuple[int, Mapping[str, Tensor]]] = []  # the last refreshes, newest first
     for call, timestep in enumerate(timesteps):
-        reuse = {} if call in refresh else {site: correction.apply(held[site], name=site, call=call)}
+        reuse: dict[str, Tensor] = {}
+        if call not in refresh:
+            weights = predictor.weights(call, tuple(at for at, _ in past))
+            for site in schedule.sites_at(call, default=denoiser.sites):
+                held = combine(weights, [features[site] for _, features in past])
+                reuse[site] = correction.apply(held, name=site, call=call)
         output = denoiser(x_NCHW, call=call, timestep=timestep, cond=cond, reuse=reuse)
-        held.update(output.features)
+        if output.features:
+            past = [(call, output.features), *past][: predictor.depth]
         x_NCHW = noise_scheduler.step(output.eps_NCHW, timestep, x_NCHW).prev_sample
         yield DenoiseStep(call, timestep, x_NCHW, output)

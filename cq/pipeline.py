@@ -1,6 +1,7 @@
 """The order of the stages: calibrate, schedule, correct, quantize, correct, sample, evaluate, record."""
 
 import dataclasses
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from cq.artifacts import (
     CacheSchedule,
@@ -19,21 +19,24 @@ from cq.artifacts import (
     TrajectoryStatistics,
     digest_of_tensor,
 )
+from cq.calibrate.loops import NO_CORRECTION, Loops
 from cq.calibrate.moments import PairMoments
+from cq.calibrate.predicted import predicted_moments
 from cq.calibrate.trajectory import collect_statistics
-from cq.components import Components
-from cq.contracts import Corrector, PlanRequest
-from cq.correct.fit import r_squared
-from cq.correct.from_statistics import identity_at_refresh, moments_for_schedule
-from cq.denoise import DenoiseStep, denoise
+from cq.components import Components, described
+from cq.contracts import PlanRequest
+from cq.correct.from_statistics import moments_for_schedule
+from cq.correct.tables import fit_tables
 from cq.evaluate.efficiency import counted_cost
 from cq.evaluate.latency import Timing
 from cq.evaluate.protocol import EvaluationContext, MetricUnavailable
-from cq.models.denoiser import UNetDenoiser
-from cq.models.latent import DiffusionModel
+from cq.models.denoiser import GuidedDenoiser
+from cq.models.diffusion import DiffusionModel
+from cq.phases import Phases, all_sites
+from cq.predict.last import Last
 from cq.quantize.entry_moments import entry_moments
 from cq.sample.generate import generate
-from cq.seeding import image_seeds, initial_noise
+from cq.seeding import image_seeds
 
 log = logging.getLogger(__name__)
 
@@ -44,74 +47,99 @@ class Run:
     def __init__(self, parts: Components) -> None:
         self.parts = parts
         self.store = parts.store
-        self.num_calls = parts.model.num_calls(parts.sample.num_steps)
-        self.every_call = CacheSchedule(
-            num_calls=self.num_calls, refresh_calls=tuple(range(self.num_calls)), planner="none", interval=None
-        )
-        self.no_correction = ChannelAffine(schedule="", tables={}, r2={})
+        self.num_calls = parts.sampler.num_calls(parts.sample.num_steps)
         self._origin = {
-            "model": _json(parts.model), "weights": parts.model.weights_digest(),
-            "num_steps": parts.sample.num_steps, "run_seed": parts.run_seed,
+            "model": described(parts.model), "weights": parts.model.weights_digest(),
+            "num_steps": parts.sample.num_steps, "run_seed": parts.run_seed, "sampler": described(parts.sampler),
         }  # fmt: skip
 
     @cached_property
     def model(self) -> DiffusionModel:
         """Loaded at the first stage that computes something: a stored artefact is read, or refused, without it."""
         with self.store.timed("load"):
-            return self.parts.model.load()
+            model = self.parts.model.load()
+            own = self.parts.model.site
+            phases = self.parts.strategy.phases(
+                default=own, blocks=model.denoiser.network.blocks, num_calls=self.num_calls
+            )
+            denoiser = model.denoiser.with_sites(all_sites(phases))
+            return dataclasses.replace(model, denoiser=denoiser, sampler=self.parts.sampler)
+
+    @property
+    def phases(self) -> Phases:
+        """Which sites are reused when."""
+        return self.parts.strategy.phases(
+            default=self.parts.model.site, blocks=self.model.denoiser.network.blocks, num_calls=self.num_calls
+        )
 
     def statistics(self) -> TrajectoryStatistics:
         """Distances and moments of the cut-point map along full-precision trajectories."""
         calibrate = self.parts.calibrate
 
         def make(_: Path) -> TrajectoryStatistics:
-            batches = self._batches(
-                self.model.denoiser, calibrate.num_samples, calibrate.batch_size, self.every_call, self.no_correction
-            )
+            batches = self.loops.full(self.model.denoiser, calibrate.num_samples, calibrate.batch_size)
             return collect_statistics(
-                batches, site=self.model.denoiser.site,
+                batches, phases=self.phases,
                 noise_scheduler=self.model.noise_scheduler(self.parts.sample.num_steps), window=calibrate.window,
             )  # fmt: skip
 
-        key = {**self._origin, "calibrate": _json(calibrate)}
+        key = {**self._origin, "strategy": described(self.parts.strategy), "calibrate": described(calibrate)}
         return self.store.get("statistics", key, TrajectoryStatistics, make)
 
     def schedule(self) -> CacheSchedule:
         """When the map is refreshed."""
         request = PlanRequest(num_calls=self.num_calls, cost=self.parts.cost, statistics=self.statistics)
         key = {
-            **self._origin, "planner": _json(self.parts.planner), "cost": _json(self.parts.cost),
-            "calibrate": _json(self.parts.calibrate),
+            **self._origin, "planner": described(self.parts.planner), "cost": described(self.parts.cost),
+            "strategy": described(self.parts.strategy), "calibrate": described(self.parts.calibrate),
         }  # fmt: skip
-        return self.store.get("schedule", key, CacheSchedule, lambda _: self.parts.planner.plan(request))
+        return self.store.get(
+            "schedule", key, CacheSchedule,
+            lambda _: dataclasses.replace(self.parts.planner.plan(request), phases=self.phases),
+        )  # fmt: skip
 
     def cache_correction(self, schedule: CacheSchedule) -> ChannelAffine:
         """Gain and offset of the stale map, per call and channel."""
 
         def make(_: Path) -> ChannelAffine:
-            site = self.model.denoiser.site
-            return _fit(
-                self.parts.correct_cache, schedule, {site: lambda: moments_for_schedule(self.statistics(), schedule)},
-                biases={site: None}, identity_at_full=True,
+            sites = self.model.denoiser.sites
+            predicted: dict[str, PairMoments] = {}
+
+            def moments(site: str) -> PairMoments:
+                if isinstance(self.parts.predictor, Last):
+                    return moments_for_schedule(self.statistics(), schedule, site)
+                if not predicted:
+                    calibrate = self.parts.calibrate
+                    batches = self.loops.full(self.model.denoiser, calibrate.num_samples, calibrate.batch_size)
+                    predicted.update(
+                        predicted_moments(batches, schedule=schedule, predictor=self.parts.predictor, sites=sites)
+                    )
+                return predicted[site]
+
+            return fit_tables(
+                self.parts.correct_cache, schedule, {site: _bind(moments, site) for site in sites},
+                biases=dict.fromkeys(sites), identity_at_full=True,
             )  # fmt: skip
 
         key = {
-            **self._origin, "corrector": _json(self.parts.correct_cache), "schedule": schedule.digest,
-            "calibrate": _json(self.parts.calibrate),
+            **self._origin, "corrector": described(self.parts.correct_cache), "schedule": schedule.digest,
+            "predictor": described(self.parts.predictor),
+            "calibrate": described(self.parts.calibrate),
         }  # fmt: skip
         return self.store.get("cache_correction", key, ChannelAffine, make)
 
     def quant_params(self, schedule: CacheSchedule, correction: ChannelAffine) -> QuantParams:
         """Scales and zero points."""
         key = {
-            **self._origin, "quantizer": _json(self.parts.quantizer), "schedule": schedule.digest,
-            "correction": correction.digest,
+            **self._origin, "quantizer": described(self.parts.quantizer), "schedule": schedule.digest,
+            "correction": correction.digest, "predictor": described(self.parts.predictor),
         }  # fmt: skip
-        trajectories = self._lockstep(schedule, correction)
-        return self.store.get(
-            "quant_params", key, QuantParams,
-            lambda _: self.parts.quantizer.calibrate(self.model.denoiser, trajectories, num_calls=self.num_calls),
-        )  # fmt: skip
+
+        def make(_: Path) -> QuantParams:
+            trajectories = self._lockstep(schedule, correction)
+            return self.parts.quantizer.calibrate(self.model.denoiser, trajectories, num_calls=self.num_calls)
+
+        return self.store.get("quant_params", key, QuantParams, make)
 
     def quant_correction(
         self, schedule: CacheSchedule, correction: ChannelAffine, params: QuantParams
@@ -126,62 +154,83 @@ class Run:
 
             def moments(name: str) -> PairMoments:
                 if not gathered:
-                    twin = quantizer.quantize(denoiser, params, self.no_correction)
+                    twin = quantizer.quantize(denoiser, params, NO_CORRECTION)
                     gathered.update(
                         entry_moments(
-                            denoiser, twin, layers, self._lockstep(schedule, correction), num_calls=self.num_calls
+                            denoiser,
+                            twin,
+                            layers,
+                            self._lockstep(schedule, correction),
+                            num_calls=self.num_calls,
+                            may_rest=len(schedule.phases) > 1,
                         )
                     )
                 return gathered[name]
 
-            biases = {name: denoiser.network.unet.get_submodule(name).bias for name in layers}
-            return _fit(
+            biases = {name: denoiser.network.backbone.get_submodule(name).bias for name in layers}
+            return fit_tables(
                 self.parts.correct_quant, schedule, {name: _bind(moments, name) for name in layers},
                 biases=biases, identity_at_full=False,
             )  # fmt: skip
 
         key = {
-            **self._origin, "corrector": _json(self.parts.correct_quant), "schedule": schedule.digest,
-            "correction": correction.digest, "params": params.digest, "quantizer": _json(quantizer),
+            **self._origin, "corrector": described(self.parts.correct_quant), "schedule": schedule.digest,
+            "correction": correction.digest, "params": params.digest, "quantizer": described(quantizer),
         }  # fmt: skip
         return self.store.get("quant_correction", key, ChannelAffine, make)
 
     def samples(
-        self, denoiser: Callable[[], UNetDenoiser], schedule: CacheSchedule, correction: ChannelAffine, *,
-        twin: Mapping[str, Any], stage: str = "samples",
+        self, denoiser: Callable[[], GuidedDenoiser], schedule: CacheSchedule, correction: ChannelAffine, *,
+        twin: Mapping[str, Any],
     ) -> SampleSet:  # fmt: skip
         """Images of the evaluation seeds. twin: what, beside the model, determines the denoiser."""
-        sample = self.parts.sample
-        seeds = image_seeds("evaluation", run_seed=self.parts.run_seed, count=sample.num_images)
         key = {
-            **self._origin, "sample": _json(sample), "schedule": list(schedule.refresh_calls),
-            "correction": correction.digest if correction.tables else "", "twin": dict(twin),
+            **self._origin, "sample": described(self.parts.sample), "twin": dict(twin),
+            **self._reuse(schedule, correction),
         }  # fmt: skip
         return self.store.get(
-            stage, key, SampleSet,
+            "samples", key, SampleSet,
             lambda shards: generate(
-                self.model, denoiser(), sample=sample, seeds=seeds, schedule=schedule, correction=correction,
-                shards=shards, describe=stage,
+                self.model, denoiser(), sample=self.parts.sample, seeds=self._evaluation_seeds(), schedule=schedule,
+                correction=correction, predictor=self.parts.predictor, shards=shards, describe="samples",
             ),
         )  # fmt: skip
 
     def baseline(self) -> SampleSet:
-        """The full-precision, uncached images of the same seeds."""
-        return self.samples(
-            lambda: self.model.denoiser, self.every_call, self.no_correction, twin={}, stage="samples_full_precision"
-        )
+        """The full-precision, uncached images of the same seeds, with the baseline's own solver and steps."""
+        parts = self.parts
+        sample = dataclasses.replace(parts.sample, num_steps=parts.baseline_steps)
+        num_calls = parts.baseline_sampler.num_calls(parts.baseline_steps)
+        every = CacheSchedule(num_calls=num_calls, refresh_calls=tuple(range(num_calls)), planner="none", interval=None)
+        key = {
+            **self._origin, "num_steps": parts.baseline_steps, "sampler": described(parts.baseline_sampler),
+            "sample": described(sample),
+        }  # fmt: skip
+        return self.store.get(
+            "samples_full_precision", key, SampleSet,
+            lambda shards: generate(
+                dataclasses.replace(self.model, sampler=parts.baseline_sampler), self.model.denoiser, sample=sample,
+                seeds=self._evaluation_seeds(), schedule=every, correction=NO_CORRECTION,
+                predictor=parts.predictor, shards=shards, describe="samples_full_precision",
+            ),
+        )  # fmt: skip
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether an uncached, unquantized run draws the baseline's very images."""
+        parts = self.parts
+        return parts.baseline_steps == parts.sample.num_steps and parts.baseline_sampler == parts.sampler
 
     def timing(self, schedule: CacheSchedule, correction: ChannelAffine, params: QuantParams) -> Timing:
         """Measured time of what is really executed; empty for fake quantization, which is never timed."""
         key = {
-            **self._origin, "latency": _json(self.parts.latency), "schedule": list(schedule.refresh_calls),
-            "correction": correction.digest if correction.tables else "", "fake": bool(params.bits),
+            **self._origin, "latency": described(self.parts.latency), **self._reuse(schedule, correction),
+            "fake": bool(params.bits), "baseline_steps": self.parts.baseline_steps,
+            "baseline_sampler": described(self.parts.baseline_sampler),
         }  # fmt: skip
         runs = {
-            "this": lambda n: self._loop(self.model.denoiser, self._calibration_seeds(n), schedule, correction),
-            "full": lambda n: self._loop(
-                self.model.denoiser, self._calibration_seeds(n), self.every_call, self.no_correction
-            ),
+            "this": lambda n: self.loops.one(self.model.denoiser, self.loops.seeds(n), schedule, correction),
+            "full": lambda n: self._baseline_loops().full(self.model.denoiser, n, n)[0],
         }
         return self.store.get(
             "timing", key, Timing, lambda _: self.parts.latency.measure(runs if not params.bits else {})
@@ -189,44 +238,47 @@ class Run:
 
     def counted(self, schedule: CacheSchedule, params: QuantParams) -> dict[str, float]:
         """MACs, BOPs and weight bytes."""
-        context = self.model.condition(torch.zeros(1, dtype=torch.int64))
+        cond = self.model.condition(torch.zeros(1, dtype=torch.int64))
         return counted_cost(
             self.model.denoiser.network, latent_shape=self.parts.model.latent_shape,
-            context=None if context is None else context[:1], schedule=schedule, coverage=params.coverage,
+            cond=None if cond is None else cond[:1], schedule=schedule, sites=self.model.denoiser.sites,
+            coverage=params.coverage,
         )  # fmt: skip
 
-    def _calibration_seeds(self, count: int) -> tuple[int, ...]:
-        return image_seeds("calibration", run_seed=self.parts.run_seed, count=count)
+    def captions(self, samples: SampleSet) -> tuple[str, ...]:
+        """The prompt of each image; empty for models that take none."""
+        return self.model.captions(samples.labels_N) if hasattr(self.parts.model, "prompts") else ()
 
-    def _loop(
-        self, denoiser: UNetDenoiser, seeds: tuple[int, ...], schedule: CacheSchedule, correction: ChannelAffine
-    ) -> Iterator[DenoiseStep]:
-        classes = self.parts.model.num_classes
-        labels = torch.tensor([seed % max(classes, 1) for seed in seeds])
-        return denoise(
-            denoiser, self.model.noise_scheduler(self.parts.sample.num_steps),
-            initial_noise(seeds, self.parts.model.latent_shape), cond=self.model.condition(labels),
-            schedule=schedule, correction=correction,
-        )  # fmt: skip
+    def _reuse(self, schedule: CacheSchedule, correction: ChannelAffine) -> dict[str, Any]:
+        """What decides, beside the networks, what a loop computes; where nothing is reused, only the calls."""
+        calls = list(schedule.refresh_calls)
+        if len(calls) == schedule.num_calls:
+            return {"schedule": calls}
+        return {
+            "schedule": calls, "phases": json.loads(json.dumps(schedule.phases)),
+            "correction": correction.digest if correction.tables else "", "predictor": described(self.parts.predictor),
+        }  # fmt: skip
 
-    def _batches(
-        self, denoiser: UNetDenoiser, num_samples: int, batch_size: int, schedule: CacheSchedule,
-        correction: ChannelAffine,
-    ) -> list[Iterator[DenoiseStep]]:  # fmt: skip
-        seeds = self._calibration_seeds(num_samples)
-        parts = [seeds[start : start + batch_size] for start in range(0, num_samples, batch_size)]
-        return [self._loop(denoiser, part, schedule, correction) for part in parts]
+    def _evaluation_seeds(self) -> tuple[int, ...]:
+        return image_seeds("evaluation", run_seed=self.parts.run_seed, count=self.parts.sample.num_images)
+
+    @property
+    def loops(self) -> Loops:
+        """The loops of calibration."""
+        parts = self.parts
+        return Loops(
+            model=self.model, num_steps=parts.sample.num_steps, predictor=parts.predictor, run_seed=parts.run_seed
+        )
+
+    def _baseline_loops(self) -> Loops:
+        model = dataclasses.replace(self.model, sampler=self.parts.baseline_sampler)
+        return dataclasses.replace(self.loops, model=model, num_steps=self.parts.baseline_steps)
 
     def _lockstep(self, schedule: CacheSchedule, correction: ChannelAffine) -> Callable[..., Iterator[int]]:
         quantizer = self.parts.quantizer
-
-        def run(denoiser: UNetDenoiser, *, deployed: bool) -> Iterator[int]:
-            chosen = (schedule, correction) if deployed else (self.every_call, self.no_correction)
-            batches = self._batches(denoiser, quantizer.num_samples, quantizer.batch_size, *chosen)
-            for steps in zip(*batches, strict=True):
-                yield steps[0].call
-
-        return run
+        return self.loops.lockstep(
+            schedule, correction, num_samples=quantizer.num_samples, batch_size=quantizer.batch_size
+        )
 
 
 def run(parts: Components) -> "RunOutcome":
@@ -238,14 +290,17 @@ def run(parts: Components) -> "RunOutcome":
     output = this.quant_correction(schedule, correction, params)
     twin = {"params": params.digest, "output": output.digest} if params.bits else {}
     baseline = this.baseline()
-    if not twin and len(schedule.refresh_calls) == this.num_calls:
+    if not twin and len(schedule.refresh_calls) == this.num_calls and this.is_baseline:
         samples = baseline  # nothing is cached and nothing quantized: these are the same images
     else:
         samples = this.samples(
             lambda: parts.quantizer.quantize(this.model.denoiser, params, output), schedule, correction, twin=twin
         )
     timing = this.timing(schedule, correction, params)
-    context = EvaluationContext(samples=samples, baseline=baseline, sampling=_sampling_protocol(parts))
+    context = EvaluationContext(
+        samples=samples, baseline=baseline, sampling=_sampling_protocol(parts),
+        captions=this.captions(samples),
+    )  # fmt: skip
     scores: dict[str, Any] = {}
     missing: dict[str, str] = {}
     for name, metric in parts.metrics.items():
@@ -282,22 +337,6 @@ class RunOutcome:
     images_digest: str
 
 
-def _fit(
-    corrector: Corrector, schedule: CacheSchedule, moments: Mapping[str, Callable[[], PairMoments]], *,
-    biases: Mapping[str, Tensor | None], identity_at_full: bool,
-) -> ChannelAffine:  # fmt: skip
-    tables: dict[str, Tensor] = {}
-    r2: dict[str, Tensor] = {}
-    for name, gather in moments.items():
-        fitted = corrector.fit(gather, bias_C=biases[name])
-        if fitted is None:
-            continue
-        gain_TC, offset_TC = identity_at_refresh(*fitted, schedule) if identity_at_full else fitted
-        r2[name] = r_squared(gather(), gain_TC, offset_TC).float()
-        tables[name] = torch.stack([gain_TC, offset_TC], dim=1).float()
-    return ChannelAffine(schedule=schedule.digest if tables else "", tables=tables, r2=r2)
-
-
 def _bind(function: Callable[[str], PairMoments], name: str) -> Callable[[], PairMoments]:
     return lambda: function(name)
 
@@ -305,18 +344,7 @@ def _bind(function: Callable[[str], PairMoments], name: str) -> Callable[[], Pai
 def _sampling_protocol(parts: Components) -> dict[str, Any]:
     return {
         "model": parts.model.weights, "weights": parts.model.weights_digest()[:12],
-        "guidance": parts.model.guidance, "eta": 0.0, "steps": parts.sample.num_steps,
+        "guidance": parts.model.guidance, "eta": 0.0, "steps": parts.baseline_steps,
         "classes": parts.sample.labels if parts.sample.classes is None else f"{parts.sample.labels} of "
         f"{list(parts.sample.classes)}", "pixel_rounding": "round to nearest, uint8",
     }  # fmt: skip
-
-
-def _json(component: Any) -> dict[str, Any]:
-    """A component as JSON: its class and fields, nested components included."""
-    out: dict[str, Any] = {"class": f"{type(component).__module__}.{type(component).__qualname__}"}
-    for field in dataclasses.fields(component):
-        value = getattr(component, field.name)
-        out[field.name] = _json(value) if dataclasses.is_dataclass(value) else value
-    if hasattr(component, "content_digest"):  # a component that reads a file is what the file says
-        out["content"] = component.content_digest()
-    return out

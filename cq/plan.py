@@ -46,7 +46,7 @@ def estimate_seconds(
     parts: Components, calls: CallSeconds, *, interval: int | None, quantized: bool
 ) -> dict[str, float]:
     """Seconds by stage, as if nothing were in the store; interval None for an uncached run."""
-    total = parts.model.num_calls(parts.sample.num_steps)
+    total = parts.sampler.num_calls(parts.sample.num_steps)
     refreshes = total if interval is None else math.ceil(total / interval)
     deployed = refreshes * calls.full + (total - refreshes) * calls.cached
     factor = FAKE_QUANT_FACTOR if quantized else 1.0

@@ -28,7 +28,7 @@ from cq.record import RunRecord
 from cq.store import check_writable
 
 if TYPE_CHECKING:
-    from cq.models.latent import LatentDiffusion
+    from cq.models.diffusion import ModelComponent
 
 log = logging.getLogger("cq.table")
 
@@ -72,7 +72,7 @@ def recorded(jobs: Sequence[Job]) -> list[RunRecord | None]:
     answers: list[RunRecord | None] = []
     source = Source.now()
     records: dict[Path, list[RunRecord]] = {}
-    weights: dict[LatentDiffusion, str] = {}
+    weights: dict[ModelComponent, str] = {}
     for job in jobs:
         path, model = Path(job.config.paths.records), Components.of(job.config).model
         if path not in records:

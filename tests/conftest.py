@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cq.models.latent import LatentDiffusion
-from tests.tiny import write_tiny_ldm
+from tests.tiny import write_tiny_dit, write_tiny_ldm
 
 
 @pytest.fixture(autouse=True)
@@ -19,6 +19,14 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random-weight latent diffusion model of ldm_mini's topology, as diffusers folders."""
     folder = tmp_path_factory.mktemp("tiny_ldm")
     write_tiny_ldm(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_transformer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random-weight diffusion transformer of dit_mini's topology, as diffusers folders."""
+    folder = tmp_path_factory.mktemp("tiny_dit")
+    write_tiny_dit(folder)
     return folder
 
 

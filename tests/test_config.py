@@ -149,13 +149,14 @@ def test_an_error_of_a_component_keeps_the_key_it_names_itself() -> None:
 
 
 GOOD_BUDGET = {"num_steps": 10, "cache_interval": 2, "weight_bits": 8, "act_bits": 8}
+BASELINE = {"num_steps": 10}
 
 
 @pytest.mark.parametrize(
     "change", [{}, {"cache_interval": 1}, {"cache_interval": 10}, {"weight_bits": 2}, {"act_bits": 16}]
 )
 def test_a_budget_at_the_edge_is_good(change: dict[str, int]) -> None:
-    check_budget(OmegaConf.create({"budget": {**GOOD_BUDGET, **change}}))
+    check_budget(OmegaConf.create({"budget": {**GOOD_BUDGET, **change}, "baseline": BASELINE}))
 
 
 @pytest.mark.parametrize(
@@ -170,4 +171,4 @@ def test_a_budget_at_the_edge_is_good(change: dict[str, int]) -> None:
 )
 def test_a_budget_that_nothing_could_honour_is_refused(change: dict[str, int], told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        check_budget(OmegaConf.create({"budget": {**GOOD_BUDGET, **change}}))
+        check_budget(OmegaConf.create({"budget": {**GOOD_BUDGET, **change}, "baseline": BASELINE}))

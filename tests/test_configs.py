@@ -17,6 +17,7 @@ from tests.tiny_runs import composed
 NO_COMPONENTS = ("debug", "evaluate", "experiment", "paths", "scale")  # these set other groups' choices and numbers
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
 SLOTS = {"correct": ("correct@correct.cache", "correct@correct.quant"), "metric": ()}  # groups used under other names
+TRANSFORMERS = ("model=dit_mini", "cache=delta_dit", "cache=fora")  # what a U-Net cannot be built with
 DEFAULTS_ALLOWED = {"cq.quantize.none.FullPrecision"}  # has no number of its own; the pipeline asks it for two
 
 
@@ -52,9 +53,14 @@ def root(tmp_path: Path, tiny_folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("choice", choices())
-def test_every_choice_composes_and_builds(choice: str, root: list[str], tmp_path: Path) -> None:
+def test_every_choice_composes_and_builds(
+    choice: str, root: list[str], tiny_transformer_folder: Path, tmp_path: Path
+) -> None:
     """Beside the defaults of the root, and with the steps that `centred_power` was made for."""
-    arguments = [*root, choice, "budget.num_steps=50", "budget.cache_interval=5"]
+    arguments = [*root, "budget.num_steps=50", "budget.cache_interval=5"]
+    if choice in TRANSFORMERS:
+        arguments += ["model=dit_mini", f"model.weights={tiny_transformer_folder}"]
+    arguments.append(choice)
     if choice == "schedule=from_file":
         arguments.append(f"schedule.path={tmp_path}/schedule.json")
     config, found = composed(arguments)

@@ -13,7 +13,8 @@ from torch.testing import assert_close
 from cq.artifacts import CacheSchedule, ChannelAffine
 from cq.contracts import Denoiser, DenoiserOutput
 from cq.denoise import denoise
-from cq.models.latent import DiffusionModel, LatentDiffusion
+from cq.models.diffusion import DiffusionModel
+from cq.models.latent import LatentDiffusion
 from cq.seeding import initial_noise
 
 CALLS = 4
@@ -31,14 +32,14 @@ EVERY = refreshing(0, 1, 2, 3)
 class Doubling:
     """Doubles twice: 10 becomes 40. What can be cached is what the doubling added, 30."""
 
-    site = "added"
+    sites = ("added",)
 
     def __call__(
         self, x_NCHW: Tensor, *, call: int, timestep: Tensor, cond: Tensor | None, reuse: Mapping[str, Tensor]
     ) -> DenoiserOutput:
-        if self.site in reuse:
-            return DenoiserOutput(x_NCHW + reuse[self.site], {})
-        return DenoiserOutput(2 * (2 * x_NCHW), {self.site: 2 * (2 * x_NCHW) - x_NCHW})
+        if reuse:
+            return DenoiserOutput(x_NCHW + reuse["added"], {})
+        return DenoiserOutput(2 * (2 * x_NCHW), {"added": 2 * (2 * x_NCHW) - x_NCHW})
 
 
 class CountingUp:
@@ -211,7 +212,7 @@ class FailsAt:
     """Passes calls on until call `at`, where a layer of the network raises, in the middle of the computation."""
 
     def __init__(self, inner: Any, at: int) -> None:
-        self.inner, self.at, self.site = inner, at, inner.site
+        self.inner, self.at, self.sites = inner, at, inner.sites
 
     def __call__(self, x_NCHW: Tensor, *, call: int, **rest: Any) -> Any:
         if call != self.at:
@@ -220,7 +221,7 @@ class FailsAt:
         def fail(*_: Any) -> None:
             raise RuntimeError("injected")
 
-        with self.inner.network.unet.conv_out.register_forward_hook(fail):
+        with self.inner.network.backbone.conv_out.register_forward_hook(fail):
             return self.inner(x_NCHW, call=call, **rest)
 
 
@@ -230,9 +231,8 @@ def test_an_exception_inside_a_call_leaves_no_hook_and_no_state(model: Diffusion
     expected = latents(model, (0, 1), schedule)
     with pytest.raises(RuntimeError, match="injected"):
         latents(model, (0, 1), schedule, denoiser=FailsAt(model.denoiser, at))
-    assert not [
-        module for module in model.denoiser.network.modules() if module._forward_hooks or module._forward_pre_hooks
-    ]
+    modules = model.denoiser.network.backbone.modules()
+    assert not [module for module in modules if module._forward_hooks or module._forward_pre_hooks]
     with pytest.raises(RuntimeError, match="no denoiser call is running"):
         _ = model.denoiser.call_index.value
     assert torch.is_grad_enabled()

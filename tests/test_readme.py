@@ -41,7 +41,20 @@ def test_every_make_target_exists(command: str) -> None:
 
 
 def test_every_choice_of_every_group_is_named() -> None:
-    for group in ("model", "schedule", "cost", "correct", "quantize", "evaluate", "logger", "scale", "debug"):
+    for group in (
+        "model",
+        "sampler",
+        "cache",
+        "predict",
+        "schedule",
+        "cost",
+        "correct",
+        "quantize",
+        "evaluate",
+        "logger",
+        "scale",
+        "debug",
+    ):
         for file in (CONF / group).glob("*.yaml"):
             assert f"`{file.stem}`" in TEXT, f"conf/{group}/{file.name} is not in the README"
 

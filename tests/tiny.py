@@ -1,9 +1,19 @@
 """Tiny random-weight models of the true architectures, built from the real diffusers classes."""
 
+import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DiTTransformer2DModel,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from cq.models.class_embedder import ClassEmbedder
 from cq.zoo.recipes.diffusion import ldm_noise_scheduler
@@ -61,14 +71,84 @@ def tiny_church_unet() -> UNet2DModel:
     ).eval()
 
 
+def tiny_transformer(*, out_channels: int = 4, blocks: int = 5) -> DiTTransformer2DModel:
+    """DiT's layout: adaLN-zero blocks on patches; nothing is zero, so that every block matters."""
+    torch.manual_seed(5)
+    model = DiTTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=out_channels, num_layers=blocks,
+        sample_size=8, patch_size=2, num_embeds_ada_norm=1000,
+    )  # fmt: skip
+    return model.eval()
+
+
+def tiny_text_unet() -> UNet2DConditionModel:
+    """Stable Diffusion's layout: attention in the last up-block, where it is cut."""
+    torch.manual_seed(6)
+    return UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(8, 16),
+        layers_per_block=2,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=16,
+        attention_head_dim=2,
+        norm_num_groups=4,
+    ).eval()
+
+
 def write_tiny_ldm(folder: Path) -> None:
     unet = tiny_conditional_unet()
     unet.save_pretrained(folder / "unet")
     torch.manual_seed(4)
     ClassEmbedder(num_classes=10, dim=8).save_pretrained(folder / "class_embedder")
-    AutoencoderKL(
-        in_channels=1,
-        out_channels=1,
+    tiny_vae(1).save_pretrained(folder / "vae")
+    ldm_noise_scheduler().save_pretrained(folder / "scheduler")
+
+
+def write_tiny_dit(folder: Path) -> None:
+    tiny_transformer().save_pretrained(folder / "transformer")
+    tiny_vae(1).save_pretrained(folder / "vae")
+    ldm_noise_scheduler().save_pretrained(folder / "scheduler")
+
+
+def write_tiny_ddpm(folder: Path) -> None:
+    tiny_pixel_unet().save_pretrained(folder / "unet")
+    DDIMScheduler(num_train_timesteps=1000).save_pretrained(folder / "scheduler")
+
+
+def write_tiny_sd(folder: Path) -> None:
+    """A StableDiffusionPipeline that stock diffusers opens, and prompts for it."""
+    torch.manual_seed(7)
+    text = CLIPTextConfig(
+        vocab_size=60, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=8, bos_token_id=52, eos_token_id=53, pad_token_id=53,
+    )  # fmt: skip
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=8)
+    scheduler = PNDMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1,
+        set_alpha_to_one=False,
+    )  # fmt: skip
+    pipeline = StableDiffusionPipeline(
+        vae=tiny_vae(3), text_encoder=CLIPTextModel(text).eval(), tokenizer=tokenizer, unet=tiny_text_unet(),
+        scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.save_pretrained(folder)
+    (folder / "evaluation.txt").write_text("a cat\na dog\na red hat\n")
+    (folder / "calibration.txt").write_text("a cow\na pig\n")
+
+
+def tiny_vae(channels: int) -> AutoencoderKL:
+    torch.manual_seed(4)
+    return AutoencoderKL(
+        in_channels=channels,
+        out_channels=channels,
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
         block_out_channels=(4, 4, 8),
@@ -77,5 +157,4 @@ def write_tiny_ldm(folder: Path) -> None:
         norm_num_groups=2,
         sample_size=32,
         scaling_factor=1.0,
-    ).save_pretrained(folder / "vae")
-    ldm_noise_scheduler().save_pretrained(folder / "scheduler")
+    ).eval()

@@ -9,8 +9,8 @@ from cq.artifacts import CacheSchedule, TrajectoryStatistics
 from cq.calibrate.moments import PairMoments
 
 
-def moments_for_schedule(statistics: TrajectoryStatistics, schedule: CacheSchedule) -> PairMoments:
-    """Moments of the pairs (X of the last refresh, X of the call), one row per call; no second pass is needed.
+def moments_for_schedule(statistics: TrajectoryStatistics, schedule: CacheSchedule, site: str) -> PairMoments:
+    """Moments of a site's pairs (X of the last refresh, X of the call), one row per call; no second pass is needed.
 
     At a refresh call both are the same map. Raises ValueError where the statistics are of another number of calls
     or do not reach from the end of the longest group to its start.
@@ -28,16 +28,17 @@ def moments_for_schedule(statistics: TrajectoryStatistics, schedule: CacheSchedu
         )
     call_T = torch.arange(schedule.num_calls)
     source_T = torch.tensor(schedule.sources)
+    sum_TC, square_TC = statistics.sum_TC[site], statistics.square_TC[site]
     return PairMoments(
-        count=torch.full((schedule.num_calls, 1), float(statistics.count), dtype=torch.float64),
-        source_TC=statistics.sum_TC[source_T],
-        target_TC=statistics.sum_TC,
-        source_square_TC=statistics.square_TC[source_T],
-        target_square_TC=statistics.square_TC,
+        count=torch.full((schedule.num_calls, 1), float(statistics.count[site]), dtype=torch.float64),
+        source_TC=sum_TC[source_T],
+        target_TC=sum_TC,
+        source_square_TC=square_TC[source_T],
+        target_square_TC=square_TC,
         cross_TC=torch.where(
             (source_T == call_T)[:, None],
-            statistics.square_TC,  # a map times itself
-            statistics.cross_TDC[call_T, call_T - source_T],
+            square_TC,  # a map times itself
+            statistics.cross_TDC[site][call_T, call_T - source_T],
         ),
     )
 

@@ -21,17 +21,23 @@ class Residual:
     def distances(self, statistics: TrajectoryStatistics) -> Tensor:
         """float64 [T, D]; column 0 is zero, +inf where t - d < 0. Where a channel of the stale map is constant its
         gain explains nothing, and all variance of the true one is left."""
-        num_calls, width, _ = statistics.cross_TDC.shape
-        mean_TC = statistics.sum_TC / statistics.count
-        centred_TC = statistics.square_TC - statistics.count * mean_TC.square()
-        live_TC = centred_TC > NOISE_FLOOR * statistics.square_TC
-        out_TD = torch.full((num_calls, width), torch.inf, dtype=torch.float64)
+        out_TD = torch.full_like(statistics.l1_TD, torch.inf)
         out_TD[:, 0] = 0.0
-        for d in range(1, min(width, num_calls)):
-            source_C, target_C = centred_TC[:-d], centred_TC[d:]
-            cross_C = statistics.cross_TDC[d:, d] - statistics.count * mean_TC[d:] * mean_TC[:-d]
-            live = live_TC[:-d]
-            explained_C = torch.where(live, cross_C.square() / torch.where(live, source_C, 1.0), 0.0)
-            # never below zero (Cauchy-Schwarz) but for rounding
-            out_TD[d:, d] = (target_C - explained_C).clamp(min=0.0).sum(1)
+        for d in range(1, min(statistics.window + 1, statistics.num_calls)):
+            out_TD[d:, d] = 0.0
+            for site in statistics.count:
+                counts_T = statistics.counts_at(site)[d:]
+                out_TD[d:, d] += torch.where(counts_T, _left_over(statistics, site, d), 0.0)
         return out_TD
+
+
+def _left_over(statistics: TrajectoryStatistics, site: str, d: int) -> Tensor:
+    """float64 [T - d]: what the best gains leave of the map of each call t >= d, made from that of call t - d."""
+    count, sum_TC, square_TC = statistics.count[site], statistics.sum_TC[site], statistics.square_TC[site]
+    mean_TC = sum_TC / count
+    centred_TC = square_TC - count * mean_TC.square()
+    live = (centred_TC > NOISE_FLOOR * square_TC)[:-d]
+    cross_TC = statistics.cross_TDC[site][d:, d] - count * mean_TC[d:] * mean_TC[:-d]
+    explained_TC = torch.where(live, cross_TC.square() / torch.where(live, centred_TC[:-d], 1.0), 0.0)
+    # never below zero (Cauchy-Schwarz) but for rounding
+    return (centred_TC[d:] - explained_TC).clamp(min=0.0).sum(1)

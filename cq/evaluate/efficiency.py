@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cq.artifacts import CacheSchedule
-from cq.models.unet import UNetCut
+from cq.contracts import CutNetwork
 
 
 @contextmanager
@@ -44,43 +44,53 @@ def counting(network: nn.Module) -> Iterator[dict[str, int]]:
 
 @torch.no_grad()
 def call_macs(
-    network: UNetCut, *, latent_shape: tuple[int, ...], context: Tensor | None
+    network: CutNetwork, *, latent_shape: tuple[int, ...], cond: Tensor | None, sites: tuple[str, ...]
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """MACs by layer of one full and of one cached call, for one batch element (guidance doubles both)."""
+    """MACs by layer of a full call, and of one that reuses `sites`, for one batch element (guidance doubles both)."""
     x_NCHW = torch.zeros(1, *latent_shape)
     timestep = torch.tensor(0)
-    with counting(network.unet) as full:
-        _, cached = network.full(x_NCHW, timestep, context)
-    with counting(network.unet) as shallow:
-        network.shallow(x_NCHW, timestep, context, cached)
+    with counting(network.backbone) as full:
+        _, cached = network.full(x_NCHW, timestep, cond, record=sites)
+    with counting(network.backbone) as shallow:
+        network.shallow(x_NCHW, timestep, cond, reuse=cached)
     return full, shallow
 
 
 def counted_cost(
-    network: UNetCut,
+    network: CutNetwork,
     *,
     latent_shape: tuple[int, ...],
-    context: Tensor | None,
+    cond: Tensor | None,
     schedule: CacheSchedule,
+    sites: tuple[str, ...],
     coverage: tuple[Mapping[str, Any], ...],
 ) -> dict[str, float]:
     """MACs and BOPs averaged over the schedule, and the weights' bytes.
 
+    sites: what is reused where the schedule has no phases; with phases a cached call is the mean over its calls.
     BOPs: sum over layers of MACs * weight bits * activation bits, 32 x 32 where not quantized (the paper's
     convention); an attention's two products count act * act and softmax * act bits.
     """
-    full, shallow = call_macs(network, latent_shape=latent_shape, context=context)
+    refresh = set(schedule.refresh_calls)
+    reused = [schedule.sites_at(call, default=sites) for call in range(schedule.num_calls) if call not in refresh]
+    used = reused or [schedule.sites_at(0, default=sites)]  # no call is cached: what one would cost
+    full: dict[str, int] = {}
+    shallow: dict[str, float] = {}
+    for distinct in dict.fromkeys(used):
+        full, one = call_macs(network, latent_shape=latent_shape, cond=cond, sites=distinct)
+        for name, count in one.items():
+            shallow[name] = shallow.get(name, 0.0) + count * used.count(distinct) / len(used)
     widths = {row["name"]: row for row in coverage}
     share = len(schedule.refresh_calls) / schedule.num_calls
 
-    def bops(macs: Mapping[str, int]) -> float:
+    def bops(macs: Mapping[str, float]) -> float:
         return float(sum(count * _bit_product(widths.get(name)) for name, count in macs.items()))
 
     def mean(of_full: float, of_shallow: float) -> float:
         return share * of_full + (1 - share) * of_shallow
 
     weight_bits = full_bits = 0.0
-    for name, parameter in network.unet.named_parameters():
+    for name, parameter in network.backbone.named_parameters():
         layer, _, kind = name.rpartition(".")
         row = widths.get(layer)
         bits = row["weight_bits"] if row is not None and kind == "weight" else 32

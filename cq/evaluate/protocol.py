@@ -60,12 +60,14 @@ class EvaluationContext:
     baseline: the full-precision, uncached images of the same seeds; None where there are none.
     sampling: the part of the protocol the sampler knows: model, guidance, eta, steps, classes ('balanced' or
         'drawn'), pixel rounding. Seeds stay out of it: the report averages over them.
+    captions: what each image was drawn from, in order; empty where the model is not conditioned on text.
     cache: give the contexts of several runs the same one to extract a shared baseline once.
     """
 
     samples: SampleSet
     baseline: SampleSet | None
     sampling: Mapping[str, Any]
+    captions: tuple[str, ...] = ()
     cache: FeatureCache = field(default_factory=FeatureCache, repr=False, compare=False)
 
     def protocol(self, metric: str, details: Mapping[str, Any]) -> dict[str, Any]:

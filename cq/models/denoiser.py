@@ -1,4 +1,4 @@
-"""A cut U-Net with classifier-free guidance as a Denoiser."""
+"""A network with sites, and classifier-free guidance, as a Denoiser."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -6,45 +6,51 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cq.contracts import DenoiserOutput
+from cq.contracts import CutNetwork, DenoiserOutput
 from cq.models.call import CallIndex
-from cq.models.unet import UNetCut
 
 
 @dataclass(frozen=True, kw_only=True)
-class UNetDenoiser:
+class GuidedDenoiser:
     """guidance: the scale s in eps = eps_null + s (eps_cond - eps_null); None for models without it.
 
-    With guidance, one doubled batch [null; conditional] goes through the network, the map of both halves is
-    cached, and `cond` holds both halves [2N, ...].
+    With guidance, one doubled batch goes through the network, the maps of both halves are cached, and `cond` holds
+    both halves [2N, ...]: the null half first (LDM, Stable Diffusion), or last (DiT).
+    sites: what a full call records.
     """
 
-    network: UNetCut
+    network: CutNetwork
+    sites: tuple[str, ...]
     guidance: float | None
+    null_first: bool
     call_index: CallIndex
-
-    @property
-    def site(self) -> str:
-        return self.network.cut.site
 
     def __call__(
         self, x_NCHW: Tensor, *, call: int, timestep: Tensor, cond: Tensor | None, reuse: Mapping[str, Tensor]
     ) -> DenoiserOutput:
-        unknown = set(reuse) - {self.site}
+        unknown = sorted(set(reuse) - set(self.sites))
         if unknown:
-            raise ValueError(f"reuse names {sorted(unknown)}, but this denoiser's only site is {self.site!r}.")
-        features: dict[str, Tensor] = {}
+            raise ValueError(f"reuse names {unknown}, but this denoiser's sites are {', '.join(self.sites)}.")
+        features: Mapping[str, Tensor] = {}
         doubled_NCHW = x_NCHW if self.guidance is None else torch.cat([x_NCHW, x_NCHW])
         with self.call_index.at(call):
-            if self.site in reuse:
-                eps = self.network.shallow(doubled_NCHW, timestep, cond, reuse[self.site])
+            if reuse:
+                eps = self.network.shallow(doubled_NCHW, timestep, cond, reuse=reuse)
             else:
-                eps, features[self.site] = self.network.full(doubled_NCHW, timestep, cond)
+                eps, features = self.network.full(doubled_NCHW, timestep, cond, record=self.sites)
         if self.guidance is not None:
-            null, conditional = eps.chunk(2)
+            null, conditional = eps.chunk(2) if self.null_first else reversed(eps.chunk(2))
             eps = null + self.guidance * (conditional - null)
         return DenoiserOutput(eps, features)
 
-    def with_network(self, network: UNetCut) -> "UNetDenoiser":
-        """The same denoiser around another network (a quantized twin)."""
-        return replace(self, network=network)
+    def with_network(self, network: CutNetwork) -> "GuidedDenoiser":
+        """The same denoiser around another network (a quantized twin), with a call index of its own.
+
+        So two denoisers never set each other's.
+        """
+        return replace(self, network=network, call_index=CallIndex())
+
+    def with_sites(self, sites: tuple[str, ...]) -> "GuidedDenoiser":
+        """The same denoiser recording other sites. Raises ValueError for one that the network does not have."""
+        self.network.check(sites)
+        return replace(self, sites=sites)

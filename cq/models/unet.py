@@ -1,40 +1,17 @@
-"""diffusers U-Nets with one cut point: the full call, and the shallow call that reuses a cached map.
+"""diffusers U-Nets with a cut point: the full call, and the shallow call that reuses a cached map.
 
-The cut point is named by its entry ResNet, `up_blocks.I.resnets.J`: the map that is cached is the main-path
+A cut point is a site named by its entry ResNet, `up_blocks.I.resnets.J`: the map that is cached is the main-path
 input of that ResNet, before it is concatenated with the skip connection (DeepCache, arXiv:2312.00858).
 Legend: N batch, C channel, H W space.
 """
 
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True, kw_only=True)
-class Cut:
-    """Where the U-Net is cut. block, resnet: indices of the entry ResNet among the up-blocks."""
-
-    block: int
-    resnet: int
-
-    @staticmethod
-    def parse(site: str) -> "Cut":
-        """`up_blocks.I.resnets.J` to a Cut; ValueError for any other text."""
-        match = re.fullmatch(r"up_blocks\.(\d+)\.resnets\.(\d+)", site)
-        if match is None:
-            raise ValueError(
-                f"model.site={site!r}: a U-Net's cut point is named by its entry ResNet, `up_blocks.I.resnets.J` "
-                "(the last ResNet of the last up-block is the shallowest cut)."
-            )
-        return Cut(block=int(match[1]), resnet=int(match[2]))
-
-    @property
-    def site(self) -> str:
-        return f"up_blocks.{self.block}.resnets.{self.resnet}"
+from cq.models.sites import Cut
 
 
 def main_channels(unet: Any) -> dict[str, int]:
@@ -52,12 +29,14 @@ def main_channels(unet: Any) -> dict[str, int]:
 
 
 class UNetCut(nn.Module):
-    """A U-Net2D(Condition)Model that can capture, and start again from, the map at its cut point.
+    """A U-Net2D(Condition)Model that can capture, and start again from, the map at a cut point.
 
-    `forward` is diffusers' own forward, bit for bit; `shallow` runs only what a cached step needs.
+    `full` is diffusers' own forward, bit for bit; `shallow` runs only what a cached call needs.
     """
 
-    def __init__(self, unet: Any, cut: Cut) -> None:
+    blocks = 0  # no transformer blocks a strategy could name
+
+    def __init__(self, unet: Any) -> None:
         super().__init__()
         for option in ("class_embed_type", "addition_embed_type", "encoder_hid_dim_type"):
             if getattr(unet.config, option, None) is not None:
@@ -65,49 +44,74 @@ class UNetCut(nn.Module):
                     f"{option}={getattr(unet.config, option)!r}: the shallow call of this U-Net is not written yet; "
                     "extend cq/models/unet.py:UNetCut.shallow."
                 )
-        names = main_channels(unet)
-        if cut.site not in names:
-            raise ValueError(f"model.site={cut.site!r}: this U-Net has {', '.join(names)}. Choose from those.")
-        self.unet: Any = unet
-        self.cut = cut
-        self.cached_channels = names[cut.site]
+        self.backbone: Any = unet
 
-    @property
-    def entry(self) -> nn.Module:
-        """The first ResNet that runs on a cached step."""
-        resnet: nn.Module = self.unet.up_blocks[self.cut.block].resnets[self.cut.resnet]
-        return resnet
+    def check(self, sites: tuple[str, ...]) -> None:
+        """Raise ValueError for a site that this U-Net does not have."""
+        names = main_channels(self.backbone)
+        for site in sites:
+            if Cut.parse(site).site not in names:
+                raise ValueError(f"model.site={site!r}: this U-Net has {', '.join(names)}. Choose from those.")
 
-    def full(self, x_NCHW: Tensor, timestep: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The whole network: noise prediction and the map at the cut point."""
-        captured: list[Tensor] = []
+    def splits(self) -> dict[str, int]:
+        """Layers that read a concatenation, and how many of their input channels are the main path's."""
+        return {
+            f"{entry}.{layer}": channels
+            for entry, channels in main_channels(self.backbone).items()
+            for layer in ("conv1", "conv_shortcut")
+        }
+
+    def edges(self) -> frozenset[str]:
+        """The first and the last layer."""
+        return frozenset({"conv_in", "conv_out"})
+
+    def readers(self, sites: tuple[str, ...]) -> list[str]:
+        """The layers that read the cached map: entry convolution and shortcut of each site's ResNet."""
+        return [name for name in self.splits() if name.rpartition(".")[0] in sites]
+
+    def full(
+        self, x_NCHW: Tensor, timestep: Tensor, cond: Tensor | None, *, record: tuple[str, ...]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The whole network: noise prediction and the maps at the sites to record."""
+        captured: dict[str, Tensor] = {}
+        handles = [self._capture(site, captured) for site in record]
+        try:
+            if cond is None:
+                eps = self.backbone(x_NCHW, timestep, return_dict=False)[0]
+            else:
+                eps = self.backbone(x_NCHW, timestep, encoder_hidden_states=cond, return_dict=False)[0]
+        finally:
+            for handle in handles:
+                handle.remove()
+        return eps, captured
+
+    def _capture(self, site: str, captured: dict[str, Tensor]) -> Any:
+        channels = main_channels(self.backbone)[site]
 
         def capture(_: nn.Module, args: tuple[Tensor, ...]) -> None:
             # the concatenation's memory layout decides which kernels run next: keep it, or bits differ
             channels_last = args[0].is_contiguous(memory_format=torch.channels_last) and not args[0].is_contiguous()
             layout = torch.channels_last if channels_last else torch.contiguous_format
-            captured.append(args[0][:, : self.cached_channels].contiguous(memory_format=layout))
+            captured[site] = args[0][:, :channels].contiguous(memory_format=layout)
 
-        handle = self.entry.register_forward_pre_hook(capture)
-        try:
-            if context is None:
-                eps = self.unet(x_NCHW, timestep, return_dict=False)[0]
-            else:
-                eps = self.unet(x_NCHW, timestep, encoder_hidden_states=context, return_dict=False)[0]
-        finally:
-            handle.remove()
-        return eps, captured[0]
+        return self.backbone.get_submodule(site).register_forward_pre_hook(capture)
 
-    def shallow(self, x_NCHW: Tensor, timestep: Tensor, context: Tensor | None, cached_NCHW: Tensor) -> Tensor:
-        """The same prediction from a cached map: only the blocks above the cut run."""
-        unet, cut = self.unet, self.cut
+    def shallow(self, x_NCHW: Tensor, timestep: Tensor, cond: Tensor | None, *, reuse: Mapping[str, Tensor]) -> Tensor:
+        """The same prediction from a cached map: only the blocks above its cut run.
+
+        Raises ValueError unless exactly one site is reused: what feeds the lower of two cuts would be thrown away.
+        """
+        if len(reuse) != 1:
+            raise ValueError(f"a U-Net reuses one site a call, not {sorted(reuse)}. Name one site a phase.")
+        ((site, cached_NCHW),) = reuse.items()
+        unet, cut = self.backbone, Cut.parse(site)
         if unet.config.center_input_sample:
             x_NCHW = 2 * x_NCHW - 1.0
         emb = _time_embedding(unet, x_NCHW, timestep)
         later = [len(block.resnets) for block in unet.up_blocks][cut.block + 1 :]
         num_skips = len(unet.up_blocks[cut.block].resnets) - cut.resnet + sum(later)
         skips: list[Tensor] = []
-        for skip in _down_path(unet, unet.conv_in(x_NCHW), emb, context):
+        for skip in _down_path(unet, unet.conv_in(x_NCHW), emb, cond):
             skips.append(skip)
             if len(skips) == num_skips:
                 break
@@ -116,7 +120,7 @@ class UNetCut(nn.Module):
             first = cut.resnet if i == cut.block else 0
             for j in range(first, len(block.resnets)):
                 hidden = block.resnets[j](torch.cat([hidden, skips.pop()], dim=1), emb)
-                hidden = _attend(block, j, hidden, context)
+                hidden = _attend(block, j, hidden, cond)
             for upsampler in block.upsamplers or ():
                 # as diffusers: where the levels do not divide the input, the next skip gives the size
                 size = skips[-1].shape[2:] if _uneven(x_NCHW, unet) else None

@@ -1,8 +1,8 @@
 """Moments of full-precision against fake-quantized outputs at the layers that read the cached map.
 
-CacheQuant's DEC for the quantization error: at each call, the cached half U of the layer's true input (the real
-norm of the real concatenation) goes through the full-precision half-weight (target) and through its quantized
-twin (source), both without bias. The two errors are fitted apart, hence "decoupled".
+CacheQuant's DEC for the quantization error: at each call, the cached half U of the layer's true input (the real norm
+of the real concatenation; all of the input where nothing is concatenated) goes through the full-precision weight
+(target) and through its quantized twin (source), both without bias. The two errors are fitted apart, hence "decoupled".
 """
 
 from typing import Any
@@ -12,34 +12,40 @@ from torch import Tensor, nn
 
 from cq.calibrate.moments import PairMoments
 from cq.contracts import LockstepTrajectories
-from cq.models.denoiser import UNetDenoiser
+from cq.models.denoiser import GuidedDenoiser
 from cq.quantize.layers import QuantLayer
 
 
 def entry_moments(
-    denoiser: UNetDenoiser,
-    twin: UNetDenoiser,
+    denoiser: GuidedDenoiser,
+    twin: GuidedDenoiser,
     layers: list[str],
     trajectories: LockstepTrajectories,
     *,
     num_calls: int,
+    may_rest: bool = False,
 ) -> dict[str, PairMoments]:
-    """Layer name to moments [T, C_out], gathered along the full-precision trajectory that is deployed."""
+    """Layer name to moments [T, C_out], gathered along the full-precision trajectory that is deployed.
+
+    may_rest: a strategy with several phases skips a layer at some calls; their rows then give the identity.
+    """
     rows: dict[str, list[PairMoments | None]] = {name: [None] * num_calls for name in layers}
     handles = []
     call_index = denoiser.call_index
     for name in layers:
-        plain: Any = denoiser.network.unet.get_submodule(name)
-        quantized = twin.network.unet.get_submodule(name)
+        plain: Any = denoiser.network.backbone.get_submodule(name)
+        quantized = twin.network.backbone.get_submodule(name)
         assert isinstance(quantized, QuantLayer)
 
         def hook(_: nn.Module, args: tuple[Tensor, ...], name: str = name, plain: Any = plain,
                  quantized: QuantLayer = quantized) -> None:  # fmt: skip
-            cached = args[0][:, : quantized.split]
+            cached = args[0][:, : quantized.split] if quantized.split else args[0]
             call = call_index.value
-            target = _half(plain, cached, quantized.split)
+            target = _product(plain, cached, quantized.split)
             with twin.call_index.at(call):
-                source = quantized.cached_half(cached)
+                source = quantized.corrected(cached)
+            if not quantized.convolution:  # channels come second in moments
+                source, target = source.movedim(-1, 1), target.movedim(-1, 1)
             new = PairMoments.of(source, target)
             old = rows[name][call]
             rows[name][call] = new if old is None else old + new
@@ -51,19 +57,21 @@ def entry_moments(
     finally:
         for handle in handles:
             handle.remove()
-    return {name: PairMoments.stack(_complete(name, table)) for name, table in rows.items()}
+    return {name: PairMoments.stack(_complete(name, table, may_rest)) for name, table in rows.items()}
 
 
-def _complete(name: str, rows: list[PairMoments | None]) -> list[PairMoments]:
+def _complete(name: str, rows: list[PairMoments | None], may_rest: bool) -> list[PairMoments]:
     """The rows, all there: a missing one would move every later call's moments to the call before."""
     missing = [call for call, row in enumerate(rows) if row is None]
-    if missing:
+    present = [row for row in rows if row is not None]
+    if missing and not (may_rest and present):
         raise ValueError(f"{name} never ran at calls {missing}: only layers that run at every call can be corrected.")
-    return [row for row in rows if row is not None]
+    resting = PairMoments.of(*[torch.zeros(1, len(present[0].source_TC[0]))] * 2)  # nothing varies: gain 1, offset 0
+    return [resting if row is None else row for row in rows]
 
 
-def _half(layer: Any, cached: Tensor, split: int) -> Tensor:
-    weight = layer.weight[:, :split]
+def _product(layer: Any, cached: Tensor, split: int) -> Tensor:
+    weight = layer.weight[:, :split] if split else layer.weight
     if isinstance(layer, nn.Conv2d):
         padding: Any = layer.padding
         return torch.nn.functional.conv2d(cached, weight, None, layer.stride, padding, layer.dilation, layer.groups)

@@ -102,8 +102,8 @@ class QuantLayer(nn.Module):
     """A Conv2d or Linear with quantized weights and input; at concatenations, split into two halves.
 
     split: input channels of the main path, each half with quantizers of its own (Q-Diffusion's shortcut split);
-    0 for layers that see no concatenation. correction: [T, 2, C_out] gain and offset of the first half's output
-    (CacheQuant's DEC), or None.
+    0 for layers that see no concatenation. correction: [T, 2, C_out] gain and offset (CacheQuant's DEC) of the first
+    half's output, or of the whole output without a split; or None.
     """
 
     bias: Tensor | None
@@ -136,29 +136,38 @@ class QuantLayer(nn.Module):
         self._call_index = call_index
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.split:
+        if self.split:
+            skip = self._product(self.quantizers[1](x[:, self.split :]), self._weight(1).value, self.bias)
+            return self.corrected(x[:, : self.split]) + skip
+        if self.correction is None:
             return self._product(self.quantizers[0](x), self._weight(0).value, self.bias)
-        skip = self._product(self.quantizers[1](x[:, self.split :]), self._weight(1).value, self.bias)
-        return self.cached_half(x[:, : self.split]) + skip
+        out = self.corrected(x)
+        return out if self.bias is None else out + self.bias.view(self._shape(out))
 
-    def cached_half(self, u_NCHW: Tensor) -> Tensor:
-        """The first half's share of the output, without bias, corrected where a correction is set."""
-        out = self._product(self.quantizers[0](u_NCHW), self._weight(0).value, None)
+    def corrected(self, u: Tensor) -> Tensor:
+        """The share of the output that comes from the cached map (the first half, or all of it), without bias,
+        corrected where a correction is set."""
+        out = self._product(self.quantizers[0](u), self._weight(0).value, None)
         if self.correction is None:
             return out
         gain_C, offset_C = self.correction[self._call_index.value]
-        shape = (1, -1) + (1,) * (out.ndim - 2)
+        shape = self._shape(out)
         return torch.addcmul(offset_C.view(shape), out, gain_C.view(shape))
 
-    def folded(self, call: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    def folded(self, call: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """What an integer kernel executes at `call`: weight scales [C_out] of the cached half with the gain folded
-        in, of the skip half as they are, and one bias [C_out] with the offset folded in. Codes do not change."""
-        assert self.split, "only split layers carry a correction"
-        first, second = self._weight(0).scale, self._weight(1).scale
+        in, of the skip half as they are (None without one), and one bias [C_out] with the offset folded in. Codes do
+        not change."""
+        first = self._weight(0).scale
+        second = self._weight(1).scale if self.split else None
         if self.correction is None:
             return first, second, self.bias
         gain_C, offset_C = self.correction[call]
         return first * gain_C, second, offset_C if self.bias is None else self.bias + offset_C
+
+    def _shape(self, out: Tensor) -> tuple[int, ...]:
+        """For a vector over output channels: a convolution has them second, a linear layer last."""
+        return (1, -1) + (1,) * (out.ndim - 2) if self.convolution else (1,) * (out.ndim - 1) + (-1,)
 
     def _weight(self, index: int) -> QuantWeight:
         weight = self.weights[index]

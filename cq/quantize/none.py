@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from cq.artifacts import ChannelAffine, QuantParams
 from cq.contracts import LockstepTrajectories
-from cq.models.denoiser import UNetDenoiser
+from cq.models.denoiser import GuidedDenoiser
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,11 +14,11 @@ class FullPrecision:
     num_samples: int = 0
     batch_size: int = 1
 
-    def calibrate(self, denoiser: UNetDenoiser, trajectories: LockstepTrajectories, *, num_calls: int) -> QuantParams:
+    def calibrate(self, denoiser: GuidedDenoiser, trajectories: LockstepTrajectories, *, num_calls: int) -> QuantParams:
         return QuantParams(tensors={}, bits={}, coverage=())
 
-    def quantize(self, denoiser: UNetDenoiser, params: QuantParams, correction: ChannelAffine) -> UNetDenoiser:
+    def quantize(self, denoiser: GuidedDenoiser, params: QuantParams, correction: ChannelAffine) -> GuidedDenoiser:
         return denoiser
 
-    def entry_layers(self, denoiser: UNetDenoiser) -> list[str]:
+    def entry_layers(self, denoiser: GuidedDenoiser) -> list[str]:
         return []

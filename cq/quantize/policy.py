@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from cq.models.unet import UNetCut, main_channels
+from cq.contracts import CutNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class LayerPolicy:
 
 
 def layer_policies(
-    network: UNetCut,
+    network: CutNetwork,
     *,
     weight_bits: int,
     act_bits: int,
@@ -49,17 +49,14 @@ def layer_policies(
 ) -> list[LayerPolicy]:
     """Every Conv2d and Linear, and both matrix products of every attention, in module order.
 
-    First and last convolution get `edge_bits`; softmax outputs `softmax_bits` (recorded as the attention's
+    First and last layer get `edge_bits`; softmax outputs `softmax_bits` (recorded as the attention's
     weight_bits, q, k and v as its act_bits). Raises ValueError where an `exclude` pattern matches nothing.
     """
-    edges = {"conv_in", "conv_out"}
-    splits: dict[str, int] = {}
-    if split:
-        for entry, channels in main_channels(network.unet).items():
-            splits |= {f"{entry}.conv1": channels, f"{entry}.conv_shortcut": channels}
+    edges = network.edges()
+    splits = network.splits() if split else {}
     policies = []
     unused = set(exclude)
-    for name, module in network.unet.named_modules():
+    for name, module in network.backbone.named_modules():
         is_attention = _is_attention(module)
         if not isinstance(module, nn.Conv2d | nn.Linear) and not is_attention:
             continue

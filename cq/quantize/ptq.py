@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from cq.artifacts import ChannelAffine, QuantParams
 from cq.contracts import LockstepTrajectories
-from cq.models.call import CallIndex
-from cq.models.denoiser import UNetDenoiser
+from cq.models.denoiser import GuidedDenoiser
 from cq.quantize.affine import MAX_BITS, MIN_BITS
 from cq.quantize.layers import ActQuantizer, QuantAttention, QuantLayer, QuantWeight, choose_weight_qparams, halves
 from cq.quantize.observers import Observer
@@ -50,13 +49,12 @@ class PTQ:
         if self.num_samples < 1 or self.batch_size < 1:
             raise ValueError("quantize.num_samples and quantize.batch_size: must be at least 1.")
 
-    def calibrate(self, denoiser: UNetDenoiser, trajectories: LockstepTrajectories, *, num_calls: int) -> QuantParams:
+    def calibrate(self, denoiser: GuidedDenoiser, trajectories: LockstepTrajectories, *, num_calls: int) -> QuantParams:
         """Run the trajectories in full precision and fix every scale and zero point.
 
         Activations of one call are pooled over all samples before its scale is searched.
         """
         observed = denoiser.with_network(copy.deepcopy(denoiser.network))
-        observed = _share_call_index(observed)
         policies = self._policies(observed)
         quantizers = {
             name: ActQuantizer(
@@ -69,7 +67,7 @@ class PTQ:
         }  # fmt: skip
         for policy in policies:
             if policy.quantized:
-                _observe(observed.network.unet.get_submodule(policy.name), policy, quantizers)
+                _observe(observed.network.backbone.get_submodule(policy.name), policy, quantizers)
         for call in trajectories(observed, deployed=self.trajectory == "deployed"):
             for quantizer in quantizers.values():
                 quantizer.close(call)
@@ -81,7 +79,7 @@ class PTQ:
             bits[name] = quantizer.bits
         for policy in policies:
             if policy.quantized and policy.kind != "attention":
-                layer = denoiser.network.unet.get_submodule(policy.name)
+                layer = denoiser.network.backbone.get_submodule(policy.name)
                 for index, weight in enumerate(halves(layer.weight, policy.split)):
                     name = f"{policy.name}.weight{index}"
                     scale, zero_point = choose_weight_qparams(weight, policy.weight_bits, self.weight_observer)
@@ -89,10 +87,10 @@ class PTQ:
                     bits[name] = policy.weight_bits
         return QuantParams(tensors=tensors, bits=bits, coverage=tuple(policy.row() for policy in policies))
 
-    def quantize(self, denoiser: UNetDenoiser, params: QuantParams, correction: ChannelAffine) -> UNetDenoiser:
+    def quantize(self, denoiser: GuidedDenoiser, params: QuantParams, correction: ChannelAffine) -> GuidedDenoiser:
         """The fake-quantized twin; the denoiser that was given stays as it is."""
-        twin = _share_call_index(denoiser.with_network(copy.deepcopy(denoiser.network)))
-        unet = twin.network.unet
+        twin = denoiser.with_network(copy.deepcopy(denoiser.network))
+        backbone = twin.network.backbone
         rows = {policy.name: policy for policy in self._policies(twin)}
 
         def reader(name: str, bits: int) -> ActQuantizer:
@@ -106,7 +104,7 @@ class PTQ:
             if not policy.quantized:
                 continue
             quantizers = {key: reader(key, bits) for key, bits in _quantizer_bits(policy).items()}
-            module = unet.get_submodule(name)
+            module = backbone.get_submodule(name)
             if policy.kind == "attention":
                 module.set_processor(QuantAttention({op: quantizers[f"{name}.{op}"] for op in OPERANDS}))
                 continue
@@ -125,24 +123,27 @@ class PTQ:
             if name in correction.tables:
                 layer.correction = correction.tables[name].clone()
             parent, _, child = name.rpartition(".")
-            setattr(unet.get_submodule(parent), child, layer)
+            setattr(backbone.get_submodule(parent), child, layer)
         return twin
 
-    def entry_layers(self, denoiser: UNetDenoiser) -> list[str]:
-        """The split layers that read the cached map: where the output correction applies."""
-        entry = denoiser.site
-        return [p.name for p in self._policies(denoiser) if p.quantized and p.split and p.name.startswith(entry + ".")]
+    def entry_layers(self, denoiser: GuidedDenoiser) -> list[str]:
+        """The quantized layers that read what is cached: where the output correction applies.
 
-    def _policies(self, denoiser: UNetDenoiser) -> list[LayerPolicy]:
+        Where a concatenation is not split there is no cached half to correct.
+        """
+        readers = set(denoiser.network.readers(denoiser.sites))
+        concatenated = set(denoiser.network.splits())
+        return [
+            policy.name
+            for policy in self._policies(denoiser)
+            if policy.quantized and policy.name in readers and (policy.split or policy.name not in concatenated)
+        ]
+
+    def _policies(self, denoiser: GuidedDenoiser) -> list[LayerPolicy]:
         return layer_policies(
             denoiser.network, weight_bits=self.weight_bits, act_bits=self.act_bits, edge_bits=self.edge_bits,
             softmax_bits=self.softmax_bits, split=self.split, attention=self.attention, exclude=self.exclude,
         )  # fmt: skip
-
-
-def _share_call_index(denoiser: UNetDenoiser) -> UNetDenoiser:
-    """A twin has a call index of its own, so that two denoisers never set each other's."""
-    return UNetDenoiser(network=denoiser.network, guidance=denoiser.guidance, call_index=CallIndex())
 
 
 def _quantizer_bits(policy: LayerPolicy) -> dict[str, int]:

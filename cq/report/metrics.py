@@ -18,7 +18,7 @@ METRIC_WORDS: Mapping[str, str] = {
     "psnr": "PSNR",
     "ssim": "SSIM",
     "lpips": "LPIPS",
-    "clip": "CLIP score",
+    "clip_score": "CLIP score",
     "latent_error": "latent error, relative",
 }
 DECIMALS: Mapping[str, int] = {
@@ -28,10 +28,10 @@ DECIMALS: Mapping[str, int] = {
     "is": 2,
     "inception_score": 3,
     "psnr": 2,
-    "clip": 2,
+    "clip_score": 2,
     "kid": 5,
 }
-AGAINST_DATA_FIRST = ("frechet", "fid", "sfid", "kid", "is", "inception_score", "clip")
+AGAINST_DATA_FIRST = ("frechet", "fid", "sfid", "kid", "is", "inception_score", "clip_score")
 INCEPTION = ("fid", "sfid", "kid", "is", "inception_score")  # on Inception features unless the key says own
 
 

@@ -10,8 +10,8 @@ if TYPE_CHECKING:  # these bring torch, which a check of a configuration does no
     from torch import Tensor
 
     from cq.artifacts import CacheSchedule, ChannelAffine, SampleSet
-    from cq.contracts import Denoiser
-    from cq.models.latent import DiffusionModel
+    from cq.contracts import Denoiser, Predictor
+    from cq.models.diffusion import DiffusionModel
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +69,7 @@ def generate(
     seeds: tuple[int, ...],
     schedule: "CacheSchedule",
     correction: "ChannelAffine",
+    predictor: "Predictor",
     shards: Path,
     describe: str,
     on_batch: Callable[[], None] = lambda: None,
@@ -104,6 +105,7 @@ def generate(
                 cond=model.condition(labels_N[rows]),
                 schedule=schedule,
                 correction=correction,
+                predictor=predictor,
             ):
                 x_NCHW = step.x_NCHW
                 trace.append(x_NCHW[:keep].clone())

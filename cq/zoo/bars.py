@@ -20,6 +20,7 @@ from cq.evaluate.features import FeatureNetwork
 from cq.evaluate.gaussian import frechet_distance, moments
 from cq.evaluate.reference import load_reference
 from cq.models.latent import LatentDiffusion
+from cq.predict.last import Last
 from cq.sample.generate import Sample, generate
 from cq.seeding import image_seeds
 from cq.zoo.classifier import Classifier
@@ -50,7 +51,7 @@ def measure(model: LatentDiffusion, *, num_steps: int, num_images: int, num_judg
     sample = Sample(
         num_images=num_images, batch_size=250, num_steps=num_steps, labels="balanced", classes=None, trace=0
     )
-    calls = model.num_calls(num_steps)
+    calls = loaded.sampler.num_calls(num_steps)
     work.mkdir(parents=True, exist_ok=True)
     samples = generate(
         loaded,
@@ -59,6 +60,7 @@ def measure(model: LatentDiffusion, *, num_steps: int, num_images: int, num_judg
         seeds=image_seeds("evaluation", run_seed=RUN_SEED, count=num_images),
         schedule=CacheSchedule(num_calls=calls, refresh_calls=tuple(range(calls)), planner="none", interval=None),
         correction=ChannelAffine(schedule="", tables={}, r2={}),
+        predictor=Last(),
         shards=work,
         describe="images",
     )

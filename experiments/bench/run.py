@@ -22,7 +22,7 @@ from cq.artifacts import CacheSchedule, ChannelAffine
 from cq.config import build
 from cq.denoise import denoise
 from cq.evaluate.efficiency import call_macs
-from cq.models.latent import DiffusionModel
+from cq.models.diffusion import DiffusionModel
 from cq.schedule.optimal import optimal_groups
 from cq.seeding import initial_noise
 
@@ -61,7 +61,8 @@ def calls(model: DiffusionModel) -> dict[str, float]:
     full, cached = call_macs(
         model.denoiser.network,
         latent_shape=model.component.latent_shape,
-        context=None if context is None else context[:1],
+        cond=None if context is None else context[:1],
+        sites=model.denoiser.sites,
     )
     return {
         "full_ms": took["full"] * 1e3,
@@ -141,7 +142,7 @@ def _calibrate(num_steps: int) -> None:
         initial_noise(tuple(range(BATCH)), model.component.latent_shape),
         cond=model.condition(torch.arange(BATCH) % 10), schedule=every, correction=nothing,
     )  # fmt: skip
-    collect_statistics([steps], site=model.denoiser.site, noise_scheduler=model.noise_scheduler(num_steps), window=39)
+    collect_statistics([steps], phases=((0, model.denoiser.sites),), noise_scheduler=model.noise_scheduler(num_steps), window=39)
     sys.stdout.write(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.1f}\n")
 
 

@@ -8,7 +8,7 @@ from cq.artifacts import CacheSchedule
 from cq.calibrate.moments import PairMoments
 from cq.correct.channel_affine import ChannelAffineFit
 from cq.correct.from_statistics import identity_at_refresh, moments_for_schedule
-from tests.oracles.pairwise import drifting_maps, statistics_of
+from tests.oracles.pairwise import SITE, drifting_maps, statistics_of
 
 T = 9
 NAMES = ("source_TC", "target_TC", "source_square_TC", "target_square_TC", "cross_TC")
@@ -21,7 +21,7 @@ def schedule_of(*calls: int, num_calls: int = T) -> CacheSchedule:
 @pytest.mark.parametrize("calls", [(0, 4), (0, 1, 2, 6, 8), tuple(range(T)), (0, 5)])
 def test_moments_equal_those_of_the_pairs_themselves(calls: tuple[int, ...]) -> None:
     maps, schedule = drifting_maps(T, seed=0), schedule_of(*calls)
-    found = moments_for_schedule(statistics_of(maps, window=4), schedule)
+    found = moments_for_schedule(statistics_of(maps, window=4), schedule, SITE)
     direct = PairMoments.stack([PairMoments.of(maps[schedule.source_of(t)], maps[t]) for t in range(T)])
     assert_close(found.count.expand(T, 1), direct.count)
     for name in NAMES:
@@ -31,8 +31,10 @@ def test_moments_equal_those_of_the_pairs_themselves(calls: tuple[int, ...]) -> 
 
 def test_samples_collected_in_two_passes_and_added_equal_one_pass() -> None:
     maps, schedule = drifting_maps(T, seed=1, samples=6), schedule_of(0, 3, 6)
-    halves = [moments_for_schedule(statistics_of(part, window=3), schedule) for part in (maps[:, :2], maps[:, 2:])]
-    whole = moments_for_schedule(statistics_of(maps, window=3), schedule)
+    halves = [
+        moments_for_schedule(statistics_of(part, window=3), schedule, SITE) for part in (maps[:, :2], maps[:, 2:])
+    ]
+    whole = moments_for_schedule(statistics_of(maps, window=3), schedule, SITE)
     for name in NAMES:
         assert_close(getattr(halves[0] + halves[1], name), getattr(whole, name), rtol=1e-12, atol=1e-12)  # order
 
@@ -40,7 +42,7 @@ def test_samples_collected_in_two_passes_and_added_equal_one_pass() -> None:
 def test_refresh_calls_need_no_correction() -> None:
     maps, schedule = drifting_maps(T, seed=2), schedule_of(0, 4, 7)
     found = ChannelAffineFit(min_variance=1e-10).fit(
-        lambda: moments_for_schedule(statistics_of(maps, window=4), schedule), bias_C=None
+        lambda: moments_for_schedule(statistics_of(maps, window=4), schedule, SITE), bias_C=None
     )
     assert found is not None
     fresh = list(schedule.refresh_calls)
@@ -62,11 +64,11 @@ def test_setting_the_identity_leaves_its_arguments_alone() -> None:
 
 def test_the_longest_group_may_fill_the_window_but_not_exceed_it() -> None:
     statistics = statistics_of(drifting_maps(T, seed=3), window=4)
-    moments_for_schedule(statistics, schedule_of(0, 4))  # groups of 4 and 5 calls reach 4 back
+    moments_for_schedule(statistics, schedule_of(0, 4), SITE)  # groups of 4 and 5 calls reach 4 back
     with pytest.raises(ValueError, match=r"calibrate.max_interval to at least 3"):
-        moments_for_schedule(statistics, schedule_of(0, 3))
+        moments_for_schedule(statistics, schedule_of(0, 3), SITE)
 
 
 def test_a_schedule_of_another_number_of_calls_is_refused() -> None:
     with pytest.raises(ValueError, match="the schedule has 8 calls, the calibration statistics 9"):
-        moments_for_schedule(statistics_of(drifting_maps(T, seed=4), window=4), schedule_of(0, 4, num_calls=8))
+        moments_for_schedule(statistics_of(drifting_maps(T, seed=4), window=4), schedule_of(0, 4, num_calls=8), SITE)

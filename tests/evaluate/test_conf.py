@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -50,3 +51,15 @@ def test_an_evaluation_composes_into_named_metrics(name: str, root: Path) -> Non
 def test_nothing_is_scored_with_none(root: Path) -> None:
     with initialize_config_dir(str(root), version_base="1.3"):
         assert compose("config", overrides=["evaluate=none"]).metrics == {}
+
+
+def test_several_backbones_judge_one_run(root: Path) -> None:
+    """Under names of their own in `metrics`; the keys of their scores and the places of their weights follow."""
+    chosen = [f"metrics.second.{key}" for key in ("backbone=ViT-B-32", "pretrained=openai")]
+    added = ["+metric@metrics.first=clip_score", "+metric@metrics.second=clip_score", "+paths.data=data"]
+    with initialize_config_dir(str(root), version_base="1.3"):
+        config = compose("config", overrides=["evaluate=text_to_image", *added, *chosen])
+    first, second = instantiate(config.metrics.first), instantiate(config.metrics.second)
+    assert first.metric == "clip_score_vit_g_14_laion2b_s34b_b88k"
+    assert second.metric == "clip_score_vit_b_32_openai"
+    assert second.weights == "data/clip/ViT-B-32_openai.safetensors"

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cq.artifacts import CacheSchedule
 from cq.evaluate.efficiency import call_macs, counted_cost, counting
-from cq.models.unet import Cut, UNetCut
+from cq.models.unet import UNetCut
 from cq.quantize.policy import layer_policies
 from tests.tiny import tiny_church_unet, tiny_conditional_unet, tiny_pixel_unet
 
@@ -23,8 +23,12 @@ every_network = pytest.mark.parametrize("name", NETWORKS)
 
 
 def network(name: str = "conditional") -> tuple[UNetCut, tuple[int, ...], Tensor | None]:
-    make, site, shape, context = NETWORKS[name]
-    return UNetCut(make(), Cut.parse(site)), shape, context
+    make, _, shape, context = NETWORKS[name]
+    return UNetCut(make()), shape, context
+
+
+def sites_of(name: str = "conditional") -> tuple[str, ...]:
+    return (NETWORKS[name][1],)
 
 
 def schedule(*calls: int, num_calls: int = 10) -> CacheSchedule:
@@ -41,7 +45,7 @@ def counted(
     refresh: CacheSchedule, rows: tuple[dict[str, Any], ...] = (), name: str = "conditional"
 ) -> dict[str, float]:
     cut, shape, context = network(name)
-    return counted_cost(cut, latent_shape=shape, context=context, schedule=refresh, coverage=rows)
+    return counted_cost(cut, latent_shape=shape, cond=context, schedule=refresh, sites=sites_of(name), coverage=rows)
 
 
 @every_network
@@ -52,10 +56,10 @@ def test_macs_of_full_and_cached_calls_are_half_of_pytorchs_flops(name: str) -> 
     cut, shape, context = network(name)
     x, timestep = torch.zeros(1, *shape), torch.tensor(0)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as full:
-        _, cached = cut.full(x, timestep, context)
+        _, cached = cut.full(x, timestep, context, record=sites_of(name))
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as shallow:
-        cut.shallow(x, timestep, context, cached)
-    macs_full, macs_shallow = call_macs(cut, latent_shape=shape, context=context)
+        cut.shallow(x, timestep, context, reuse=cached)
+    macs_full, macs_shallow = call_macs(cut, latent_shape=shape, cond=context, sites=sites_of(name))
     assert 2 * sum(macs_full.values()) == full.get_total_flops()
     assert 2 * sum(macs_shallow.values()) == shallow.get_total_flops()
     assert 0 < sum(macs_shallow.values()) < sum(macs_full.values())
@@ -64,14 +68,14 @@ def test_macs_of_full_and_cached_calls_are_half_of_pytorchs_flops(name: str) -> 
 @every_network
 def test_a_cached_call_counts_the_layers_it_runs_as_a_full_call_does(name: str) -> None:
     cut, shape, context = network(name)
-    full, shallow = call_macs(cut, latent_shape=shape, context=context)
+    full, shallow = call_macs(cut, latent_shape=shape, cond=context, sites=sites_of(name))
     assert shallow.keys() < full.keys()
     assert all(full[layer] == count for layer, count in shallow.items())
 
 
 def test_a_convolution_a_linear_and_an_attention_by_hand() -> None:
     cut, shape, context = network()
-    full, _ = call_macs(cut, latent_shape=shape, context=context)
+    full, _ = call_macs(cut, latent_shape=shape, cond=context, sites=sites_of())
     assert full["conv_in"] == 8 * 8 * 8 * 4 * 9  # 8 x 8 pixels, 4 to 8 channels, 3 x 3
     assert full["time_embedding.linear_1"] == 8 * 32
     attention = "down_blocks.1.attentions.0.transformer_blocks.0"
@@ -89,7 +93,7 @@ def test_strided_and_grouped_convolutions_by_hand() -> None:
 
 def test_counting_leaves_no_hook_even_after_a_failure() -> None:
     cut, _, _ = network()
-    with pytest.raises(KeyError), counting(cut.unet):
+    with pytest.raises(KeyError), counting(cut.backbone):
         raise KeyError
     assert not [module for module in cut.modules() if module._forward_hooks]
 
@@ -100,7 +104,7 @@ def test_in_full_precision_every_mac_is_32_by_32_bits(name: str) -> None:
     assert cost["bops_mean"] == pytest.approx(cost["macs_mean"] * 1024, rel=1e-12)  # the order of a sum
     assert cost["compression"] == 1.0
     cut, _, _ = network(name)
-    assert cost["weight_bytes"] == 4 * sum(parameter.numel() for parameter in cut.unet.parameters())
+    assert cost["weight_bytes"] == 4 * sum(parameter.numel() for parameter in cut.backbone.parameters())
 
 
 def test_the_mean_over_a_schedule_by_hand() -> None:
@@ -116,8 +120,10 @@ def test_eight_bits_cost_a_sixteenth_and_shrink_all_but_norms_and_biases_to_a_qu
     rows = coverage(cut, 8)
     plain, quantized = counted(schedule(0, 5)), counted(schedule(0, 5), rows)
     assert quantized["bops_mean"] == pytest.approx(plain["bops_mean"] / 16, rel=1e-12)
-    weights = sum(cut.unet.get_parameter(f"{row['name']}.weight").numel() for row in rows if row["kind"] != "attention")
-    everything = sum(parameter.numel() for parameter in cut.unet.parameters())
+    weights = sum(
+        cut.backbone.get_parameter(f"{row['name']}.weight").numel() for row in rows if row["kind"] != "attention"
+    )
+    everything = sum(parameter.numel() for parameter in cut.backbone.parameters())
     assert quantized["weight_bytes"] == weights + 4 * (everything - weights)
     assert 3.5 < quantized["compression"] < 4.0
     assert quantized["macs_mean"] == plain["macs_mean"]
@@ -126,7 +132,7 @@ def test_eight_bits_cost_a_sixteenth_and_shrink_all_but_norms_and_biases_to_a_qu
 def test_bit_operations_by_hand_with_edges_attention_and_exclusions() -> None:
     cut, shape, context = network()
     rows = coverage(cut, 4, softmax_bits=6, exclude=("time_embedding.*",))
-    full, shallow = call_macs(cut, latent_shape=shape, context=context)
+    full, shallow = call_macs(cut, latent_shape=shape, cond=context, sites=sites_of())
 
     def width(layer: str) -> float:
         if layer.endswith((".attn1", ".attn2")):

@@ -5,6 +5,8 @@ from torch import Tensor
 
 from cq.artifacts import TrajectoryStatistics
 
+SITE = "deep"
+
 
 def falling_sigma(num_calls: int) -> Tensor:
     """A noise level that falls from about 14 to 0.1, as DDIM's does."""
@@ -24,14 +26,15 @@ def statistics_of(maps_TNCX: Tensor, *, window: int, sigma_T: Tensor | None = No
             squared[t, d] = (maps[t] - maps[t - d]).square().sum()
             cross[t, d] = (maps[t] * maps[t - d]).sum((0, 2))
     return TrajectoryStatistics(
-        site="test",
         num_calls=num_calls,
-        count=maps.shape[1] * maps.shape[3],
+        phases=((0, (SITE,)),),
+        count={SITE: maps.shape[1] * maps.shape[3]},
+        size_T=maps.abs().sum((1, 2, 3)),
         l1_TD=l1,
         squared_TD=squared,
-        sum_TC=maps.sum((1, 3)),
-        square_TC=maps.square().sum((1, 3)),
-        cross_TDC=cross,
+        sum_TC={SITE: maps.sum((1, 3))},
+        square_TC={SITE: maps.square().sum((1, 3))},
+        cross_TDC={SITE: cross},
         timesteps_T=torch.arange(num_calls).flip(0),
         sigma_T=falling_sigma(num_calls) if sigma_T is None else sigma_T,
     )

@@ -65,20 +65,20 @@ def test_moments_are_those_of_both_products_of_the_cached_half_of_the_layers_tru
         def keep(_: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
             seen.setdefault((name, denoiser.call_index.value), []).append(args[0])
 
-        handles.append(denoiser.network.unet.get_submodule(name).register_forward_pre_hook(keep))
+        handles.append(denoiser.network.backbone.get_submodule(name).register_forward_pre_hook(keep))
     list(runs(denoiser, deployed=True))
     for handle in handles:
         handle.remove()
     for name in LAYERS:
-        layer: Any = denoiser.network.unet.get_submodule(name)
-        quantized: Any = twin.network.unet.get_submodule(name)
+        layer: Any = denoiser.network.backbone.get_submodule(name)
+        quantized: Any = twin.network.backbone.get_submodule(name)
         half = nn.Conv2d(8, 8, layer.kernel_size, padding=layer.padding, bias=False)
         with torch.no_grad():
             half.weight.copy_(layer.weight[:, :8])
             for call in range(CALLS):
                 cached = torch.cat(seen[name, call])[:, :8]
                 with twin.call_index.at(call):
-                    expected = PairMoments.of(quantized.cached_half(cached), half(cached))
+                    expected = PairMoments.of(quantized.corrected(cached), half(cached))
                 assert float(moments[name].count[call]) == float(expected.count)
                 for key in ("source_TC", "target_TC", "source_square_TC", "target_square_TC", "cross_TC"):
                     # other batch sizes may take other float32 kernels
@@ -105,12 +105,12 @@ def test_the_mean_error_of_the_entry_layers_over_the_fitting_set_is_zero_after_c
 def test_a_failure_inside_a_call_leaves_no_hook_and_no_running_call(runs: TinyRuns, params: QuantParams) -> None:
     denoiser, twin = runs.model.denoiser, runs.twin(PTQ_8, params)
     before = runs.latents(denoiser)
-    broken: Any = twin.network.unet.get_submodule(LAYERS[0])
+    broken: Any = twin.network.backbone.get_submodule(LAYERS[0])
     broken.quantizers[0].read({"a/scale": torch.ones(1), "a/zero_point": torch.zeros(1)}, "a")  # one row, four calls
     with pytest.raises(IndexError):
         entry_moments(denoiser, twin, LAYERS, runs, num_calls=CALLS)
     for network in (denoiser, twin):
-        assert not [module for module in network.network.modules() if module._forward_pre_hooks]
+        assert not [module for module in network.network.backbone.modules() if module._forward_pre_hooks]
         with pytest.raises(RuntimeError, match="no denoiser call is running"):
             _ = network.call_index.value
     assert torch.equal(runs.latents(denoiser), before)
@@ -119,6 +119,6 @@ def test_a_failure_inside_a_call_leaves_no_hook_and_no_running_call(runs: TinyRu
 def test_a_layer_that_is_skipped_at_some_calls_is_refused(runs: TinyRuns, params: QuantParams) -> None:
     deep = "up_blocks.0.resnets.0.conv1"
     twin = runs.twin(PTQ_8, params)
-    assert isinstance(twin.network.unet.get_submodule(deep), QuantLayer)
+    assert isinstance(twin.network.backbone.get_submodule(deep), QuantLayer)
     with pytest.raises(ValueError, match=r"never ran at calls \[1, 3\]"):
         entry_moments(runs.model.denoiser, twin, [deep], runs, num_calls=CALLS)

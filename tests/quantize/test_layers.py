@@ -110,6 +110,7 @@ def test_an_integer_kernel_with_the_folded_parameters_computes_the_same(make: An
             parts, halves(layer.weight, SPLIT), quantized.weights, (first, second), (-3.0, -1.0), strict=True
         ):
             assert isinstance(weights, QuantWeight)
+            assert scale_C is not None
             scale, zero_point = choose_qparams(torch.tensor(low), torch.tensor(3.0), 8)
             rows = (-1,) + (1,) * (weight.ndim - 1)
             codes_x = quantize(part, scale, zero_point, 8) - zero_point
@@ -129,7 +130,7 @@ def test_a_correction_acts_on_the_cached_half_alone_and_before_the_bias(make: An
     layer, index = make(), CallIndex()
     quantized = quant_layer(layer, index, split=SPLIT)
     x = inputs(layer)
-    cached = quantized.cached_half(x[:, :SPLIT])
+    cached = quantized.corrected(x[:, :SPLIT])
     rest = quantized(x) - cached
     quantized.correction = torch.stack([torch.rand(CALLS, 4) + 0.5, torch.randn(CALLS, 4)], dim=1)
     shape = (1, -1) + (1,) * (cached.ndim - 2)
@@ -166,7 +167,7 @@ def error_of_the_corrected_layer(layer: nn.Conv2d, corrector: Corrector) -> tupl
     index, x = CallIndex(), inputs(layer)
     quantized = quant_layer(layer, index, split=SPLIT, bits=4)
     target = product(layer, x[:, :SPLIT], layer.weight[:, :SPLIT])
-    source = quantized.cached_half(x[:, :SPLIT])
+    source = quantized.corrected(x[:, :SPLIT])
     skip = quantized(x) - source
     moments = PairMoments.of(source, target)
     fitted = corrector.fit(lambda: moments, bias_C=layer.bias)

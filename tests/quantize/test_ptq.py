@@ -31,19 +31,19 @@ def identity_card(unet: Any) -> dict[str, Any]:
 def test_calibration_and_quantization_leave_the_denoiser_untouched(runs: TinyRuns) -> None:
     denoiser = runs.model.denoiser
     before, outputs = identity_card(denoiser.network), runs.latents(denoiser)
-    weights = {name: tensor.clone() for name, tensor in denoiser.network.state_dict().items()}
+    weights = {name: tensor.clone() for name, tensor in denoiser.network.backbone.state_dict().items()}
     twin = runs.twin(PTQ_8, runs.calibrated(PTQ_8))
     runs.latents(twin)
     assert identity_card(denoiser.network) == before
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in denoiser.network.state_dict().items())
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in denoiser.network.backbone.state_dict().items())
     assert torch.equal(runs.latents(denoiser), outputs)
 
 
 def test_a_twin_has_a_call_index_and_weights_of_its_own(runs: TinyRuns, params: QuantParams) -> None:
     denoiser, twin = runs.model.denoiser, runs.twin(PTQ_8, params)
     assert twin.call_index is not denoiser.call_index
-    mine = {tensor.data_ptr() for tensor in denoiser.network.state_dict().values()}
-    assert not mine & {tensor.data_ptr() for tensor in twin.network.state_dict().values() if tensor.numel()}
+    mine = {tensor.data_ptr() for tensor in denoiser.network.backbone.state_dict().values()}
+    assert not mine & {tensor.data_ptr() for tensor in twin.network.backbone.state_dict().values() if tensor.numel()}
 
 
 def test_saved_and_loaded_parameters_give_bit_identical_outputs(
@@ -105,7 +105,7 @@ def test_activation_scales_are_the_ranges_of_the_chosen_trajectory(runs: TinyRun
 
 
 def test_coverage_lists_every_layer_and_attention_once_with_a_reason_where_it_is_not_quantized(runs: TinyRuns) -> None:
-    unet = runs.model.denoiser.network.unet
+    unet = runs.model.denoiser.network.backbone
     quantizer = replace(PTQ_8, attention=False, exclude=("time_embedding.*", "*.conv_shortcut"))
     coverage = runs.calibrated(quantizer).coverage
     names = [row["name"] for row in coverage]
@@ -130,9 +130,9 @@ def test_what_is_quantized_is_what_the_coverage_says(runs: TinyRuns) -> None:
     quantizer = replace(PTQ_8, weight_bits=4, exclude=("mid_block.*",))
     params = runs.calibrated(quantizer)
     twin = runs.twin(quantizer, params)
-    plain = runs.model.denoiser.network.unet
+    plain = runs.model.denoiser.network.backbone
     for row in params.coverage:
-        module = twin.network.unet.get_submodule(row["name"])
+        module = twin.network.backbone.get_submodule(row["name"])
         if row["kind"] == "attention":
             assert isinstance(module.processor, QuantAttention) == (not row["reason"])
         elif row["reason"]:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from cq.artifacts import CacheSchedule, ChannelAffine, QuantParams
 from cq.denoise import DenoiseStep, denoise
-from cq.models.denoiser import UNetDenoiser
-from cq.models.latent import DiffusionModel
+from cq.models.denoiser import GuidedDenoiser
+from cq.models.diffusion import DiffusionModel
 from cq.quantize.observers import MinMax
 from cq.quantize.ptq import PTQ
 from cq.seeding import initial_noise
@@ -61,12 +61,12 @@ class TinyRuns:
         for steps in zip(*(self.steps(denoiser, seeds, deployed=deployed) for seeds in self.seeds), strict=True):
             yield steps[0].call
 
-    def latents(self, denoiser: UNetDenoiser) -> Tensor:
+    def latents(self, denoiser: GuidedDenoiser) -> Tensor:
         """The state after every call, [T, N, C, H, W], of the first batch."""
         return torch.stack([step.x_NCHW for step in self.steps(denoiser, self.seeds[0])])
 
     def calibrated(self, quantizer: PTQ) -> QuantParams:
         return quantizer.calibrate(self.model.denoiser, self, num_calls=self.schedule.num_calls)
 
-    def twin(self, quantizer: PTQ, params: QuantParams, correction: ChannelAffine = NO_CORRECTION) -> UNetDenoiser:
+    def twin(self, quantizer: PTQ, params: QuantParams, correction: ChannelAffine = NO_CORRECTION) -> GuidedDenoiser:
         return quantizer.quantize(self.model.denoiser, params, correction)

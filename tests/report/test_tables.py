@@ -78,6 +78,9 @@ def test_metric_titles_say_direction_unit_and_against_what() -> None:
     assert metric_title("sfid_own", "down") == "sFID, own features (down)"
     assert metric_title("fid_clean", "down") == "FID (clean), Inception features (down)"
     assert metric_title("sfid", "down") == "sFID, Inception features (down)"
+    assert metric_title("recall_own", "up") == "recall, own features (up)"
+    assert metric_title("clip_score_own", "up") == "CLIP score, own features (up)"
+    assert metric_title("clip_score_vit_b_32_openai", "up") == "CLIP score (vit b 32 openai) (up)"
     assert metric_title("latent_error_fp", "down") == "latent error, relative vs full precision (down)"
     assert metric_title("something_new_ref", "up") == "something new vs data (up)"
 

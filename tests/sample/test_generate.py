@@ -10,7 +10,9 @@ from torch.testing import assert_close
 
 from cq.artifacts import CacheSchedule, ChannelAffine, SampleSet
 from cq.denoise import denoise
-from cq.models.latent import DiffusionModel, LatentDiffusion
+from cq.models.diffusion import DiffusionModel
+from cq.models.latent import LatentDiffusion
+from cq.predict.last import Last
 from cq.sample.generate import Sample, generate
 from cq.seeding import drawn_labels, initial_noise
 
@@ -42,7 +44,7 @@ def drawn(model: DiffusionModel, shards: Path, sample: Sample = SAMPLE, *, stop_
 
     return generate(
         model, model.denoiser, sample=sample, seeds=SEEDS[: sample.num_images], schedule=SCHEDULE,
-        correction=NO_CORRECTION, shards=shards, describe="test", on_batch=on_batch,
+        correction=NO_CORRECTION, predictor=Last(), shards=shards, describe="test", on_batch=on_batch,
     )  # fmt: skip
 
 

@@ -1,0 +1,117 @@
+"""What every loaded diffusion model offers the stages, whatever its family."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:  # these bring torch, which a check of a configuration does not need
+    from torch import Tensor
+
+    from cq.contracts import Sampler
+    from cq.models.denoiser import GuidedDenoiser
+
+Family = Literal["unet", "transformer"]
+Purpose = Literal["evaluation", "calibration"]
+
+
+class ModelComponent(Protocol):
+    """A model's yaml: where its weights are, what it takes, and how it is loaded.
+
+    site: its own cut point. num_classes: conditions to choose from (classes or prompts), 0 where unconditional.
+    latent_shape: what the denoiser sees. image_shape: what is drawn.
+    """
+
+    @property
+    def family(self) -> Family: ...
+    @property
+    def weights(self) -> str: ...
+    @property
+    def site(self) -> str: ...
+    @property
+    def guidance(self) -> float | None: ...
+    @property
+    def num_classes(self) -> int: ...
+    @property
+    def latent_shape(self) -> tuple[int, int, int]: ...
+    @property
+    def image_shape(self) -> tuple[int, int, int]: ...
+
+    def check(self) -> None:
+        """Raise ValueError, before anything is loaded, for what cannot work."""
+
+    def load(self) -> "DiffusionModel":
+        """Read the weights as float32 in evaluation mode."""
+
+    def weights_digest(self) -> str:
+        """SHA-256 over the names and bytes of every file of the model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionModel:
+    """The loaded parts. scheduler: as stored with the weights; `sampler` makes the solver from its configuration."""
+
+    component: ModelComponent
+    denoiser: "GuidedDenoiser"
+    scheduler: Any
+    sampler: "Sampler"
+
+    def noise_scheduler(self, num_steps: int) -> Any:
+        """A fresh diffusers scheduler with its timesteps set; one loop uses one."""
+        return self.sampler.noise_scheduler(self.scheduler.config, num_steps)
+
+    def condition(self, labels_N: "Tensor", purpose: Purpose = "evaluation") -> "Tensor | None":
+        """What the network is conditioned on, both halves [2N, ...] where guided; None for unconditional models.
+
+        purpose: calibration never sees an evaluation prompt; classes are the same for both.
+        """
+        return None
+
+    def captions(self, labels_N: "Tensor") -> tuple[str, ...]:
+        """The text of each label; empty for models that take none."""
+        return ()
+
+    def decode(self, latents_NCHW: "Tensor") -> "Tensor":
+        """Latents to uint8 images [N, C, H, W]: clamped to [-1, 1], mapped to 0..255 and rounded."""
+        raise NotImplementedError
+
+
+def to_pixels(images_NCHW: "Tensor") -> "Tensor":
+    """-1..1 to uint8, clamped and rounded to nearest."""
+    import torch
+
+    pixels: Tensor = ((images_NCHW.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return pixels
+
+
+def read_part(kind: Any, folder: Path, name: str) -> Any:
+    """A diffusers or transformers module of a model folder, in float32, for inference."""
+    return kind.from_pretrained(folder / name).float().eval().requires_grad_(False)
+
+
+def check_folder(weights: str, parts: tuple[str, ...]) -> Path:
+    """The model's folder. Raises ValueError where it or one of its parts is missing."""
+    from cq.zoo.locate import locate
+
+    try:
+        folder = locate(weights)
+    except ValueError as error:
+        raise ValueError(f"model.weights={error}") from error
+    absent = [name for name in parts if not (folder / name).is_dir()]
+    if absent:
+        raise ValueError(
+            f"model.weights={weights!r}: there is no {' and no '.join(absent)} in {folder}. Give a folder in "
+            f"diffusers' layout, with {', '.join(parts)}."
+        )
+    return folder
+
+
+def folder_digest(weights: str) -> str:
+    """SHA-256 over the names and bytes of every file of the model's folder."""
+    from cq.zoo.locate import locate
+
+    digest = hashlib.sha256()
+    folder = locate(weights)
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        digest.update(str(path.relative_to(folder)).encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()

@@ -1,0 +1,182 @@
+"""diffusers' DiT with blocks that can be skipped: the full call, and the shallow call that reuses what was cached.
+
+Two kinds of sites. `blocks.L-R`: the deviation across blocks L to R-1, which stands in for running them (Delta-DiT,
+arXiv:2406.01125). `blocks.I.attn`, `blocks.I.mlp`: an output before its adaLN gate (FORA, arXiv:2407.01425).
+Legend: N batch, L token, C channel (so cached maps are [N, C, L]), H W space.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cq.models.sites import Part, Range, parse
+
+PARTS = ("attn", "mlp")
+
+
+class DiTCut(nn.Module):
+    """A DiTTransformer2DModel with sites. `full` is diffusers' own forward, bit for bit.
+
+    A deviation is held at twice the precision of the network: the difference of two floats is then exact, and adding
+    it back gives the very same bits.
+    """
+
+    def __init__(self, transformer: Any) -> None:
+        super().__init__()
+        self.backbone: Any = transformer
+
+    @property
+    def blocks(self) -> int:
+        """How many transformer blocks there are."""
+        return len(self.backbone.transformer_blocks)
+
+    def check(self, sites: tuple[str, ...]) -> None:
+        """Raise ValueError for a site that this transformer does not have, and for ranges that overlap."""
+        for site in sites:
+            place = parse(site)
+            if isinstance(place, Range) and not 0 <= place.first <= place.last <= self.blocks:
+                raise ValueError(
+                    f"site={site!r}: this transformer has blocks 0 to {self.blocks - 1}; L <= R <= {self.blocks}."
+                )
+            if isinstance(place, Part) and place.block >= self.blocks:
+                raise ValueError(f"site={site!r}: this transformer has blocks 0 to {self.blocks - 1}.")
+
+    def splits(self) -> dict[str, int]:
+        """No layer of a DiT reads a concatenation."""
+        return {}
+
+    def edges(self) -> frozenset[str]:
+        """The first and the last layer."""
+        return frozenset({"pos_embed.proj", "proj_out_2"})
+
+    def readers(self, sites: tuple[str, ...]) -> list[str]:
+        """The layers that read the map behind each range: the next block's q, k and v, or the last projection.
+
+        What FORA caches is read by no layer directly: it is gated and added.
+        """
+        names: list[str] = []
+        for site in sites:
+            place = parse(site)
+            if isinstance(place, Range) and place.last > place.first:
+                block = f"transformer_blocks.{place.last}.attn1"
+                names += [f"{block}.to_{x}" for x in "qkv"] if place.last < self.blocks else ["proj_out_2"]
+        return list(dict.fromkeys(names))
+
+    def full(
+        self, x_NCHW: Tensor, timestep: Tensor, cond: Tensor | None, *, record: tuple[str, ...]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The whole network: noise prediction (a learned variance is dropped) and what the sites to record hold."""
+        places = {site: parse(site) for site in record}
+        hidden_NLC: dict[int, Tensor] = {}  # the state in front of a block
+        parts: dict[str, Tensor] = {}
+        handles = []
+        for boundary in {b for p in places.values() if isinstance(p, Range) for b in (p.first, p.last)}:
+            handles.append(self._in_front_of(boundary).register_forward_pre_hook(_keep_input(hidden_NLC, boundary)))
+        for site, place in places.items():
+            if isinstance(place, Part):
+                handles.append(self._module(place).register_forward_hook(_keep_output(parts, site)))
+        try:
+            out = self.backbone(x_NCHW, timestep=timestep.expand(len(x_NCHW)), class_labels=cond, return_dict=False)[0]
+        finally:
+            for handle in handles:
+                handle.remove()
+        features = {}
+        for site, place in places.items():
+            held_NLC = (
+                parts[site] if isinstance(place, Part) else _deviation(hidden_NLC[place.first], hidden_NLC[place.last])
+            )
+            features[site] = held_NLC.transpose(1, 2)
+        return self._noise(out), features
+
+    def shallow(self, x_NCHW: Tensor, timestep: Tensor, cond: Tensor | None, *, reuse: Mapping[str, Tensor]) -> Tensor:
+        """The same prediction where the ranges and parts in `reuse` are not run."""
+        ranges = {
+            place.first: (place.last, held) for site, held in reuse.items() if isinstance(place := parse(site), Range)
+        }
+        parts = {
+            (place.block, place.part): held for site, held in reuse.items() if isinstance(place := parse(site), Part)
+        }
+        timesteps_N = timestep.expand(len(x_NCHW))
+        size = self.backbone.config.patch_size
+        height, width = x_NCHW.shape[-2] // size, x_NCHW.shape[-1] // size
+        hidden = self.backbone.pos_embed(x_NCHW)
+        index = 0
+        while index < self.blocks:
+            last, held = ranges.get(index, (index, None))
+            if held is not None and last > index:
+                hidden = (hidden.to(held.dtype) + held.transpose(1, 2)).to(hidden.dtype)
+                index = last
+                continue
+            block = self.backbone.transformer_blocks[index]
+            attn, mlp = (parts.get((index, name)) for name in PARTS)
+            hidden = _run_block(block, hidden, timesteps_N, cond, attn, mlp)
+            index += 1
+        return self._noise(self._head(hidden, timesteps_N, cond, height, width))
+
+    def _head(self, hidden: Tensor, timesteps_N: Tensor, labels_N: Tensor | None, height: int, width: int) -> Tensor:
+        """As the end of diffusers' forward."""
+        model = self.backbone
+        emb = model.transformer_blocks[0].norm1.emb(timesteps_N, labels_N, hidden_dtype=hidden.dtype)
+        shift, scale = model.proj_out_1(nn.functional.silu(emb)).chunk(2, dim=1)
+        hidden = model.norm_out(hidden) * (1 + scale[:, None]) + shift[:, None]
+        tokens = model.proj_out_2(hidden)
+        size, channels = model.patch_size, model.out_channels
+        grid = tokens.reshape(-1, height, width, size, size, channels)
+        return torch.einsum("nhwpqc->nchpwq", grid).reshape(-1, channels, height * size, width * size)
+
+    def _noise(self, out: Tensor) -> Tensor:
+        channels = int(self.backbone.config.in_channels)
+        return out if out.shape[1] == channels else out[:, :channels]
+
+    def _in_front_of(self, index: int) -> nn.Module:
+        module: nn.Module = self.backbone.norm_out if index == self.blocks else self.backbone.transformer_blocks[index]
+        return module
+
+    def _module(self, place: Part) -> nn.Module:
+        block = self.backbone.transformer_blocks[place.block]
+        module: nn.Module = block.attn1 if place.part == "attn" else block.ff
+        return module
+
+
+def _run_block(
+    block: Any, hidden: Tensor, timesteps_N: Tensor, labels_N: Tensor | None, attn: Tensor | None, mlp: Tensor | None
+) -> Tensor:
+    """One block; a part [N, C, L] that is given is not computed, and neither is the norm in front of it."""
+    if attn is None and mlp is None:
+        out: Tensor = block(hidden, timestep=timesteps_N, class_labels=labels_N)
+        return out
+    norm1 = block.norm1
+    emb = norm1.linear(norm1.silu(norm1.emb(timesteps_N, labels_N, hidden_dtype=hidden.dtype)))
+    shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = emb.chunk(6, dim=1)
+    if attn is None:
+        attn_NLC = block.attn1(norm1.norm(hidden) * (1 + scale_a[:, None]) + shift_a[:, None])
+    else:
+        attn_NLC = attn.transpose(1, 2)
+    hidden = gate_a.unsqueeze(1) * attn_NLC + hidden
+    if mlp is None:
+        mlp_NLC = block.ff(block.norm3(hidden) * (1 + scale_m[:, None]) + shift_m[:, None])
+    else:
+        mlp_NLC = mlp.transpose(1, 2)
+    done: Tensor = gate_m.unsqueeze(1) * mlp_NLC + hidden
+    return done
+
+
+def _deviation(before: Tensor, after: Tensor) -> Tensor:
+    wide = torch.float64 if before.dtype == torch.float32 else torch.float32
+    return after.to(wide) - before.to(wide)
+
+
+def _keep_input(kept: dict[int, Tensor], index: int) -> Callable[..., None]:
+    def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        kept[index] = args[0]
+
+    return hook
+
+
+def _keep_output(kept: dict[str, Tensor], site: str) -> Callable[..., None]:
+    def hook(_: nn.Module, args: Any, out: Tensor) -> None:
+        kept[site] = out
+
+    return hook

@@ -1,0 +1,71 @@
+"""Unconditional diffusion in pixel space (DDPM, arXiv:2006.11239) stored as a diffusers folder."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from cq.models.diffusion import DiffusionModel, Family, check_folder, folder_digest, read_part, to_pixels
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelDiffusion:
+    """A folder with unet and scheduler.
+
+    weights: `zoo:NAME` or a local folder. site: the entry ResNet of the cut; the deep one of CacheQuant's CIFAR
+    experiment is the last ResNet of the block before the last.
+    """
+
+    family: ClassVar[Family] = "unet"
+    guidance: ClassVar[None] = None
+    num_classes: ClassVar[int] = 0
+
+    weights: str
+    site: str
+    image_shape: tuple[int, int, int]
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """The image itself."""
+        return self.image_shape
+
+    def check(self) -> None:
+        """Raise ValueError, before anything is loaded, for a model that is not there or a site of no U-Net."""
+        from cq.models.sites import check_site
+
+        check_folder(self.weights, ("unet", "scheduler"))
+        check_site(self.site)
+
+    def load(self) -> "PixelModel":
+        """Read the weights as float32 in evaluation mode."""
+        from diffusers import DDIMScheduler, UNet2DModel
+
+        from cq.models.call import CallIndex
+        from cq.models.denoiser import GuidedDenoiser
+        from cq.models.unet import UNetCut
+        from cq.sampler.ddim import DDIM
+        from cq.zoo.locate import locate
+
+        folder = locate(self.weights)
+        network = UNetCut(read_part(UNet2DModel, folder, "unet")).eval()
+        denoiser = GuidedDenoiser(network=network, sites=(), guidance=None, null_first=True, call_index=CallIndex())
+        return PixelModel(
+            component=self,
+            denoiser=denoiser.with_sites((self.site,)),
+            scheduler=DDIMScheduler.from_pretrained(folder, subfolder="scheduler"),
+            sampler=DDIM(),
+        )
+
+    def weights_digest(self) -> str:
+        """SHA-256 over the names and bytes of every file of the model."""
+        return folder_digest(self.weights)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelModel(DiffusionModel):
+    """Nothing beside the denoiser."""
+
+    def decode(self, latents_NCHW: "Tensor") -> "Tensor":
+        """The images themselves as uint8, clamped and rounded."""
+        return to_pixels(latents_NCHW)

@@ -1,0 +1,60 @@
+"""The names of sites: what a strategy can cache, as text. Reads no weights and needs no torch."""
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """Blocks first to last - 1; may be empty."""
+
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The attention or the MLP of one block."""
+
+    block: int
+    part: str
+
+
+def parse(site: str) -> Range | Part:
+    """A site's name to what it names; ValueError for any other text."""
+    if match := re.fullmatch(r"blocks\.(\d+)-(\d+)", site):
+        return Range(first=int(match[1]), last=int(match[2]))
+    if match := re.fullmatch(r"blocks\.(\d+)\.(attn|mlp)", site):
+        return Part(block=int(match[1]), part=match[2])
+    raise ValueError(
+        f"site={site!r}: a transformer's sites are ranges of blocks, `blocks.1-7` (blocks 1 to 6), and parts of a "
+        "block, `blocks.3.attn` and `blocks.3.mlp`. Correct model.site or the strategy's own fields."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """Where the U-Net is cut. block, resnet: indices of the entry ResNet among the up-blocks."""
+
+    block: int
+    resnet: int
+
+    @staticmethod
+    def parse(site: str) -> "Cut":
+        """`up_blocks.I.resnets.J` to a Cut; ValueError for any other text."""
+        match = re.fullmatch(r"up_blocks\.(\d+)\.resnets\.(\d+)", site)
+        if match is None:
+            raise ValueError(
+                f"model.site={site!r}: a U-Net's cut point is named by its entry ResNet, `up_blocks.I.resnets.J` "
+                "(the last ResNet of the last up-block is the shallowest cut)."
+            )
+        return Cut(block=int(match[1]), resnet=int(match[2]))
+
+    @property
+    def site(self) -> str:
+        return f"up_blocks.{self.block}.resnets.{self.resnet}"
+
+
+def check_site(site: str) -> None:
+    """Raise ValueError unless `site` names an entry ResNet of some U-Net."""
+    Cut.parse(site)

@@ -1,0 +1,144 @@
+"""Text-conditional latent diffusion (Stable Diffusion v1's parts) stored as a diffusers folder."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from cq.models.diffusion import DiffusionModel, Family, Purpose, check_folder, folder_digest, read_part, to_pixels
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class StableDiffusion:
+    """A folder with unet, vae, text_encoder, tokenizer and scheduler, as diffusers' StableDiffusionPipeline opens it.
+
+    weights: `zoo:NAME` or a local folder. site: the entry ResNet of the cut. prompts: a folder with evaluation.txt and
+    calibration.txt, one prompt a line; label i is line i. The public release calibrated on evaluation prompts; a prompt
+    in both files is refused here.
+    """
+
+    family: ClassVar[Family] = "unet"
+
+    weights: str
+    site: str
+    guidance: float
+    prompts: str
+    latent_shape: tuple[int, int, int]
+    image_shape: tuple[int, int, int]
+
+    @property
+    def num_classes(self) -> int:
+        """How many evaluation prompts there are."""
+        return len(self.read_prompts("evaluation"))
+
+    def read_prompts(self, purpose: Purpose) -> tuple[str, ...]:
+        """The prompts of one file. Raises ValueError where it is missing or empty."""
+        path = self._folder() / f"{purpose}.txt"
+        if not path.is_file():
+            raise ValueError(f"model.prompts={self.prompts!r}: there is no {path}. Write one prompt a line into it.")
+        lines = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+        if not lines:
+            raise ValueError(f"model.prompts={self.prompts!r}: {path} holds no prompt. Write one a line.")
+        return lines
+
+    def check(self) -> None:
+        """Raise ValueError, before anything is loaded, for a model or prompts that are not there."""
+        from cq.models.sites import check_site
+
+        check_folder(self.weights, ("unet", "vae", "text_encoder", "tokenizer", "scheduler"))
+        check_site(self.site)
+        shared = set(self.read_prompts("evaluation")) & set(self.read_prompts("calibration"))
+        if shared:
+            raise ValueError(
+                f"model.prompts={self.prompts!r}: {len(shared)} prompts are in both files, {min(shared)!r} among them. "
+                "Nothing may be calibrated on what it is evaluated with: take them out of calibration.txt."
+            )
+
+    def content_digest(self) -> str:
+        """SHA-256 of both prompt files; they decide images as the weights do."""
+        text = "\0".join("\n".join(self.read_prompts(purpose)) for purpose in ("evaluation", "calibration"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def load(self) -> "TextModel":
+        """Read the weights as float32 in evaluation mode."""
+        from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+        from transformers import CLIPTextModel, CLIPTokenizer
+
+        from cq.models.call import CallIndex
+        from cq.models.denoiser import GuidedDenoiser
+        from cq.models.unet import UNetCut
+        from cq.sampler.plms import PLMS
+        from cq.zoo.locate import locate
+
+        folder = locate(self.weights)
+        network = UNetCut(read_part(UNet2DConditionModel, folder, "unet")).eval()
+        denoiser = GuidedDenoiser(
+            network=network, sites=(), guidance=self.guidance, null_first=True, call_index=CallIndex()
+        )
+        return TextModel(
+            component=self,
+            denoiser=denoiser.with_sites((self.site,)),
+            vae=read_part(AutoencoderKL, folder, "vae"),
+            text_encoder=read_part(CLIPTextModel, folder, "text_encoder"),
+            tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+            prompts={"evaluation": self.read_prompts("evaluation"), "calibration": self.read_prompts("calibration")},
+            scheduler=PNDMScheduler.from_pretrained(folder, subfolder="scheduler"),
+            sampler=PLMS(),
+        )
+
+    def weights_digest(self) -> str:
+        """SHA-256 over the names and bytes of every file of the model."""
+        return folder_digest(self.weights)
+
+    def _folder(self) -> Path:
+        from cq.zoo.locate import locate
+
+        try:
+            return locate(self.prompts)
+        except ValueError as error:
+            raise ValueError(f"model.prompts={error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextModel(DiffusionModel):
+    """First stage, text encoder and tokenizer beside the denoiser."""
+
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
+    prompts: dict[str, tuple[str, ...]]
+
+    def condition(self, labels_N: "Tensor", purpose: Purpose = "evaluation") -> "Tensor":
+        """Text states [2N, tokens, dim]: first of the empty prompt, then of each label's; as diffusers encodes them.
+
+        Calibration labels count round its own prompts.
+        """
+        import torch
+
+        lines = self.prompts[purpose]
+        texts = [lines[int(label) % len(lines)] for label in labels_N]
+        with torch.no_grad():
+            return torch.cat([self._encode([""]).expand(len(texts), -1, -1), self._encode(texts)])
+
+    def captions(self, labels_N: "Tensor") -> tuple[str, ...]:
+        """The evaluation prompt of each label."""
+        return tuple(self.prompts["evaluation"][int(label)] for label in labels_N)
+
+    def decode(self, latents_NCHW: "Tensor") -> "Tensor":
+        """Latents to uint8 images [N, C, H, W]: clamped to [-1, 1], mapped to 0..255 and rounded."""
+        import torch
+
+        with torch.no_grad():
+            images = self.vae.decode(latents_NCHW / self.vae.config.scaling_factor).sample
+        return to_pixels(images)
+
+    def _encode(self, texts: list[str]) -> "Tensor":
+        tokens = self.tokenizer(
+            texts, padding="max_length", max_length=self.tokenizer.model_max_length, truncation=True,
+            return_tensors="pt",
+        )  # fmt: skip
+        states: Tensor = self.text_encoder(tokens.input_ids)[0]
+        return states

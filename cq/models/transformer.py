@@ -1,0 +1,88 @@
+"""Class-conditional diffusion transformers (DiT, arXiv:2212.09748) stored as diffusers folders."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from cq.models.diffusion import DiffusionModel, Family, Purpose, check_folder, folder_digest, read_part, to_pixels
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionTransformer:
+    """A folder with transformer, vae and scheduler, as diffusers' DiTPipeline opens it.
+
+    weights: `zoo:NAME` or a local folder. site: the blocks whose deviation is cached, `blocks.1-7` for 1 to 6.
+    guidance: scale of classifier-free guidance on the noise (a learned variance is not used).
+    """
+
+    family: ClassVar[Family] = "transformer"
+
+    weights: str
+    site: str
+    guidance: float | None
+    num_classes: int
+    latent_shape: tuple[int, int, int]
+    image_shape: tuple[int, int, int]
+
+    def check(self) -> None:
+        """Raise ValueError, before anything is loaded, for a model that is not there or a site of no transformer."""
+        from cq.models.sites import parse
+
+        check_folder(self.weights, ("transformer", "vae", "scheduler"))
+        try:
+            parse(self.site)
+        except ValueError as error:
+            raise ValueError(f"model.{error}") from error
+
+    def load(self) -> "TransformerModel":
+        """Read the weights as float32 in evaluation mode."""
+        from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel
+
+        from cq.models.call import CallIndex
+        from cq.models.denoiser import GuidedDenoiser
+        from cq.models.dit import DiTCut
+        from cq.sampler.ddim import DDIM
+        from cq.zoo.locate import locate
+
+        folder = locate(self.weights)
+        network = DiTCut(read_part(DiTTransformer2DModel, folder, "transformer")).eval()
+        denoiser = GuidedDenoiser(
+            network=network, sites=(), guidance=self.guidance, null_first=False, call_index=CallIndex()
+        )
+        return TransformerModel(
+            component=self,
+            denoiser=denoiser.with_sites((self.site,)),
+            vae=read_part(AutoencoderKL, folder, "vae"),
+            scheduler=DDIMScheduler.from_pretrained(folder, subfolder="scheduler"),
+            sampler=DDIM(),
+        )
+
+    def weights_digest(self) -> str:
+        """SHA-256 over the names and bytes of every file of the model."""
+        return folder_digest(self.weights)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerModel(DiffusionModel):
+    """First stage beside the denoiser."""
+
+    vae: Any
+
+    def condition(self, labels_N: "Tensor", purpose: Purpose = "evaluation") -> "Tensor":
+        """Labels int64: [labels; null], the order of diffusers' DiTPipeline; the labels alone without guidance."""
+        import torch
+
+        if self.denoiser.guidance is None:
+            return labels_N
+        null = int(self.denoiser.network.backbone.config.num_embeds_ada_norm)
+        return torch.cat([labels_N, torch.full_like(labels_N, null)])
+
+    def decode(self, latents_NCHW: "Tensor") -> "Tensor":
+        """Latents to uint8 images [N, C, H, W]: clamped to [-1, 1], mapped to 0..255 and rounded."""
+        import torch
+
+        with torch.no_grad():
+            images = self.vae.decode(latents_NCHW / self.vae.config.scaling_factor).sample
+        return to_pixels(images)

@@ -1,0 +1,15 @@
+"""A weighted sum of the maps of past refreshes."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+
+def combine(weights: Sequence[float], maps: Sequence[Tensor]) -> Tensor:
+    """sum of weight * map; a single map of weight 1 comes back as it is, bit for bit."""
+    if list(weights) == [1.0]:
+        return maps[0]
+    total = weights[0] * maps[0]
+    for weight, held in zip(weights[1:], maps[1 : len(weights)], strict=True):
+        total = total + weight * held
+    return total

@@ -1,0 +1,49 @@
+"""One tiny model of every family, and every cache strategy that works on it."""
+
+from pathlib import Path
+from typing import Any
+
+from cq.cache.cut import CutPoint
+from cq.cache.delta_dit import DeltaDiT
+from cq.cache.fora import FORA
+from cq.contracts import CacheStrategy
+from cq.models.diffusion import ModelComponent
+from cq.models.latent import LatentDiffusion
+from cq.models.pixel import PixelDiffusion
+from cq.models.stable_diffusion import StableDiffusion
+from cq.models.transformer import DiffusionTransformer
+from tests.tiny import write_tiny_ddpm, write_tiny_dit, write_tiny_ldm, write_tiny_sd
+
+WRITERS = {"ldm": write_tiny_ldm, "ddpm": write_tiny_ddpm, "sd": write_tiny_sd, "dit": write_tiny_dit}
+
+
+def component(family: str, folder: Path) -> ModelComponent:
+    """The component for a folder that the family's writer made."""
+    weights, latents = str(folder), (4, 8, 8)
+    made: dict[str, Any] = {
+        "ldm": lambda: LatentDiffusion(
+            weights=weights, site="up_blocks.2.resnets.2", guidance=1.5, num_classes=10, latent_shape=latents,
+            image_shape=(1, 32, 32),
+        ),
+        "ddpm": lambda: PixelDiffusion(weights=weights, site="up_blocks.2.resnets.2", image_shape=(3, 16, 16)),
+        "sd": lambda: StableDiffusion(
+            weights=weights, site="up_blocks.1.resnets.2", guidance=7.5, prompts=weights, latent_shape=latents,
+            image_shape=(3, 32, 32),
+        ),
+        "dit": lambda: DiffusionTransformer(
+            weights=weights, site="blocks.1-4", guidance=1.5, num_classes=10, latent_shape=latents,
+            image_shape=(1, 32, 32),
+        ),
+    }  # fmt: skip
+    model: ModelComponent = made[family]()
+    return model
+
+
+STRATEGIES: dict[str, CacheStrategy] = {
+    "cut": CutPoint(),
+    "delta_dit": DeltaDiT(skipped=2, boundary=0.5, keep=1),
+    "delta_dit_empty": DeltaDiT(skipped=0, boundary=0.5, keep=1),
+    "fora": FORA(),
+}
+KIND = {"ldm": "unet", "ddpm": "unet", "sd": "unet", "dit": "transformer"}
+PAIRS = [(family, name) for family in WRITERS for name, s in STRATEGIES.items() if KIND[family] in s.families]
