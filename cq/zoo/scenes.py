@@ -152,14 +152,24 @@ def scenes(split: Split, root: Path, *, indices: Sequence[int] | range, seed: in
     for item, allowed in enumerate(choices(trained=trained)):
         of_item = label_N == item
         which_N[of_item] = allowed[_drawn(index_N[of_item], seed, 0) % len(allowed)]
-    shifts = torch.stack([_drawn(index_N, seed, 1) % 5 - 2, _drawn(index_N, seed, 2) % 2], 1)
-    parts = [
-        compose(garments[rows % len(garments)], which, shift)
-        for rows, which, shift in zip(
-            *(torch.split(all_of_them, 2000) for all_of_them in (index_N, which_N, shifts)), strict=True
-        )
-    ]
-    return Scenes(torch.cat(parts), which_N)
+    return Scenes(_composed(garments, index_N % len(garments), which_N, _shifts(index_N, seed)), which_N)
+
+
+def evaluation_scenes(root: Path, *, count: int, seed: int) -> Scenes:
+    """Scenes of held-out captions, all equally often, from test garments: what a text-to-image model is compared with.
+
+    Scene i shows held-out combination i modulo their number, with a garment drawn by (i, seed).
+    """
+    garments, labels = fashion_mnist("t10k", root)
+    index_N = torch.arange(count)
+    kept = torch.cat(choices(trained=False))
+    which_N = kept[index_N % len(kept)]
+    rows_N = torch.empty_like(index_N)
+    for item in range(len(ITEMS)):
+        of_item = attributes()[which_N, 0] == item
+        candidates = (labels == item).nonzero()[:, 0]
+        rows_N[of_item] = candidates[_drawn(index_N[of_item], seed, 0) % len(candidates)]
+    return Scenes(_composed(garments, rows_N, which_N, _shifts(index_N, seed)), which_N)
 
 
 def draw_scenes(
@@ -187,6 +197,16 @@ def draw_scenes(
     down = torch.randint(-2, 3, (len(labels_N),), generator=generator)
     aside = torch.randint(0, 2, (len(labels_N),), generator=generator)
     return Scenes(compose(garments_NCHW, which_N, torch.stack([down, aside], 1)), which_N)
+
+
+def _composed(garments: Tensor, rows_N: Tensor, which_N: Tensor, shifts_N2: Tensor) -> Tensor:
+    """`compose` of these rows of `garments`, in parts that fit into memory."""
+    parts = [torch.split(whole, 2000) for whole in (rows_N, which_N, shifts_N2)]
+    return torch.cat([compose(garments[rows], which, shifts) for rows, which, shifts in zip(*parts, strict=True)])
+
+
+def _shifts(index_N: Tensor, seed: int) -> Tensor:
+    return torch.stack([_drawn(index_N, seed, 1) % 5 - 2, _drawn(index_N, seed, 2) % 2], 1)
 
 
 def _setting(which_N: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from cq.zoo.recipes.dit_mini import DiTRecipe
 from cq.zoo.recipes.first_stage import FirstStageRecipe, SceneFirstStageRecipe
 from cq.zoo.recipes.ldm_mini import LatentDiffusionRecipe
 from cq.zoo.recipes.ldm_uncond_mini import UnconditionalLatentRecipe
-from cq.zoo.recipes.reference import InceptionReference, OwnReference
+from cq.zoo.recipes.reference import InceptionReference, OwnReference, SceneReference
 from cq.zoo.recipes.scene_classifiers import SceneClassifierRecipe
 from cq.zoo.recipes.sd_mini import StableDiffusionRecipe
 from cq.zoo.trainer import Recipe, fit
@@ -71,7 +71,7 @@ def recipes(root: Path, work: Path) -> dict[str, Recipe]:
 
 def builders(root: Path, device: str) -> dict[str, Builder]:
     """Every part that is built; the Inception ones read and write `root`/inception."""
-    parts: list[Builder] = [OwnReference(root=root)]
+    parts: list[Builder] = [OwnReference(root=root), SceneReference(root=root)]
     for mode, url in URLS.items():
         weights = root / "inception" / url.rpartition("/")[2]
         parts.append(InceptionReference(root=root, mode=mode, weights=weights, device=device))

@@ -11,18 +11,11 @@ import torch
 from open_clip.model import CLIP
 from safetensors.torch import load_file
 
-from cq.zoo.recipes.clip import ClipRecipe
 from cq.zoo.scenes import caption, combinations
 from cq.zoo.text_tower import to_transformers
 from cq.zoo.tokens import END, START, caption_tokens, vocabulary
 from cq.zoo.trainer import fit
-
-
-def recipe(name: str = "clip_judge", seed: int = 1) -> ClipRecipe:
-    return ClipRecipe(
-        root=Path("not needed"), name=name, seed=seed, patch=8, image_width=32, image_layers=1, text_width=64,
-        text_layers=2, num_steps=2, batch_size=20,
-    )  # fmt: skip
+from tests.zoo.tiny_zoo import clip
 
 
 @pytest.fixture
@@ -37,7 +30,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_open_clip_opens_the_exported_folder_offline(garments: None, offline: None, tmp_path: Path) -> None:
-    figures = fit(recipe(), work=tmp_path / "work", zoo=tmp_path)
+    figures = fit(clip(tmp_path), work=tmp_path / "work", zoo=tmp_path)
     assert 0 <= figures["held_out_caption_accuracy"] <= 1
     name = f"local-dir:{tmp_path / 'clip_judge'}"
     model, _, preprocess = open_clip.create_model_and_transforms(name, require_pretrained=True)
@@ -58,7 +51,7 @@ def test_open_clip_opens_the_exported_folder_offline(garments: None, offline: No
 
 
 def test_nothing_of_this_machine_is_written(garments: None, tmp_path: Path) -> None:
-    fit(recipe(), work=tmp_path / "work", zoo=tmp_path)
+    fit(clip(tmp_path), work=tmp_path / "work", zoo=tmp_path)
     for path in (tmp_path / "clip_judge").glob("*.json"):
         assert str(tmp_path) not in path.read_text(), path.name
     config = json.loads((tmp_path / "clip_judge" / "open_clip_config.json").read_text())
@@ -67,17 +60,17 @@ def test_nothing_of_this_machine_is_written(garments: None, tmp_path: Path) -> N
 
 def test_the_converted_text_tower_computes_the_same() -> None:
     torch.manual_seed(5)
-    clip = recipe().model().eval()
-    assert isinstance(clip, CLIP)
-    for parameter in clip.parameters():
+    model = clip(Path("not needed")).model().eval()
+    assert isinstance(model, CLIP)
+    for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     ids = caption_tokens()[::7]
     start, end = vocabulary()[START], vocabulary()[END]
-    converted = to_transformers(clip, start=start, end=end)
+    converted = to_transformers(model, start=start, end=end)
     with torch.no_grad():
         found = converted(ids)
-        pooled = found.pooler_output @ clip.text_projection
-        hidden = clip.transformer(clip.token_embedding(ids) + clip.positional_embedding, attn_mask=clip.attn_mask)
+        pooled = found.pooler_output @ model.text_projection
+        hidden = model.transformer(model.token_embedding(ids) + model.positional_embedding, attn_mask=model.attn_mask)
         # float32 rounding of products that are grouped differently
-        torch.testing.assert_close(found.last_hidden_state, clip.ln_final(hidden), atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(pooled, clip.encode_text(ids), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(found.last_hidden_state, model.ln_final(hidden), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(pooled, model.encode_text(ids), atol=1e-5, rtol=1e-5)

@@ -9,63 +9,34 @@ import torch
 from diffusers import AutoencoderKL, DDIMPipeline, DDPMPipeline, DiTPipeline, StableDiffusionPipeline, UNet2DModel
 from torch import nn
 
-from cq.zoo.classifier import Classifier
 from cq.zoo.recipes.clip import ClipRecipe
 from cq.zoo.recipes.ddpm_mini import PixelDiffusionRecipe
-from cq.zoo.recipes.dit_mini import DiTRecipe
-from cq.zoo.recipes.first_stage import FirstStageRecipe, SceneFirstStageRecipe
-from cq.zoo.recipes.ldm_uncond_mini import UnconditionalLatentRecipe
 from cq.zoo.recipes.precision import mixed_precision, with_float32_norms
 from cq.zoo.recipes.sd_mini import StableDiffusionRecipe
-from cq.zoo.scenes import caption, combinations
+from cq.zoo.scenes import caption, combinations, held_out
 from cq.zoo.tokens import caption_tokens, null_tokens
 from cq.zoo.train import TRAINING_ONLY, recipes
 from cq.zoo.trainer import Recipe, fit
+from tests.zoo.tiny_zoo import ddpm, dit, garment_stage, ldm_uncond, scene_stage, sd, train
 
 LIMIT = 8 * 2**20  # bytes of a shipped file
 pytestmark = pytest.mark.usefixtures("garments")
 
 
-def train(recipe: Recipe, folder: Path) -> Path:
-    """Two steps; the exported folder, in which nothing may name the machine."""
-    fit(recipe, work=folder / "work", zoo=folder)
-    home = folder / recipe.name
+def trained(recipe: Recipe, folder: Path) -> Path:
+    """The exported folder, in which nothing may name the machine."""
+    home = train(recipe, folder)
     for path in home.rglob("*.json"):
         assert str(folder) not in path.read_text(), path.name
         assert "_name_or_path" not in path.read_text(), path.name
     return home
 
 
-def garment_stage(folder: Path) -> FirstStageRecipe:
-    Classifier(width=4).save_pretrained(folder / "perceptual")
-    return FirstStageRecipe(
-        root=folder, perceptual=folder / "perceptual", widths=(8, 8, 8), num_steps=2, batch_size=8
-    )  # fmt: skip
-
-
-def scene_stage(folder: Path) -> SceneFirstStageRecipe:
-    Classifier(width=4, in_channels=3).save_pretrained(folder / "perceptual")
-    return SceneFirstStageRecipe(
-        root=folder, perceptual=folder / "perceptual", widths=(8, 8, 8), num_steps=2, batch_size=8, count=50
-    )  # fmt: skip
-
-
-def sd(folder: Path) -> StableDiffusionRecipe:
-    clip = ClipRecipe(
-        root=folder, name="clip_text", seed=1, patch=16, image_width=32, image_layers=1, text_width=32, text_layers=1,
-        num_steps=2, batch_size=10,
-    )  # fmt: skip
-    return StableDiffusionRecipe(
-        root=folder, first_stage=train(scene_stage(folder), folder), text=train(clip, folder),
-        latents=folder / "latents", channels=8, norm_groups=4, num_steps=2, batch_size=8, count=50,
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize("stage", [garment_stage, scene_stage])
 @pytest.mark.parametrize("bf16", [True, False])
 def test_a_first_stage_trains_and_exports(tmp_path: Path, stage: object, bf16: bool) -> None:
     recipe = replace(stage(tmp_path), bf16=bf16)  # type: ignore[operator]
-    vae = AutoencoderKL.from_pretrained(train(recipe, tmp_path)).eval()
+    vae = AutoencoderKL.from_pretrained(trained(recipe, tmp_path)).eval()
     images = torch.zeros(2, recipe.channels, 32, 32)
     latents = vae.encode(images).latent_dist.mean
     assert latents.shape == (2, 4, 8, 8)
@@ -73,7 +44,7 @@ def test_a_first_stage_trains_and_exports(tmp_path: Path, stage: object, bf16: b
 
 
 def test_sd_mini_opens_as_a_stable_diffusion_pipeline(tmp_path: Path) -> None:
-    pipeline = StableDiffusionPipeline.from_pretrained(train(sd(tmp_path), tmp_path))
+    pipeline = StableDiffusionPipeline.from_pretrained(trained(sd(tmp_path), tmp_path))
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline.safety_checker is None
     assert pipeline.feature_extractor is None
@@ -95,7 +66,7 @@ def test_the_last_up_block_of_sd_mini_attends_after_each_of_its_three_resnets(tm
 
 def test_sd_mini_is_trained_on_what_its_pipeline_will_feed_it(tmp_path: Path) -> None:
     recipe = sd(tmp_path)
-    pipeline = StableDiffusionPipeline.from_pretrained(train(recipe, tmp_path))
+    pipeline = StableDiffusionPipeline.from_pretrained(trained(recipe, tmp_path))
     given, null = pipeline.encode_prompt(caption(combinations()[7]), "cpu", 1, True)
     # float32 rounding: the pipeline encodes one caption at a time
     torch.testing.assert_close(recipe.contexts()[7], given[0], atol=1e-5, rtol=1e-5)
@@ -104,8 +75,8 @@ def test_sd_mini_is_trained_on_what_its_pipeline_will_feed_it(tmp_path: Path) ->
 
 
 def test_ddpm_mini_opens_as_ddpm_and_as_ddim_pipeline(tmp_path: Path) -> None:
-    recipe = PixelDiffusionRecipe(root=tmp_path, channels=4, norm_groups=2, num_steps=2, batch_size=8)
-    home = train(recipe, tmp_path)
+    recipe = ddpm(tmp_path)
+    home = trained(recipe, tmp_path)
     for kind in (DDPMPipeline, DDIMPipeline):
         pipeline = kind.from_pretrained(home)
         pipeline.set_progress_bar_config(disable=True)
@@ -122,11 +93,7 @@ def test_ddpm_mini_opens_as_ddpm_and_as_ddim_pipeline(tmp_path: Path) -> None:
 
 
 def test_ldm_uncond_mini_exports_unet_vae_and_scheduler(tmp_path: Path) -> None:
-    recipe = UnconditionalLatentRecipe(
-        root=tmp_path, first_stage=train(garment_stage(tmp_path), tmp_path), latents=tmp_path / "latents", channels=8,
-        head_channels=4, norm_groups=4, num_steps=2, batch_size=8,
-    )  # fmt: skip
-    home = train(recipe, tmp_path)
+    home = trained(ldm_uncond(tmp_path), tmp_path)
     unet = UNet2DModel.from_pretrained(home, subfolder="unet")
     assert unet(torch.zeros(1, 4, 8, 8), torch.tensor(0)).sample.shape == (1, 4, 8, 8)
     levels = [*unet.down_blocks, *unet.up_blocks]
@@ -135,11 +102,7 @@ def test_ldm_uncond_mini_exports_unet_vae_and_scheduler(tmp_path: Path) -> None:
 
 
 def test_dit_mini_opens_as_a_dit_pipeline(tmp_path: Path) -> None:
-    recipe = DiTRecipe(
-        root=tmp_path, first_stage=train(garment_stage(tmp_path), tmp_path), latents=tmp_path / "latents", num_steps=2,
-        batch_size=4,
-    )  # fmt: skip
-    pipeline = DiTPipeline.from_pretrained(train(recipe, tmp_path))
+    pipeline = DiTPipeline.from_pretrained(trained(dit(tmp_path), tmp_path))
     pipeline.set_progress_bar_config(disable=True)
     classes = pipeline.get_label_ids(["sneaker", "bag"])
     assert classes == [7, 8]
@@ -219,7 +182,14 @@ def test_sd_mini_is_small_enough_to_ship(tmp_path: Path) -> None:
 
 
 def test_the_index_of_a_pipeline_names_every_part(tmp_path: Path) -> None:
-    index = json.loads((train(sd(tmp_path), tmp_path) / "model_index.json").read_text())
+    index = json.loads((trained(sd(tmp_path), tmp_path) / "model_index.json").read_text())
     assert index["_class_name"] == "StableDiffusionPipeline"
     assert index["text_encoder"] == ["transformers", "CLIPTextModel"]
     assert index["safety_checker"] == [None, None]
+
+
+def test_sd_mini_brings_its_prompts_and_none_of_them_twice(tmp_path: Path) -> None:
+    home = trained(sd(tmp_path), tmp_path)
+    asked, others = ((home / f"{name}.txt").read_text().splitlines() for name in ("evaluation", "calibration"))
+    assert asked == [caption(c) for c in combinations() if held_out(c)]
+    assert sorted([*asked, *others]) == sorted(caption(c) for c in combinations())

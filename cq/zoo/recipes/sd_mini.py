@@ -18,7 +18,7 @@ from cq.zoo.recipes.diffusion import (
     write_model_index,
 )
 from cq.zoo.recipes.precision import mixed_precision, with_float32_norms
-from cq.zoo.scenes import combinations, scenes
+from cq.zoo.scenes import caption, choices, combinations, scenes
 from cq.zoo.text_tower import to_transformers
 from cq.zoo.tokens import END, START, caption_tokens, null_tokens, vocabulary, write_tokenizer
 
@@ -123,6 +123,10 @@ class StableDiffusionRecipe:
         self.text_encoder().save_pretrained(home / "text_encoder")
         write_tokenizer(home / "tokenizer")
         ship_first_stage(self.first_stage, home / "vae")
+        # what cq.models.stable_diffusion draws and calibrates with: the captions that were held out, and the others
+        for file, trained in (("evaluation.txt", False), ("calibration.txt", True)):
+            lines = [caption(combinations()[k]) for k in torch.cat(choices(trained=trained))]
+            (home / file).write_text("\n".join(lines) + "\n")
         write_model_index(
             home,
             pipeline="StableDiffusionPipeline",
