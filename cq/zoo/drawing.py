@@ -69,7 +69,7 @@ class TextToImage:
 
     def which(self, images: range) -> Tensor:
         """int64 [N]: the combination that each image was asked to show."""
-        held_out = torch.cat(choices(trained=False))
+        held_out = torch.cat(choices("held_out"))
         return held_out[torch.tensor(images) % len(held_out)]
 
     def draw(self, images: range, generators: list[torch.Generator]) -> Tensor:

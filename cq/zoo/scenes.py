@@ -1,7 +1,9 @@
 """Captioned colour scenes: a real Fashion-MNIST garment, tinted, on the left or right of a plain ground.
 
 What a scene shows is a *combination* of item, item colour, ground colour and position; its caption says just that.
-A tenth of the combinations is never trained on, so that a text-to-image model can be asked for what it has not seen.
+A tenth of the combinations is kept from whatever makes images, so that a text-to-image model can be asked for what it
+has not seen. What judges images is trained on all of them: a judge that never met a combination would learn that it
+does not exist, and find any other item in it.
 
 Legend of shape suffixes: N scene, C colour channel, H W space, K combination.
 """
@@ -10,7 +12,7 @@ import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -44,6 +46,8 @@ SHADE = 0.35  # brightness of the garment's darkest pixels; the rest follows its
 SOLID = 28.0  # grey value from which a pixel hides the ground
 CLOSING = 3  # side in pixels of the holes that are no background: stripes, prints, seams
 HELD_OUT = 10  # one combination in so many
+
+Share = Literal["trained", "held_out", "all"]  # of the combinations
 
 
 class Combination(NamedTuple):
@@ -82,7 +86,7 @@ def caption(combination: Combination) -> str:
 
 
 def held_out(combination: Combination) -> bool:
-    """Whether a combination is kept from training; decided by its caption's SHA-256 alone."""
+    """Whether a combination is kept from what makes images; decided by its caption's SHA-256 alone."""
     digest = hashlib.sha256(caption(combination).encode()).digest()
     return int.from_bytes(digest[:8], "big") % HELD_OUT == 0
 
@@ -99,14 +103,11 @@ def attributes() -> Tensor:
     )
 
 
-@lru_cache(maxsize=2)
-def choices(*, trained: bool) -> tuple[Tensor, ...]:
-    """For each item, the indices of its combinations that are trained on, or of those that are held out."""
-    all_of_them = combinations()
-    return tuple(
-        torch.tensor([k for k, c in enumerate(all_of_them) if c.item == item and held_out(c) != trained])
-        for item in ITEMS
-    )
+@lru_cache(maxsize=3)
+def choices(share: Share) -> tuple[Tensor, ...]:
+    """For each item, the indices of its combinations in this share."""
+    chosen = [(k, c.item) for k, c in enumerate(combinations()) if share in ("all", _share_of(c))]
+    return tuple(torch.tensor([k for k, shown in chosen if shown == item]) for item in ITEMS)
 
 
 def compose(garments_NCHW: Tensor, which_N: Tensor, shifts_N2: Tensor) -> Tensor:
@@ -139,17 +140,16 @@ def compose(garments_NCHW: Tensor, which_N: Tensor, shifts_N2: Tensor) -> Tensor
     return pixels.clamp(0, 255).round().to(torch.uint8)
 
 
-def scenes(split: Split, root: Path, *, indices: Sequence[int] | range, seed: int, trained: bool) -> Scenes:
+def scenes(split: Split, root: Path, *, indices: Sequence[int] | range, seed: int, share: Share) -> Scenes:
     """The scenes of these indices: scene i is a function of (i, seed) and the split alone.
 
-    Scene i has garment i modulo the number of garments, and a combination of its item that is trained on or,
-    where `trained` is false, held out.
+    Scene i has garment i modulo the number of garments, and a combination of its item from `share`.
     """
     garments, labels = fashion_mnist(split, root)
     index_N = torch.tensor(indices)
     label_N = labels[index_N % len(garments)]
     which_N = torch.empty_like(index_N)
-    for item, allowed in enumerate(choices(trained=trained)):
+    for item, allowed in enumerate(choices(share)):
         of_item = label_N == item
         which_N[of_item] = allowed[_drawn(index_N[of_item], seed, 0) % len(allowed)]
     return Scenes(_composed(garments, index_N % len(garments), which_N, _shifts(index_N, seed)), which_N)
@@ -162,7 +162,7 @@ def evaluation_scenes(root: Path, *, count: int, seed: int) -> Scenes:
     """
     garments, labels = fashion_mnist("t10k", root)
     index_N = torch.arange(count)
-    kept = torch.cat(choices(trained=False))
+    kept = torch.cat(choices("held_out"))
     which_N = kept[index_N % len(kept)]
     rows_N = torch.empty_like(index_N)
     for item in range(len(ITEMS)):
@@ -173,9 +173,9 @@ def evaluation_scenes(root: Path, *, count: int, seed: int) -> Scenes:
 
 
 def draw_scenes(
-    garments_NCHW: Tensor, labels_N: Tensor, *, contrastive: bool, generator: torch.Generator
+    garments_NCHW: Tensor, labels_N: Tensor, *, share: Share, contrastive: bool, generator: torch.Generator
 ) -> Scenes:  # fmt: skip
-    """A scene for each training garment, no two of one combination.
+    """A scene of `share` for each training garment, no two of one combination.
 
     contrastive: all items go through the same settings (colours and position) in one random order, so that many
     scenes differ in the item alone; else telling items apart would hardly lower a contrastive loss.
@@ -183,7 +183,7 @@ def draw_scenes(
     """
     which_N = torch.empty_like(labels_N)
     rank_S = torch.randperm(NUM_SETTINGS, generator=generator)
-    for item, allowed in enumerate(choices(trained=True)):
+    for item, allowed in enumerate(choices(share)):
         of_item = labels_N == item
         count = int(of_item.sum())
         if count > len(allowed):
@@ -197,6 +197,10 @@ def draw_scenes(
     down = torch.randint(-2, 3, (len(labels_N),), generator=generator)
     aside = torch.randint(0, 2, (len(labels_N),), generator=generator)
     return Scenes(compose(garments_NCHW, which_N, torch.stack([down, aside], 1)), which_N)
+
+
+def _share_of(combination: Combination) -> Share:
+    return "held_out" if held_out(combination) else "trained"
 
 
 def _composed(garments: Tensor, rows_N: Tensor, which_N: Tensor, shifts_N2: Tensor) -> Tensor:

@@ -50,17 +50,23 @@ def recipes(root: Path, work: Path) -> dict[str, Recipe]:
         DiTRecipe(root=root, first_stage=WEIGHTS / "ldm_mini/vae", latents=work / "latents"),
         UnconditionalLatentRecipe(root=root, first_stage=WEIGHTS / "ldm_mini/vae", latents=work / "latents"),
         PixelDiffusionRecipe(root=root),
-        SceneClassifierRecipe(name="scene_features", width=32, blocks=1, stride=2, seed=4, num_steps=4000, root=root),
-        SceneClassifierRecipe(name="scene_judge", width=32, blocks=2, stride=2, seed=5, num_steps=4000, root=root),
-        SceneClassifierRecipe(name="scene_perceptual", width=16, blocks=1, stride=1, seed=6, num_steps=1400, root=root),
+        SceneClassifierRecipe(
+            name="scene_features", width=32, blocks=1, stride=2, seed=4, num_steps=4000, share="all", root=root
+        ),
+        SceneClassifierRecipe(
+            name="scene_judge", width=32, blocks=2, stride=2, seed=5, num_steps=4000, share="all", root=root
+        ),
+        SceneClassifierRecipe(
+            name="scene_perceptual", width=16, blocks=1, stride=1, seed=6, num_steps=1400, share="trained", root=root
+        ),
         SceneFirstStageRecipe(root=root, perceptual=work / "scene_perceptual"),
         ClipRecipe(
-            name="clip_text", seed=51, patch=8, image_width=128, image_layers=4, text_width=128, text_layers=3,
-            num_steps=6000, root=root,
+            name="clip_text", seed=51, share="trained", patch=8, image_width=128, image_layers=4, text_width=128,
+            text_layers=3, num_steps=6000, root=root,
         ),
         ClipRecipe(
-            name="clip_judge", seed=52, patch=4, image_width=128, image_layers=4, text_width=96, text_layers=2,
-            num_steps=5000, root=root,
+            name="clip_judge", seed=52, share="all", patch=4, image_width=128, image_layers=4, text_width=96,
+            text_layers=2, num_steps=5000, root=root,
         ),
         StableDiffusionRecipe(
             root=root, first_stage=work / "scene_first_stage", text=work / "clip_text", latents=work / "scene_latents"

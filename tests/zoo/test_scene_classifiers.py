@@ -13,14 +13,22 @@ from cq.zoo.trainer import fit
 
 def recipe() -> SceneClassifierRecipe:
     return SceneClassifierRecipe(
-        name="scene_judge", width=4, blocks=1, stride=2, seed=1, num_steps=2, root=Path("not needed"), batch_size=20
+        name="scene_judge",
+        width=4,
+        blocks=1,
+        stride=2,
+        seed=1,
+        num_steps=2,
+        share="all",
+        root=Path("not needed"),
+        batch_size=20,
     )
 
 
 def test_a_scene_network_trains_exports_and_is_a_feature_network_for_colour(garments: None, tmp_path: Path) -> None:
     figures = fit(recipe(), work=tmp_path / "work", zoo=tmp_path)
     assert set(figures) == {f"held_out_{name}_accuracy" for name in ATTRIBUTES}
-    shown = scenes("t10k", tmp_path, indices=range(40), seed=1, trained=False)
+    shown = scenes("t10k", tmp_path, indices=range(40), seed=1, share="held_out")
     found = FeatureNetwork.load(str(tmp_path / "scene_judge")).extract(shown.images_NCHW, batch_size=40)
     assert found.pooled_NF.shape == (40, 16)
     assert [part.shape[1] for part in by_attribute(found.logits_NK)] == list(ATTRIBUTES.values())
@@ -28,7 +36,7 @@ def test_a_scene_network_trains_exports_and_is_a_feature_network_for_colour(garm
 
 def test_agreement_is_by_attribute_and_by_image(garments: None) -> None:
     """A network that says item 0 of whatever it sees."""
-    shown = scenes("t10k", Path("not needed"), indices=[0, 0, 1], seed=1, trained=False)
+    shown = scenes("t10k", Path("not needed"), indices=[0, 0, 1], seed=1, share="held_out")
 
     class Stubborn(Classifier):
         def forward(self, images_NCHW: torch.Tensor) -> object:  # type: ignore[override]

@@ -48,11 +48,10 @@ def test_item_and_ground_never_have_one_colour_and_captions_are_unique() -> None
 def test_a_tenth_is_held_out_and_still_has_every_word_trained_on() -> None:
     kept = [c for c in combinations() if held_out(c)]
     assert 0.08 < len(kept) / len(combinations()) < 0.12
-    for trained in (True, False):
-        chosen = torch.cat(choices(trained=trained))
+    for chosen in (torch.cat(choices("trained")), torch.cat(choices("held_out"))):
         for column, words in enumerate((ITEMS, COLOURS, GROUNDS, POSITIONS)):
             assert set(attributes()[chosen, column].tolist()) == set(range(len(words)))
-    assert sorted(torch.cat([*choices(trained=True), *choices(trained=False)]).tolist()) == list(range(620))
+    assert sorted(torch.cat([*choices("trained"), *choices("held_out")]).tolist()) == list(range(620))
 
 
 def test_attributes_are_the_words_of_the_combination() -> None:
@@ -61,26 +60,27 @@ def test_attributes_are_the_words_of_the_combination() -> None:
 
 
 def test_a_scene_is_a_function_of_index_and_seed(garments: None) -> None:
-    whole = scenes("train", ROOT, indices=range(700), seed=3, trained=True)
-    some = scenes("train", ROOT, indices=[650, 7], seed=3, trained=True)
+    whole = scenes("train", ROOT, indices=range(700), seed=3, share="trained")
+    some = scenes("train", ROOT, indices=[650, 7], seed=3, share="trained")
     assert torch.equal(whole.images_NCHW[[650, 7]], some.images_NCHW)
     assert torch.equal(whole.which_N[[650, 7]], some.which_N)
-    other = scenes("train", ROOT, indices=range(700), seed=4, trained=True)
+    other = scenes("train", ROOT, indices=range(700), seed=4, share="trained")
     assert (whole.which_N != other.which_N).double().mean() > 0.9
     # integers only, so these hold on every machine
-    assert whole.which_N[:5].tolist() == scenes("t10k", ROOT, indices=range(5), seed=3, trained=True).which_N.tolist()
+    of_test = scenes("t10k", ROOT, indices=range(5), seed=3, share="trained")
+    assert whole.which_N[:5].tolist() == of_test.which_N.tolist()
 
 
 def test_training_scenes_and_held_out_scenes_share_no_combination(garments: None) -> None:
-    trained = scenes("train", ROOT, indices=range(3000), seed=1, trained=True).which_N
-    kept = scenes("t10k", ROOT, indices=range(3000), seed=1, trained=False).which_N
+    trained = scenes("train", ROOT, indices=range(3000), seed=1, share="trained").which_N
+    kept = scenes("t10k", ROOT, indices=range(3000), seed=1, share="held_out").which_N
     assert not any(held_out(combinations()[k]) for k in trained.tolist())
     assert all(held_out(combinations()[k]) for k in kept.tolist())
     assert len(set(kept.tolist())) == sum(held_out(c) for c in combinations())
 
 
 def test_the_item_of_a_scene_is_its_garments_class(garments: None) -> None:
-    found = scenes("train", ROOT, indices=range(40), seed=1, trained=True)
+    found = scenes("train", ROOT, indices=range(40), seed=1, share="trained")
     assert attributes()[found.which_N, 0].tolist() == [i % 10 for i in range(40)]
 
 
@@ -115,7 +115,9 @@ def test_a_batch_repeats_no_combination(garments: None) -> None:
     images = block().expand(128, -1, -1, -1)
     labels = torch.arange(128) % 10
     first, again, other = (
-        draw_scenes(images, labels, contrastive=contrastive, generator=torch.Generator().manual_seed(0))
+        draw_scenes(
+            images, labels, share="trained", contrastive=contrastive, generator=torch.Generator().manual_seed(0)
+        )
         for contrastive in (True, True, False)
     )
     assert torch.equal(first.images_NCHW, again.images_NCHW)
@@ -127,5 +129,7 @@ def test_a_batch_repeats_no_combination(garments: None) -> None:
     )  # so that most scenes have one of another item beside them
     assert len({tuple(setting) for setting in attributes()[other.which_N, 1:].tolist()}) > 50
     with pytest.raises(ValueError, match="smaller batch"):
-        draw_scenes(block().expand(90, -1, -1, -1), torch.zeros(90, dtype=torch.int64), contrastive=True,
-                    generator=torch.Generator())  # fmt: skip
+        draw_scenes(
+            block().expand(90, -1, -1, -1), torch.zeros(90, dtype=torch.int64), share="all", contrastive=True,
+            generator=torch.Generator(),
+        )  # fmt: skip

@@ -38,8 +38,8 @@ def scene_stage(folder: Path) -> SceneFirstStageRecipe:
 
 def clip(folder: Path, name: str = "clip_judge", seed: int = 1) -> ClipRecipe:
     return ClipRecipe(
-        root=folder, name=name, seed=seed, patch=16, image_width=32, image_layers=1, text_width=64, text_layers=2,
-        num_steps=2, batch_size=20,
+        root=folder, name=name, seed=seed, share="all", patch=16, image_width=32, image_layers=1, text_width=64,
+        text_layers=2, num_steps=2, batch_size=20,
     )  # fmt: skip
 
 
@@ -88,7 +88,7 @@ def judges(folder: Path) -> None:
     for name in ("scene_features", "scene_judge"):
         train(
             SceneClassifierRecipe(
-                name=name, width=4, blocks=1, stride=2, seed=1, num_steps=2, root=folder, batch_size=20
+                name=name, width=4, blocks=1, stride=2, seed=1, num_steps=2, share="all", root=folder, batch_size=20
             ),
             folder,
         )  # fmt: skip

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from cq.zoo.data import fashion_mnist
 from cq.zoo.recipes.classifiers import to_unit
 from cq.zoo.recipes.precision import mixed_precision
-from cq.zoo.scenes import attributes, draw_scenes, scenes
+from cq.zoo.scenes import Share, attributes, draw_scenes, scenes
 from cq.zoo.tokens import CONTEXT, caption_tokens, vocabulary, write_tokenizer
 
 MAX_LOGIT_SCALE = math.log(100)  # as CLIP: the temperature never falls below 0.01
@@ -36,6 +36,7 @@ class ClipRecipe:
     root: Path
     name: str
     seed: int
+    share: Share  # of the captions: the trained ones for what conditions a model, all for what judges it
     patch: int  # side in pixels
     image_width: int
     image_layers: int
@@ -72,7 +73,7 @@ class ClipRecipe:
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
         assert isinstance(model, CLIP)
-        drawn = draw_scenes(*batch, contrastive=True, generator=generator)
+        drawn = draw_scenes(*batch, share=self.share, contrastive=True, generator=generator)
         tokens = caption_tokens()[drawn.which_N]
         with mixed_precision(self.bf16):
             seen = model.encode_image(to_unit(drawn.images_NCHW))
@@ -102,12 +103,13 @@ class ClipRecipe:
         model.eval()
         read = model.encode_text(caption_tokens(), normalize=True)
         found = {}
-        for split, trained in (("trained", True), ("held_out", False)):
-            shown = scenes("t10k", self.root, indices=range(2000), seed=self.seed, trained=trained)
+        shares: tuple[Share, ...] = ("trained", "held_out")
+        for share in shares:
+            shown = scenes("t10k", self.root, indices=range(2000), seed=self.seed, share=share)
             seen = [model.encode_image(to_unit(part), normalize=True) for part in torch.split(shown.images_NCHW, 500)]
             nearest = (torch.cat(seen) @ read.T).argmax(1)
             same = attributes()[nearest] == attributes()[shown.which_N]
-            found[f"{split}_caption_accuracy"] = same.all(1).double().mean().item()
-            found[f"{split}_item_accuracy"] = same[:, 0].double().mean().item()
-            found[f"{split}_colour_accuracy"] = same[:, 1].double().mean().item()
+            found[f"{share}_caption_accuracy"] = same.all(1).double().mean().item()
+            found[f"{share}_item_accuracy"] = same[:, 0].double().mean().item()
+            found[f"{share}_colour_accuracy"] = same[:, 1].double().mean().item()
         return found

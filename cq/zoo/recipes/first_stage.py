@@ -104,4 +104,4 @@ class SceneFirstStageRecipe(FirstStageRecipe):
     count: int = 60_000
 
     def images(self) -> Tensor:
-        return scenes("train", self.root, indices=range(self.count), seed=self.seed, trained=True).images_NCHW
+        return scenes("train", self.root, indices=range(self.count), seed=self.seed, share="trained").images_NCHW

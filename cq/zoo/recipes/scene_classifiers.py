@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cq.zoo.classifier import Classifier
 from cq.zoo.data import fashion_mnist
 from cq.zoo.recipes.classifiers import to_unit
-from cq.zoo.scenes import ATTRIBUTES, attributes, draw_scenes, scenes
+from cq.zoo.scenes import ATTRIBUTES, Share, attributes, draw_scenes, scenes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,7 @@ class SceneClassifierRecipe:
     stride: int
     seed: int
     num_steps: int
+    share: Share  # of the combinations: all for what judges, the trained ones for what helps to train
     root: Path
     batch_size: int = 128
     learning_rate: float = 2e-3
@@ -45,7 +46,7 @@ class SceneClassifierRecipe:
         garments, labels = batch
         mirrored = torch.rand(len(garments), generator=generator) < 0.5
         garments = torch.where(mirrored[:, None, None, None], garments.flip(3), garments)
-        drawn = draw_scenes(garments, labels, contrastive=False, generator=generator)
+        drawn = draw_scenes(garments, labels, share=self.share, contrastive=False, generator=generator)
         logits = model(to_unit(drawn.images_NCHW).contiguous(memory_format=torch.channels_last)).logits_NK
         total: Tensor = logits.new_zeros(())
         for part, wanted in zip(by_attribute(logits), attributes()[drawn.which_N].unbind(1), strict=True):
@@ -55,7 +56,7 @@ class SceneClassifierRecipe:
     @torch.no_grad()
     def export(self, model: nn.Module, folder: Path) -> dict[str, float]:
         assert isinstance(model, Classifier)
-        shown = scenes("t10k", self.root, indices=range(10_000), seed=self.seed, trained=False)
+        shown = scenes("t10k", self.root, indices=range(10_000), seed=self.seed, share="held_out")
         right = agreement(model, shown.images_NCHW, shown.which_N).double().mean(0).tolist()
         model.to(memory_format=torch.contiguous_format).half().save_pretrained(folder / self.name)
         return {f"held_out_{name}_accuracy": share for name, share in zip(ATTRIBUTES, right, strict=True)}

@@ -18,7 +18,7 @@ from cq.zoo.recipes.diffusion import (
     write_model_index,
 )
 from cq.zoo.recipes.precision import mixed_precision, with_float32_norms
-from cq.zoo.scenes import caption, choices, combinations, scenes
+from cq.zoo.scenes import Share, caption, choices, combinations, scenes
 from cq.zoo.text_tower import to_transformers
 from cq.zoo.tokens import END, START, caption_tokens, null_tokens, vocabulary, write_tokenizer
 
@@ -89,7 +89,7 @@ class StableDiffusionRecipe:
         keep = self.latents.with_name(f"{self.latents.name}_{self.seed}_{self.count}")
         return encoded_once(
             self.first_stage,
-            lambda: scenes("train", self.root, indices=range(self.count), seed=self.seed, trained=True),
+            lambda: scenes("train", self.root, indices=range(self.count), seed=self.seed, share="trained"),
             keep,
         )
 
@@ -124,9 +124,10 @@ class StableDiffusionRecipe:
         write_tokenizer(home / "tokenizer")
         ship_first_stage(self.first_stage, home / "vae")
         # what cq.models.stable_diffusion draws and calibrates with: the captions that were held out, and the others
-        for file, trained in (("evaluation.txt", False), ("calibration.txt", True)):
-            lines = [caption(combinations()[k]) for k in torch.cat(choices(trained=trained))]
-            (home / file).write_text("\n".join(lines) + "\n")
+        prompts: dict[str, Share] = {"evaluation": "held_out", "calibration": "trained"}
+        for purpose, share in prompts.items():
+            lines = [caption(combinations()[k]) for k in torch.cat(choices(share))]
+            (home / f"{purpose}.txt").write_text("\n".join(lines) + "\n")
         write_model_index(
             home,
             pipeline="StableDiffusionPipeline",
