@@ -96,7 +96,7 @@ def overview_figure(chosen: Chosen, looks: Looks, *, thumbnails: Path, title: st
     if not (images and schedules and curves):
         return None
     strips = sum(_strip_height(path, 5.8) + 0.12 for _, path in images)
-    lower = min(3.0, max(2.0, 0.42 * strips)) + 0.19 * len(curves)
+    lower = min(3.0, max(2.0, 0.42 * strips)) + 0.13 * len(curves)
     height = max(strips, 0.9 + 0.34 * len(schedules) + lower)
     figure = new_figure(13.6, height + 0.7)
     panels: Any = figure.subfigures(1, 2, width_ratios=(7.6, 6.0), wspace=0.02)

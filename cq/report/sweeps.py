@@ -21,7 +21,9 @@ GREY = "#777777"
 def interval_figure(table: Table, looks: Looks) -> "Figure | None":
     """Small multiples: widths from left to right, metrics from top to bottom, cache intervals along x.
 
-    Rows that read no interval are level lines. None where the table has one interval only.
+    Rows that read no interval are level lines. Every panel has a scale of its own, for what a width costs is often far
+    more than what tells its rows apart; the figure against cost shows all widths on one. None where the table has one
+    interval only.
     """
     metrics = [column for column in judging(table.metrics) if any(column.key in row.scores for row in table.rows)]
     rows = [row for row in table.rows if row.ok]
@@ -31,7 +33,7 @@ def interval_figure(table: Table, looks: Looks) -> "Figure | None":
     names = _panel_names(rows)
     panels = list(dict.fromkeys(names))
     figure = new_figure(max(7.6, 1.0 + 3.3 * len(panels)), 0.9 + 2.5 * len(metrics) + 0.2 * len(looks) / 2)
-    grid = figure.subplots(len(metrics), len(panels), squeeze=False, sharex=True, sharey="row")
+    grid = figure.subplots(len(metrics), len(panels), squeeze=False, sharex=True)
     for line, column in zip(grid, metrics, strict=True):
         for axes, panel in zip(line, panels, strict=True):
             inside = [row for row, name in zip(rows, names, strict=True) if name == panel]
@@ -43,7 +45,7 @@ def interval_figure(table: Table, looks: Looks) -> "Figure | None":
         axes.set_xlabel("cache interval N")
     level = {(row.label, row.model) for row in rows if row.budget["cache_interval"] is None}
     _legend_below(figure, looks, rows, without_marker=level)
-    _headline(figure, f"{table.name}: quality by cache interval", rows)
+    _headline(figure, f"{table.name}: quality by cache interval, own scale a panel", rows)
     return figure
 
 
