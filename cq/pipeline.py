@@ -81,6 +81,7 @@ class Run:
             return collect_statistics(
                 batches, phases=self.phases,
                 noise_scheduler=self.model.noise_scheduler(self.parts.sample.num_steps), window=calibrate.window,
+                reduce=calibrate.reduce,
             )  # fmt: skip
 
         key = {**self._origin, "strategy": described(self.parts.strategy), "calibrate": described(calibrate)}

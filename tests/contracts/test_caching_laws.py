@@ -19,20 +19,16 @@ from cq.phases import all_sites
 from cq.predict.last import Last
 from cq.predict.taylor import Taylor
 from cq.seeding import initial_noise
-from tests.families import PAIRS, STRATEGIES, WRITERS, component
+from tests.families import PAIRS, STRATEGIES, component
 
 STEPS = 5
 NO_CORRECTION = ChannelAffine(schedule="", tables={}, r2={})
 every_pair = pytest.mark.parametrize(("family", "strategy"), PAIRS)
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    made = {}
-    for family, write in WRITERS.items():
-        made[family] = tmp_path_factory.mktemp(family)
-        write(made[family])
-    return made
+@pytest.fixture
+def folders(tiny_folders: dict[str, Path]) -> dict[str, Path]:
+    return tiny_folders
 
 
 def load(folders: dict[str, Path], family: str, strategy: str = "cut") -> tuple[DiffusionModel, CacheSchedule]:
