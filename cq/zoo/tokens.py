@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from tokenizers.pre_tokenizers import ByteLevel
+from open_clip.tokenizer import bytes_to_unicode
 from torch import Tensor
 from transformers import CLIPTokenizer
 
@@ -46,7 +46,7 @@ def merges(wanted: Sequence[str]) -> list[tuple[str, str]]:
 @lru_cache(maxsize=1)
 def vocabulary() -> dict[str, int]:
     """Token to id, as CLIP orders them: bytes, bytes that end a word, what was merged, the two special tokens."""
-    alphabet = sorted(ByteLevel.alphabet())
+    alphabet = sorted(bytes_to_unicode().values())
     ends = [letter + WORD_END for letter in alphabet]
     symbols = [*alphabet, *ends, *(first + second for first, second in merges(words())), START, END]
     return {symbol: i for i, symbol in enumerate(symbols)}

@@ -54,7 +54,7 @@ def recipes(root: Path, work: Path) -> dict[str, Recipe]:
             name="scene_features", width=32, blocks=1, stride=2, seed=4, num_steps=4000, share="all", root=root
         ),
         SceneClassifierRecipe(
-            name="scene_judge", width=32, blocks=2, stride=2, seed=5, num_steps=4000, share="all", root=root
+            name="scene_judge", width=32, blocks=2, stride=2, seed=5, num_steps=6000, share="all", root=root
         ),
         SceneClassifierRecipe(
             name="scene_perceptual", width=16, blocks=1, stride=1, seed=6, num_steps=1400, share="trained", root=root

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from cq.zoo.classifier import Classifier
 from cq.zoo.data import fashion_mnist
 from cq.zoo.recipes.classifiers import to_unit
+from cq.zoo.recipes.precision import mixed_precision
 from cq.zoo.scenes import ATTRIBUTES, Share, attributes, draw_scenes, scenes
 
 
@@ -27,6 +28,7 @@ class SceneClassifierRecipe:
     num_steps: int
     share: Share  # of the combinations: all for what judges, the trained ones for what helps to train
     root: Path
+    bf16: bool = True
     batch_size: int = 128
     learning_rate: float = 2e-3
     weight_decay: float = 5e-2
@@ -47,9 +49,11 @@ class SceneClassifierRecipe:
         mirrored = torch.rand(len(garments), generator=generator) < 0.5
         garments = torch.where(mirrored[:, None, None, None], garments.flip(3), garments)
         drawn = draw_scenes(garments, labels, share=self.share, contrastive=False, generator=generator)
-        logits = model(to_unit(drawn.images_NCHW).contiguous(memory_format=torch.channels_last)).logits_NK
-        total: Tensor = logits.new_zeros(())
-        for part, wanted in zip(by_attribute(logits), attributes()[drawn.which_N].unbind(1), strict=True):
+        images = to_unit(drawn.images_NCHW).contiguous(memory_format=torch.channels_last)
+        with mixed_precision(self.bf16):
+            logits = model(images).logits_NK
+        total = torch.zeros(())
+        for part, wanted in zip(by_attribute(logits.float()), attributes()[drawn.which_N].unbind(1), strict=True):
             total = total + nn.functional.cross_entropy(part, wanted, label_smoothing=0.05)
         return total
 
