@@ -31,7 +31,7 @@ class DiTRecipe:
     latents: Path  # where the encoded training set is kept between runs
     bf16: bool = True
     name: str = "dit_mini"
-    num_steps: int = 12_000
+    num_steps: int = 7_000
     batch_size: int = 128
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
