@@ -32,7 +32,10 @@ REFUSED = {
     "fraction for an integer": (["sample.num_images=2.5"], ["sample.num_images=2.5", "must be int"]),
     "number for a switch": (["quantize.per_call=3", PTQ], ["quantize.per_call=3", "must be bool"]),
     "unreadable argument": (["sample.classes=[12"], ["sample.classes=[12", "cannot be read", "quote"]),
-    "N larger than T": (["budget.cache_interval=11", "schedule=uniform"], ["budget.cache_interval=11", "1..budget.num_steps=10", "Lower"]),
+    "N larger than T": (
+        ["budget.cache_interval=11", "schedule=uniform"],
+        ["budget.cache_interval=11", "1..budget.num_steps=10", "Lower"],
+    ),
     "no steps": (["budget.num_steps=0"], ["budget.num_steps=0", "at least 1"]),
     "steps that do not divide 1000": (["budget.num_steps=30"], ["budget.num_steps=30", "divisor", "Choose 50"]),
     "too many groups": (
