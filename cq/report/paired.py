@@ -1,7 +1,7 @@
 """Which of two rows is better, seed by seed: rows that share seeds share noise and classes, image by image."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from cq.report.cells import Stat, fixed, mean_of
@@ -57,6 +57,16 @@ def compare(a: Row, b: Row, column: Column) -> Comparison | None:
         new=math.fsum(ours[seed] for seed in seeds) / len(seeds),
         difference=difference,
     )
+
+
+def common_means(rows: Sequence[Row], key: str) -> list[float | None]:
+    """Each row's mean over the seeds that all rows with the metric share; None for rows without it.
+
+    Seeds differ far more than rows do, so that means over different seeds would rank the seeds.
+    """
+    values = [_by_seed(row, key) for row in rows]
+    shared = set.intersection(*(set(found) for found in values if found)) if any(values) else set()
+    return [math.fsum(found[seed] for seed in shared) / len(shared) if found and shared else None for found in values]
 
 
 def rule(counts: Collection[int]) -> str:

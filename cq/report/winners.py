@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cq.report.cells import DASH, fixed
 from cq.report.contexts import context_of, parts_in_words, schedule_of
 from cq.report.metrics import Column, judging
-from cq.report.paired import Comparison, compare, rule
+from cq.report.paired import Comparison, common_means, compare, rule
 from cq.report.tables import Row, Table
 from cq.report.text import bullets, pipes
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 UNDECIDED = "undecided"
 NOTE = (
-    "In a cell: the schedule that beats every other, its mean over the seeds, and the others' in brackets. Rows of a "
-    "cell differ in nothing but the schedule and the cost that it minimises; how often each runs the whole network, "
-    "and so its counted cost, is in the table of all rows."
+    "In a cell: the schedule that beats every other, its mean over the seeds that all have, and the others' in "
+    "brackets. Rows of a cell differ in nothing but the schedule and the cost that it minimises; how often each runs "
+    "the whole network, and so its counted cost, is in the table of all rows."
 )
 
 
@@ -27,26 +27,27 @@ NOTE = (
 class Contest:
     """Rows of one budget that differ in their schedule only, the best mean first.
 
-    others: the rest of the method in words. names: the schedules, in the order of `rows`. best: the schedule that
-    beats every other under the rule of `cq.report.paired`, or "". closest: the runner-up against the first row, or
-    None where no seed of both has the metric.
+    others: the rest of the method in words. names, means: the schedules and their means over the seeds that all share,
+    in the order of `rows`. best: the schedule that beats every other under the rule of `cq.report.paired`, or "".
+    closest: the runner-up against the first row, or None where no seed of both has the metric.
     """
 
     column: Column
     others: str
     rows: tuple[Row, ...]
     names: tuple[str, ...]
+    means: tuple[float | None, ...]
     best: str
     closest: Comparison | None
 
     @property
     def text(self) -> str:
         """`best 43.45 (other 43.10)` with means over the seeds, or `undecided: one 43.45, other 43.40`."""
-        means = []
-        for row, name in zip(self.rows, self.names, strict=True):
-            stat = row.scores.get(self.column.key)
-            means.append(f"{name} {row.status if stat is None else fixed(stat.mean, self.column.decimals)}")
-        return f"{means[0]} ({', '.join(means[1:])})" if self.best else f"{UNDECIDED}: {', '.join(means)}"
+        parts = []
+        for row, name, mean in zip(self.rows, self.names, self.means, strict=True):
+            missing = DASH if row.status == "ok" else row.status
+            parts.append(f"{name} {missing if mean is None else fixed(mean, self.column.decimals)}")
+        return f"{parts[0]} ({', '.join(parts[1:])})" if self.best else f"{UNDECIDED}: {', '.join(parts)}"
 
 
 def winners(table: Table, metric: str) -> list[Contest]:
@@ -100,9 +101,7 @@ def winners_frame(table: Table) -> "pd.DataFrame":
             line["gain"] = difference and abs(difference.mean)
             line["gain_spread"] = difference and difference.spread
             line["num_seeds"] = difference and difference.num
-            for row, name in zip(contest.rows, contest.names, strict=True):
-                stat = row.scores.get(column.key)
-                line[f"{name}_mean"] = stat and stat.mean
+            line |= {f"{name}_mean": mean for name, mean in zip(contest.names, contest.means, strict=True)}
             lines.append(line)
     return pd.DataFrame(lines).astype(object)
 
@@ -110,11 +109,11 @@ def winners_frame(table: Table) -> "pd.DataFrame":
 def _contest(column: Column, others: str, rows: Sequence[Row]) -> Contest:
     sign = -1 if column.better == "up" else 1
 
-    def place(row: Row) -> tuple[bool, float]:
-        stat = row.scores.get(column.key)
-        return (stat is None, 0.0 if stat is None else sign * stat.mean)
+    def place(pair: tuple[Row, float | None]) -> tuple[bool, float]:
+        return (pair[1] is None, sign * (pair[1] or 0.0))
 
-    ranked = sorted(rows, key=place)
+    pairs = sorted(zip(rows, common_means(rows, column.key), strict=True), key=place)
+    ranked = [row for row, _ in pairs]
     names = _names(ranked)
     found = [compare(other, ranked[0], column) for other in ranked[1:]]
     beaten = [comparison is not None and comparison.winner == 1 for comparison in found]
@@ -123,6 +122,7 @@ def _contest(column: Column, others: str, rows: Sequence[Row]) -> Contest:
         others=others,
         rows=tuple(ranked),
         names=names,
+        means=tuple(mean for _, mean in pairs),
         best=names[0] if all(beaten) else "",
         closest=found[0],
     )

@@ -41,6 +41,11 @@ def test_the_best_of_three_must_beat_both(paper: Paper) -> None:
     assert _contests(paper, a, b, c) == [("quantize ptq", "undecided: dps 10.000, power 10.000, uniform 11.000")]
 
 
+def test_means_are_over_the_seeds_that_all_have(paper: Paper) -> None:
+    a, b = _run("a", "uniform", [10.0, 11.0, 90.0]), _run("b", "dps", [9.0, 9.9], row=1)
+    assert _contests(paper, a, b) == [("quantize ptq", "dps 9.450 (uniform 10.500)")]
+
+
 def test_one_seed_with_overlapping_intervals_is_undecided(paper: Paper) -> None:
     found = _contests(paper, _run("a", "uniform", [10.0]), _run("b", "dps", [9.5], row=1))
     assert found == [("quantize ptq", "undecided: dps 9.500, uniform 10.000")]
