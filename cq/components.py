@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from cq.config import build, check_budget
+from cq.preflight import check_baseline, check_layers, check_metrics, check_reach, check_seeds, check_strategy
 from cq.store import Store, check_writable
 
 if TYPE_CHECKING:  # these bring torch
@@ -47,6 +48,11 @@ class Components:
     logger: "NoLogger | WandbLogger"
     run_seed: int
 
+    @property
+    def is_baseline(self) -> bool:
+        """Whether an uncached, unquantized run draws the baseline's very images."""
+        return self.baseline_steps == self.sample.num_steps and self.baseline_sampler == self.sampler
+
     @staticmethod
     def of(config: DictConfig) -> "Components":
         """Build every part of `config`; ValueError for the first thing that cannot work.
@@ -61,18 +67,16 @@ class Components:
         baseline_sampler: Sampler = build(config.baseline.sampler, "baseline.sampler")
         strategy: CacheStrategy = build(config.cache, "cache")
         model.check()
-        if model.family not in strategy.families:
-            raise ValueError(
-                f"cache={type(strategy).__name__}: works on {' and '.join(strategy.families)} models, and "
-                f"model.weights={model.weights!r} is a {model.family}. Choose cache=cut, which every model has."
-            )
         sampler.check(sample.num_steps)
-        baseline_sampler.check(config.baseline.num_steps)
-        planner.check(sampler.num_calls(sample.num_steps))
+        check_baseline(baseline_sampler, config.baseline.num_steps)
+        num_calls = sampler.num_calls(sample.num_steps)
+        check_strategy(strategy, model, num_calls=num_calls)
+        planner.check(num_calls)
         sample.check(model.num_classes)
         logger: NoLogger | WandbLogger = build(config.logger, "logger")
         latent, image = math.prod(model.latent_shape), math.prod(model.image_shape)
-        trace = sample.trace * latent * 4 * sample.num_steps
+        calls_traced = num_calls + baseline_sampler.num_calls(config.baseline.num_steps)
+        trace = min(sample.trace, sample.num_images) * latent * 2 * calls_traced  # 4 bytes, a mean of both sets
         needed = 4 * (sample.num_images * (image + 4 * latent) + trace) + 2**24
         records = Path(config.paths.records)
         if records.is_dir():
@@ -100,10 +104,19 @@ class Components:
             logger=logger,
             run_seed=config.seed,
         )
-        from cq.seeding import image_seeds
-
-        image_seeds("evaluation", run_seed=parts.run_seed, count=sample.num_images)
-        image_seeds("calibration", run_seed=parts.run_seed, count=parts.calibrate.num_samples)
+        check_metrics(parts.metrics, sample.num_images)
+        check_layers(parts.quantizer, model)
+        check_reach(
+            parts.planner, parts.correct_cache, parts.predictor, calibrate=parts.calibrate, cost=parts.cost,
+            num_calls=num_calls,
+        )  # fmt: skip
+        check_seeds(
+            parts.run_seed,
+            {
+                "sample.num_images": sample.num_images, "calibrate.num_samples": parts.calibrate.num_samples,
+                "quantize.num_samples": parts.quantizer.num_samples, "latency.batch_size": parts.latency.batch_size,
+            },
+        )  # fmt: skip
         return parts
 
 

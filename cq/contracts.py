@@ -136,13 +136,24 @@ class LazyStatistics(Protocol):
 
 @runtime_checkable
 class SchedulePlanner(Protocol):
-    """Decides when the cached map is refreshed."""
+    """Decides when the cached map is refreshed. One that asks for statistics should also be a `ReadsStatistics`."""
 
     def check(self, num_calls: int) -> None:
         """Raise ValueError, before anything expensive, where no schedule of `num_calls` calls can exist."""
 
     def plan(self, request: PlanRequest) -> CacheSchedule:
         """The schedule; a pure function of the request."""
+
+
+@runtime_checkable
+class ReadsStatistics(Protocol):
+    """What a planner that asks for statistics adds, so that too narrow ones are refused before they are gathered.
+
+    A planner without it either asks for none, or has to refuse them itself when it plans, after the calibration pass.
+    """
+
+    def reach(self, num_calls: int) -> int:
+        """How many calls back the statistics must go: the largest distance at which it looks at a pair of calls."""
 
 
 class LazyMoments(Protocol):
@@ -188,8 +199,24 @@ class Quantizer(Protocol):
 
 
 @runtime_checkable
+class NamesLayers(Protocol):
+    """What a quantizer whose configuration names layers adds, so that a wrong name is refused before anything runs."""
+
+    def check_layers(self, names: frozenset[str]) -> None:
+        """Raise ValueError for a name or pattern that no layer has. names: all layers, and perhaps some embeddings."""
+
+
+@runtime_checkable
 class Metric(Protocol):
     """Scores a sample set. `context` holds the reference images, features and the paired full-precision set."""
 
     def compute(self, context: Any) -> Mapping[str, Any]:
         """Metric name to a `Score` (value, interval, protocol)."""
+
+
+@runtime_checkable
+class NeedsImages(Protocol):
+    """What a metric that cannot score every set adds, so that too small a one is refused before it is drawn."""
+
+    def check_count(self, num_images: int) -> None:
+        """Raise ValueError where so few images have no score; let pass what is only known when they are scored."""

@@ -36,6 +36,7 @@ from cq.phases import Phases, all_sites
 from cq.predict.last import Last
 from cq.quantize.entry_moments import entry_moments
 from cq.sample.generate import generate
+from cq.sampler.ddim import DDIM
 from cq.seeding import image_seeds
 
 log = logging.getLogger(__name__)
@@ -216,12 +217,6 @@ class Run:
             ),
         )  # fmt: skip
 
-    @property
-    def is_baseline(self) -> bool:
-        """Whether an uncached, unquantized run draws the baseline's very images."""
-        parts = self.parts
-        return parts.baseline_steps == parts.sample.num_steps and parts.baseline_sampler == parts.sampler
-
     def timing(self, schedule: CacheSchedule, correction: ChannelAffine, params: QuantParams) -> Timing:
         """Measured time of what is really executed; empty for fake quantization, which is never timed."""
         key = {
@@ -291,7 +286,7 @@ def run(parts: Components) -> RunOutcome:
     output = this.quant_correction(schedule, correction, params)
     twin = {"params": params.digest, "output": output.digest} if params.bits else {}
     baseline = this.baseline()
-    if not twin and len(schedule.refresh_calls) == this.num_calls and this.is_baseline:
+    if not twin and len(schedule.refresh_calls) == this.num_calls and parts.is_baseline:
         samples = baseline  # nothing is cached and nothing quantized: these are the same images
     else:
         samples = this.samples(
@@ -300,7 +295,7 @@ def run(parts: Components) -> RunOutcome:
     timing = this.timing(schedule, correction, params)
     context = EvaluationContext(
         samples=samples, baseline=baseline, sampling=_sampling_protocol(parts),
-        captions=this.captions(samples),
+        captions=this.captions(samples), same_calls=parts.is_baseline, solver=_solver(parts),
     )  # fmt: skip
     scores: dict[str, Any] = {}
     missing: dict[str, str] = {}
@@ -320,6 +315,11 @@ def run(parts: Components) -> RunOutcome:
 
 def _bind(function: Callable[[str], PairMoments], name: str) -> Callable[[], PairMoments]:
     return lambda: function(name)
+
+
+def _solver(parts: Components) -> str:
+    """The baseline's solver; empty for DDIM, which was the only one when the first protocols were recorded."""
+    return "" if parts.baseline_sampler == DDIM() else repr(parts.baseline_sampler)
 
 
 def _sampling_protocol(parts: Components) -> dict[str, Any]:

@@ -1,45 +1,99 @@
 """What a run will cost, from a few timed calls of its own model, before it starts."""
 
+import json
 import math
 import statistics
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from cq.components import Components
+from cq.calibrate.loops import NO_CORRECTION
+from cq.components import Components, described
+from cq.contracts import Quantizer, ReadsStatistics
+from cq.models.denoiser import GuidedDenoiser
+from cq.preflight import needs_moments
+from cq.quantize.observers import MinMax
+from cq.quantize.ptq import PTQ
 
-FAKE_QUANT_FACTOR = 2.0  # a fake-quantized call over a full-precision one; an allowance, replaced by no measurement
-OBSERVING_FACTOR = 6.0  # a call that also gathers a histogram of every layer's input
-PAIRS_FACTOR = 2.0  # a call that is also compared with the maps before it
-EVALUATION_SECONDS = 12.0
+# Measured on the bundled ldm_mini: seconds of the stages of 90 recorded runs (results/runs.jsonl, 250 steps, 700
+# images, 2 cores) over what its timed calls say.
+PAIRS_FACTOR = 1.2  # a full call that is also compared with the maps before it
+CORRECTION_FACTOR = 1.5  # a call whose entry layers also run quantized
+SMALL_BATCH_FACTOR = 1.7  # an image in the batches of 8 that are timed, over one in a batch of 64
+METRIC_SECONDS = 0.6  # a metric of 700 images with its interval; most of it does not grow with the images
+
+BATCH = 64  # calls are timed at the sampling batch, but at most this
+MIN_MAX = PTQ(
+    weight_bits=8, act_bits=8, edge_bits=8, softmax_bits=8, weight_observer=MinMax(), act_observer=MinMax(),
+    per_call=True, split=True, attention=True, exclude=(), trajectory="full", num_samples=1, batch_size=1,
+)  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CallSeconds:
-    """Seconds a call and image (guidance included), full precision, median of a few at the sampling batch."""
+    """Seconds of a call of one image (guidance included), medians of a few at the sampling batch.
+
+    full, cached: in full precision. twin: full and fake-quantized. observed: full, with every layer's input looked at.
+    search: of choosing the ranges of all layers at one call, for all images together. load: of the model, once.
+    The quantized ones are zero where nothing was quantized.
+    """
 
     full: float
     cached: float
+    load: float
+    twin: float = 0.0
+    observed: float = 0.0
+    search: float = 0.0
 
 
 @torch.no_grad()
-def time_calls(parts: Components, repeats: int = 3) -> CallSeconds:
-    """Run a full and a cached call a few times at the run's own batch size (at most 64)."""
+def time_calls(
+    parts: Components, quantizer: Quantizer | None = None, *, repeats: int = 3,
+    clock: Callable[[], float] = time.perf_counter,
+) -> CallSeconds:  # fmt: skip
+    """Run each kind of call a few times on the run's own model at its own batch size.
+
+    quantizer: of the first quantized run, if there is one; where it is more than range search, min-max stands in.
+    """
+    started = clock()
     model = parts.model.load()
-    batch = min(64, parts.sample.batch_size)
+    load = clock() - started
+    batch = min(BATCH, parts.sample.batch_size)
     x_NCHW = torch.randn(batch, *parts.model.latent_shape, generator=torch.Generator().manual_seed(0))
     cond = model.condition(torch.zeros(batch, dtype=torch.int64))
     options: dict[str, Any] = {"call": 0, "timestep": torch.tensor(500), "cond": cond}
     features = model.denoiser(x_NCHW, reuse={}, **options).features
-    seconds: dict[str, list[float]] = {"full": [], "cached": []}
-    for _ in range(repeats):
-        for name, reuse in (("full", {}), ("cached", features)):
-            started = time.perf_counter()
-            model.denoiser(x_NCHW, reuse=reuse, **options)
-            seconds[name].append((time.perf_counter() - started) / batch)
-    return CallSeconds(statistics.median(seconds["full"]), statistics.median(seconds["cached"]))
+
+    def median(denoiser: GuidedDenoiser, reuse: Mapping[str, Tensor]) -> float:
+        seconds = []
+        for _ in range(repeats):
+            started = clock()
+            denoiser(x_NCHW, reuse=reuse, **options)
+            seconds.append((clock() - started) / batch)
+        return statistics.median(seconds)
+
+    found = CallSeconds(full=median(model.denoiser, {}), cached=median(model.denoiser, features), load=load)
+    if quantizer is None:
+        return found
+    base = quantizer if isinstance(quantizer, PTQ) else MIN_MAX
+    marks: list[float] = []
+
+    def one_call(denoiser: GuidedDenoiser, *, deployed: bool) -> Iterator[int]:
+        marks.append(clock())
+        denoiser(x_NCHW, reuse={}, **options)
+        marks.append(clock())
+        yield 0  # the quantizer chooses the ranges of this call before it asks for the next one
+        marks.append(clock())
+
+    params = base.calibrate(model.denoiser, one_call, num_calls=1)
+    twin = base.quantize(model.denoiser, params, NO_CORRECTION)
+    return replace(
+        found, twin=median(twin, {}), observed=(marks[1] - marks[0]) / batch, search=marks[2] - marks[1]
+    )  # fmt: skip
 
 
 def estimate_seconds(
@@ -47,21 +101,53 @@ def estimate_seconds(
 ) -> dict[str, float]:
     """Seconds by stage, as if nothing were in the store; interval None for an uncached run."""
     total = parts.sampler.num_calls(parts.sample.num_steps)
+    of_baseline = parts.baseline_sampler.num_calls(parts.baseline_steps) * calls.full
     refreshes = total if interval is None else math.ceil(total / interval)
     deployed = refreshes * calls.full + (total - refreshes) * calls.cached
-    factor = FAKE_QUANT_FACTOR if quantized else 1.0
+    in_full_calls = deployed / calls.full
     calibration = parts.calibrate.num_samples * total * calls.full * PAIRS_FACTOR
-    cached_and_fitted = interval is not None
-    return {
-        "statistics": calibration if cached_and_fitted else 0.0,
-        "quant_params": parts.quantizer.num_samples * deployed * (OBSERVING_FACTOR + 2) if quantized else 0.0,
-        "samples_full_precision": parts.sample.num_images * total * calls.full,
-        "samples": parts.sample.num_images * deployed * factor if cached_and_fitted or quantized else 0.0,
-        "timing": 0.0
-        if quantized
-        else parts.latency.repeats * parts.latency.batch_size * (deployed + total * calls.full),
-        "evaluation": EVALUATION_SECONDS,
+    fitted = isinstance(parts.planner, ReadsStatistics) or needs_moments(parts.correct_cache)
+    own_images = interval is not None or quantized or not parts.is_baseline
+    factor = calls.twin / calls.full if quantized else 1.0
+    stages = {
+        "load": calls.load,
+        "statistics": calibration if fitted else 0.0,
+        "samples_full_precision": parts.sample.num_images * of_baseline,
+        "samples": parts.sample.num_images * deployed * factor if own_images else 0.0,
+        "evaluation": len(parts.metrics) * METRIC_SECONDS,
     }
+    if quantized:
+        samples = parts.quantizer.num_samples
+        stages["quant_params"] = in_full_calls * (samples * calls.observed + calls.search)
+        if needs_moments(parts.correct_quant):
+            stages["quant_correction"] = samples * deployed * CORRECTION_FACTOR
+    else:
+        timed = parts.latency.repeats * parts.latency.batch_size
+        stages["timing"] = timed * (deployed + of_baseline) * SMALL_BATCH_FACTOR
+    return stages
 
 
-SHARED = ("statistics", "samples_full_precision")  # stages that the runs of one model, step count and seed share
+# Stages that runs share, and which of their parts must agree for that, beside model, step count and seed.
+SHARED: Mapping[str, tuple[str, ...]] = {
+    "load": (),
+    "statistics": ("strategy", "calibrate"),
+    "samples_full_precision": ("sample",),
+    "quant_params": ("strategy", "calibrate", "cost", "planner", "correct_cache", "predictor", "quantizer"),
+}
+
+
+def total_seconds(runs: Sequence[tuple[Components, Mapping[str, float]]]) -> float:
+    """Of all runs with their stages, one after another; what several share is counted once."""
+    total = 0.0
+    done: set[str] = set()
+    for parts, stages in runs:
+        for stage, seconds in stages.items():
+            if stage in SHARED and seconds:
+                of = [described(getattr(parts, name)) for name in ("model", "sampler", *SHARED[stage])]
+                steps = parts.baseline_steps if stage == "samples_full_precision" else parts.sample.num_steps
+                key = json.dumps([stage, of, steps, parts.run_seed])
+                if key in done:
+                    continue
+                done.add(key)
+            total += seconds
+    return total

@@ -1,7 +1,7 @@
 """Stage results by the digest of what produced them; the only module that knows the layout on disk.
 
 <root>/<stage>/<digest>/            a finished artefact: artifact.json, tensors.safetensors, key.json
-<root>/<stage>/<digest>.partial/    shards of an unfinished one; a later run goes on from them
+<root>/<stage>/<digest>.partial/    shards of an unfinished one (cq.shards); a later run goes on from them
 <root>/<stage>/<digest>.<pid>.tmp/  an artefact being written; renamed when it is complete
 <root>/<stage>/<digest>.lock        empty; held while the artefact is made, so that nobody makes it twice
 """

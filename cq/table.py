@@ -87,20 +87,19 @@ def recorded(jobs: Sequence[Job]) -> list[RunRecord | None]:
 
 def announce(todo: Sequence[Job]) -> None:
     """Log about how long the runs will take, from timed calls of the first one's model."""
-    from cq.plan import SHARED, estimate_seconds, time_calls
+    from cq.plan import estimate_seconds, time_calls, total_seconds
 
     parts = [Components.of(job.config) for job in todo]
-    calls = time_calls(parts[0])
-    total = 0.0
-    shared: set[tuple[str, int, int]] = set()
-    for job, part in zip(todo, parts, strict=True):
-        interval = OmegaConf.to_container(job.config.schedule, resolve=True).get("interval")  # type: ignore[union-attr]
-        stages = estimate_seconds(part, calls, interval=interval, quantized=part.quantizer.num_samples > 0)
-        for stage, seconds in stages.items():
-            key = (stage, part.sample.num_steps, part.run_seed)
-            total += 0 if stage in SHARED and key in shared else seconds
-            if seconds:
-                shared.add(key)
+    quantizers = [part.quantizer for part in parts if part.quantizer.num_samples > 0]
+    calls = time_calls(parts[0], quantizers[0] if quantizers else None)
+    stages = [
+        estimate_seconds(
+            part, calls, quantized=part.quantizer.num_samples > 0,
+            interval=OmegaConf.to_container(job.config.schedule, resolve=True).get("interval"),  # type: ignore[union-attr]
+        )
+        for job, part in zip(todo, parts, strict=True)
+    ]  # fmt: skip
+    total = total_seconds(list(zip(parts, stages, strict=True)))
     log.info(
         "a full call takes %.1f ms an image, a cached one %.1f ms: about %.0f minutes for everything",
         calls.full * 1e3, calls.cached * 1e3, max(1, total / 60),

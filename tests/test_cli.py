@@ -14,10 +14,8 @@ import pytest
 
 from cq.__main__ import expand_globs, main
 from cq.record import read
+from tests.refusals import DPS, OF_A_TRANSFORMER, OF_TWO_PARTS, PTQ
 from tests.tiny_runs import quick
-
-DPS = "experiment=table5/cache_dps"
-PTQ = "experiment=table5/quant_dps_dec"
 
 # arguments, then what the message must hold: key and value, the rule, the remedy
 REFUSED = {
@@ -71,6 +69,7 @@ REFUSED = {
     "unknown logger mode": (["logger=wandb", "logger.mode=onlin"], ["logger.mode='onlin'", "online or offline or"]),
     "component of another package": (["cost._target_=os.system"], ["cost._target_='os.system'", "package `cq`"]),
     "no such component": (["cost._target_=cq.cost.l1.L2"], ["cost._target_='cq.cost.l1.L2'", "no such component"]),
+    **OF_TWO_PARTS,
     "glob of nothing": (["experiment=glob(table9/*)", "-m"], ["experiment=glob(table9/*)", "no file", "conf/"]),
 }  # fmt: skip
 
@@ -114,6 +113,20 @@ def test_bad_input_is_refused_with_key_value_rule_and_remedy(
     for part in told:
         assert part in message
     assert not (cwd / "records.jsonl").exists()
+
+
+@pytest.mark.parametrize("case", OF_A_TRANSFORMER)
+def test_what_a_transformer_cannot_honour_is_refused_before_it_is_loaded(
+    case: str, cwd: Path, tiny_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    arguments, told = OF_A_TRANSFORMER[case]
+    monkeypatch.setattr("cq.pipeline.run", lambda parts: pytest.fail("a run was started"))
+    assert run(monkeypatch, quick(tiny_folders["dit"], cwd, "model=dit_mini", *arguments)) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    for part in told:
+        assert part in message
 
 
 def test_a_disk_that_is_too_full_is_refused(
@@ -215,6 +228,11 @@ def test_a_glob_names_every_file_of_a_subfolder() -> None:
 
 # What a user's terminal sees: true processes.
 
+QUICKLY = (
+    "unknown key", "missing weights", "schedule of other steps", "statistics too narrow for the planner",
+    "statistics too narrow for the correction", "layer to exclude that is none",
+)  # fmt: skip
+
 
 def command(cwd: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str], float]:
     """A finished `python -m cq` without a terminal, and the CPU seconds it took (the wall's on an idle machine)."""
@@ -228,7 +246,7 @@ def command(cwd: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str
     return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-@pytest.mark.parametrize("case", ["unknown key", "missing weights", "schedule of other steps"])
+@pytest.mark.parametrize("case", QUICKLY)
 def test_a_refusal_costs_less_than_five_seconds_and_shows_no_traceback(
     case: str, tmp_path: Path, tiny_folder: Path
 ) -> None:

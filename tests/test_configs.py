@@ -18,6 +18,7 @@ NO_COMPONENTS = ("debug", "evaluate", "experiment", "paths", "scale")  # these s
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
 SLOTS = {"correct": ("correct@correct.cache", "correct@correct.quant"), "metric": ()}  # groups used under other names
 FAMILY = {"ldm_mini": "ldm", "ldm_uncond_mini": "uncond", "ddpm_mini": "ddpm", "sd_mini": "sd", "dit_mini": "dit"}
+SITES = {"dit": "blocks.1-4", "sd": "up_blocks.1.resnets.2", "uncond": "up_blocks.1.resnets.2"}
 TRANSFORMERS = ("cache=delta_dit", "cache=fora")  # what a U-Net cannot be built with
 DEFAULTS_ALLOWED = {"cq.quantize.none.FullPrecision"}  # has no number of its own; the pipeline asks it for two
 
@@ -46,9 +47,12 @@ def nodes(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def tiny_weights(model: str, folders: dict[str, Path]) -> list[str]:
-    """Overrides that put a tiny model of its family in the place of a zoo model."""
-    folder = folders[FAMILY[model]]
-    return [f"model.weights={folder}", *([f"model.prompts={folder}"] if model == "sd_mini" else [])]
+    """Overrides that put a tiny model of its family in the place of a zoo model, cut where the tiny one can be."""
+    family = FAMILY[model]
+    overrides = [f"model.weights={folders[family]}"]
+    overrides += [f"model.site={SITES[family]}"] if family in SITES else []
+    overrides += ["model.image_shape=[3,16,16]"] if family == "ddpm" else []
+    return overrides + ([f"model.prompts={folders[family]}"] if model == "sd_mini" else [])
 
 
 @pytest.fixture
@@ -68,6 +72,8 @@ def test_every_choice_composes_and_builds(
         arguments.append("model=dit_mini")
     arguments.append(choice)
     arguments += tiny_weights(composed(arguments)[1]["model"], tiny_folders)
+    if choice == "sample=smoke":
+        arguments.append("evaluate=paired")  # too few images for the default
     if choice == "schedule=from_file":
         arguments.append(f"schedule.path={tmp_path}/schedule.json")
     config, found = composed(arguments)

@@ -66,7 +66,7 @@ def score_of_mean(
         metric,
         {
             **details,
-            "baseline": "full precision, uncached, same seeds",
+            "baseline": "full precision, uncached, same seeds" + (f", {context.solver}" if context.solver else ""),
             "interval": f"{METHOD}, {resamples} resamples",
         },
     )
@@ -78,7 +78,8 @@ class Fidelity:
     """`psnr_fp_db`, `ssim_fp`, `latent_error_fp`: each image against the baseline's of the same seed.
 
     Each is a mean over images of one value a pair. psnr_cap_db: what equal images count as, so that means stay
-    finite. The curve of `latent_error_fp` is the mean error of the traced images after each call.
+    finite. The curve of `latent_error_fp` is the mean error of the traced images after each call; none where the
+    baseline was drawn in other steps or by another solver, whose states lie at other noise levels.
     """
 
     batch_size: int
@@ -97,7 +98,7 @@ class Fidelity:
         images = samples.images_NCHW, baseline.images_NCHW
         psnr_N = psnr_db(*images, cap_db=self.psnr_cap_db, batch_size=self.batch_size)
         latents_N = relative_error(samples.latents_NCHW, baseline.latents_NCHW)
-        traces = zip(samples.trace_TNCHW, baseline.trace_TNCHW, strict=True)
+        traces = zip(samples.trace_TNCHW, baseline.trace_TNCHW, strict=True) if context.same_calls else ()
         curve_T = [float(relative_error(ours, theirs).mean()) for ours, theirs in traces if len(ours)]
         return {
             "psnr_fp_db": score_of_mean(

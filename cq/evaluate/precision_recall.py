@@ -116,16 +116,23 @@ class PrecisionRecall:
         if self.k < 1:
             raise ValueError(f"k={self.k}: a ball reaches out to the k-th neighbour, so at least 1. 3 is usual.")
 
+    def check_count(self, num_images: int) -> None:
+        """Raise ValueError where an image of a half of so few has no k-th neighbour."""
+        self._check_counts(num_images, self.k + 1)
+
+    def _check_counts(self, num_images: int, num_reference: int) -> None:
+        if num_images < 2 * (self.k + 1) or num_reference < self.k + 1:
+            raise ValueError(
+                f"k={self.k}: needs {2 * (self.k + 1)} samples and {self.k + 1} reference images, so that each of a "
+                f"half has {self.k} others; there are {num_images} and {num_reference}. Sample more images, or lower k."
+            )
+
     def compute(self, context: EvaluationContext) -> Mapping[str, Score]:
         network = context.cache.network(self.features)
         reference = load_reference(self.reference, network)
         reference_MF = reference.subset_MF.double()
         num = len(context.samples.images_NCHW)
-        if num < 2 * (self.k + 1) or len(reference_MF) < self.k + 1:
-            raise ValueError(
-                f"k={self.k}: needs {2 * (self.k + 1)} samples and {self.k + 1} reference images, so that each of a "
-                f"half has {self.k} others; there are {num} and {len(reference_MF)}. Sample more images, or lower k."
-            )
+        self._check_counts(num, len(reference_MF))
         samples_NF = context.cache.features(
             context.samples.images_NCHW, network, batch_size=self.batch_size
         ).pooled_NF  # fmt: skip

@@ -60,6 +60,8 @@ class EvaluationContext:
     baseline: the full-precision, uncached images of the same seeds; None where there are none.
     sampling: the part of the protocol the sampler knows: model, guidance, eta, steps, classes ('balanced' or
         'drawn'), pixel rounding. Seeds stay out of it: the report averages over them.
+    same_calls: whether the baseline's loop made the calls of the samples', with the same solver: only then is there an
+        error by call. solver: the baseline's, named in the protocol of paired metrics; empty for DDIM.
     captions: what each image was drawn from, in order; empty where the model is not conditioned on text.
     cache: give the contexts of several runs the same one to extract a shared baseline once.
     """
@@ -68,6 +70,8 @@ class EvaluationContext:
     baseline: SampleSet | None
     sampling: Mapping[str, Any]
     captions: tuple[str, ...] = ()
+    same_calls: bool = True
+    solver: str = ""
     cache: FeatureCache = field(default_factory=FeatureCache, repr=False, compare=False)
 
     def protocol(self, metric: str, details: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,7 +82,10 @@ class EvaluationContext:
         return {**self.sampling, **own}
 
     def pairs(self) -> tuple[SampleSet, SampleSet]:
-        """Samples and baseline, row i of both drawn from seed i. Raises ValueError where they do not match."""
+        """Samples and baseline, row i of both drawn from seed i. Raises ValueError where they do not match.
+
+        Where they were drawn in other calls, their traces differ in length and are no pairs; all else is compared.
+        """
         samples, baseline = self.samples, self.baseline
         remedy = "Sample the full-precision, uncached model with the same seeds, classes and steps first."
         if baseline is None:
@@ -92,7 +99,7 @@ class EvaluationContext:
                 f"baseline.seeds differ from samples.seeds from row {row} on ({len(baseline.seeds)} and "
                 f"{len(samples.seeds)} images): pairs must share the seed. {remedy}"
             )
-        for name in ("images_NCHW", "latents_NCHW", "trace_TNCHW"):
+        for name in ("images_NCHW", "latents_NCHW", *(("trace_TNCHW",) if self.same_calls else ())):
             ours, theirs = getattr(samples, name).shape, getattr(baseline, name).shape
             if ours != theirs:
                 raise ValueError(f"baseline.{name} has shape {list(theirs)}, samples {list(ours)}. {remedy}")

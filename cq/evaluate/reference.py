@@ -12,6 +12,7 @@ from torch import Tensor
 from cq.artifacts import Artifact
 from cq.evaluate.features import FeatureNetwork
 from cq.evaluate.gaussian import moments
+from cq.heads import shapes_of
 from cq.zoo.locate import locate
 
 if TYPE_CHECKING:  # brings diffusers, which a check of a configuration does not need
@@ -56,6 +57,12 @@ class ReferenceStatistics(Artifact):
             spatial_sigma_SS=spatial_sigma_SS,
             subset_MF=features.pooled_NF[order[:subset_size]].half(),
         )
+
+
+def dimensions(reference: str, field: str) -> int:
+    """The length of one of the stored means, read without loading anything; 0 where that is not possible."""
+    shapes = shapes_of(locate(reference) / "tensors.safetensors") or {}
+    return shapes.get(field, [0])[0]
 
 
 def load_reference(reference: str, network: FeatureNetwork) -> ReferenceStatistics:

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cq.evaluate.bootstrap import METHOD, check_resamples
-from cq.evaluate.gaussian import score_frechet
+from cq.evaluate.gaussian import check_count, score_frechet
 from cq.evaluate.protocol import EvaluationContext, Score
-from cq.evaluate.reference import load_reference
+from cq.evaluate.reference import dimensions, load_reference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,10 @@ class SpatialFrechet:
 
     def __post_init__(self) -> None:
         check_resamples(self.resamples)
+
+    def check_count(self, num_images: int) -> None:
+        """Raise ValueError where the covariance of so few images cannot be whole."""
+        check_count(num_images, dimensions(self.reference, "spatial_mu_S"))
 
     def compute(self, context: EvaluationContext) -> Mapping[str, Score]:
         network = context.cache.network(self.features)

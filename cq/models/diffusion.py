@@ -37,8 +37,15 @@ class ModelComponent(Protocol):
     @property
     def image_shape(self) -> tuple[int, int, int]: ...
 
+    @property
+    def blocks(self) -> int:
+        """Transformer blocks that a strategy can name, read without loading anything; 0 for U-Nets."""
+
     def check(self) -> None:
         """Raise ValueError, before anything is loaded, for what cannot work."""
+
+    def layers(self) -> frozenset[str] | None:
+        """Names of the denoiser's layers, read without loading anything; see `cq.models.stored.stored_layers`."""
 
     def load(self) -> "DiffusionModel":
         """Read the weights as float32 in evaluation mode."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cq.models.sites import Part, Range, parse
+from cq.models.sites import Part, Range, check_blocks, parse
 
 PARTS = ("attn", "mlp")
 
@@ -33,15 +33,8 @@ class DiTCut(nn.Module):
         return len(self.backbone.transformer_blocks)
 
     def check(self, sites: tuple[str, ...]) -> None:
-        """Raise ValueError for a site that this transformer does not have, and for ranges that overlap."""
-        for site in sites:
-            place = parse(site)
-            if isinstance(place, Range) and not 0 <= place.first <= place.last <= self.blocks:
-                raise ValueError(
-                    f"site={site!r}: this transformer has blocks 0 to {self.blocks - 1}; L <= R <= {self.blocks}."
-                )
-            if isinstance(place, Part) and place.block >= self.blocks:
-                raise ValueError(f"site={site!r}: this transformer has blocks 0 to {self.blocks - 1}.")
+        """Raise ValueError for a site that this transformer does not have."""
+        check_blocks(sites, self.blocks)
 
     def splits(self) -> dict[str, int]:
         """No layer of a DiT reads a concatenation."""

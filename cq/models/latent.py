@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cq.models.diffusion import DiffusionModel, Family, Purpose, check_folder, folder_digest, read_part, to_pixels
+from cq.models.stored import check_classes, check_decoder, check_part, part_config, stored_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,6 +19,7 @@ class LatentDiffusion:
     """
 
     family: ClassVar[Family] = "unet"
+    blocks: ClassVar[int] = 0
 
     weights: str
     site: str
@@ -27,11 +29,25 @@ class LatentDiffusion:
     image_shape: tuple[int, int, int]
 
     def check(self) -> None:
-        """Raise ValueError, before anything is loaded, for a model that is not there or a site of no U-Net."""
-        from cq.models.sites import check_site
+        """Raise ValueError, before anything is loaded, for a model that is not there or a site it does not have."""
+        from cq.models.sites import check_cut, cuts_of
 
         check_folder(self.weights, ("unet", "vae", "scheduler", *(("class_embedder",) if self.num_classes else ())))
-        check_site(self.site)
+        kind = "UNet2DConditionModel" if self.num_classes else "UNet2DModel"
+        check_part(self.weights, "unet", kind=kind, latent_shape=self.latent_shape)
+        check_decoder(self.weights, self.latent_shape, self.image_shape)
+        if self.num_classes == 0 and self.guidance is not None:
+            raise ValueError(
+                f"model.guidance={self.guidance}: an unconditional model (model.num_classes=0) has nothing to be "
+                "guided by. Set model.guidance=null."
+            )
+        if self.num_classes:
+            check_classes(self.weights, "class_embedder", "num_classes", self.num_classes)
+        check_cut(self.site, cuts_of(part_config(self.weights, "unet")))
+
+    def layers(self) -> frozenset[str] | None:
+        """Layers of the denoiser, and perhaps embeddings; see `stored_layers`."""
+        return stored_layers(self.weights, "unet")
 
     def load(self) -> "LatentModel":
         """Read the weights as float32 in evaluation mode."""
@@ -71,14 +87,18 @@ class LatentModel(DiffusionModel):
     class_embedder: Any
 
     def condition(self, labels_N: "Tensor", purpose: Purpose = "evaluation") -> "Tensor | None":
-        """Context [2N, 1, dim]: first the null class, then the labels; None for unconditional models."""
+        """Context [2N, 1, dim]: first the null class, then the labels; None for unconditional models.
+
+        Without guidance that of the labels alone, [N, 1, dim].
+        """
         import torch
 
         if self.class_embedder is None:
             return None
         with torch.no_grad():
             null = torch.full_like(labels_N, self.class_embedder.null_class)
-            context: Tensor = self.class_embedder(torch.cat([null, labels_N]))
+            halves = [labels_N] if self.denoiser.guidance is None else [null, labels_N]
+            context: Tensor = self.class_embedder(torch.cat(halves))
         return context
 
     def decode(self, latents_NCHW: "Tensor") -> "Tensor":

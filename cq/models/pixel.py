@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from cq.models.diffusion import DiffusionModel, Family, check_folder, folder_digest, read_part, to_pixels
+from cq.models.stored import check_part, part_config, stored_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,6 +19,7 @@ class PixelDiffusion:
     """
 
     family: ClassVar[Family] = "unet"
+    blocks: ClassVar[int] = 0
     guidance: ClassVar[None] = None
     num_classes: ClassVar[int] = 0
 
@@ -31,11 +33,16 @@ class PixelDiffusion:
         return self.image_shape
 
     def check(self) -> None:
-        """Raise ValueError, before anything is loaded, for a model that is not there or a site of no U-Net."""
-        from cq.models.sites import check_site
+        """Raise ValueError, before anything is loaded, for a model that is not there or a site it does not have."""
+        from cq.models.sites import check_cut, cuts_of
 
         check_folder(self.weights, ("unet", "scheduler"))
-        check_site(self.site)
+        check_part(self.weights, "unet", kind="UNet2DModel", latent_shape=self.latent_shape)
+        check_cut(self.site, cuts_of(part_config(self.weights, "unet")))
+
+    def layers(self) -> frozenset[str] | None:
+        """Layers of the denoiser, and perhaps embeddings; see `stored_layers`."""
+        return stored_layers(self.weights, "unet")
 
     def load(self) -> "PixelModel":
         """Read the weights as float32 in evaluation mode."""

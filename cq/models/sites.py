@@ -1,7 +1,9 @@
 """The names of sites: what a strategy can cache, as text. Reads no weights and needs no torch."""
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,25 @@ class Cut:
         return f"up_blocks.{self.block}.resnets.{self.resnet}"
 
 
-def check_site(site: str) -> None:
-    """Raise ValueError unless `site` names an entry ResNet of some U-Net."""
-    Cut.parse(site)
+def check_blocks(sites: tuple[str, ...], blocks: int) -> None:
+    """Raise ValueError for a site that a transformer of `blocks` blocks does not have."""
+    for site in sites:
+        place = parse(site)
+        if isinstance(place, Range) and not 0 <= place.first <= place.last <= blocks:
+            raise ValueError(f"site={site!r}: this transformer has blocks 0 to {blocks - 1}; L <= R <= {blocks}.")
+        if isinstance(place, Part) and place.block >= blocks:
+            raise ValueError(f"site={site!r}: this transformer has blocks 0 to {blocks - 1}.")
+
+
+def cuts_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Every site of a U-Net, from its diffusers configuration: an up-block has one ResNet more than a down-block."""
+    count = len(config["up_block_types"])
+    layers = config["layers_per_block"]
+    each = [layers] * count if isinstance(layers, int) else list(reversed(layers))
+    return tuple(Cut(block=i, resnet=j).site for i in range(count) for j in range(each[i] + 1))
+
+
+def check_cut(site: str, names: Iterable[str]) -> None:
+    """Raise ValueError unless `site` is one of the U-Net's."""
+    if Cut.parse(site).site not in names:
+        raise ValueError(f"model.site={site!r}: this U-Net has {', '.join(names)}. Choose from those.")

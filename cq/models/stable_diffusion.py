@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cq.models.diffusion import DiffusionModel, Family, Purpose, check_folder, folder_digest, read_part, to_pixels
+from cq.models.stored import check_decoder, check_part, part_config, stored_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +22,7 @@ class StableDiffusion:
     """
 
     family: ClassVar[Family] = "unet"
+    blocks: ClassVar[int] = 0
 
     weights: str
     site: str
@@ -45,11 +47,13 @@ class StableDiffusion:
         return lines
 
     def check(self) -> None:
-        """Raise ValueError, before anything is loaded, for a model or prompts that are not there."""
-        from cq.models.sites import check_site
+        """Raise ValueError, before anything is loaded, for a model, prompts or a site that are not there."""
+        from cq.models.sites import check_cut, cuts_of
 
         check_folder(self.weights, ("unet", "vae", "text_encoder", "tokenizer", "scheduler"))
-        check_site(self.site)
+        check_part(self.weights, "unet", kind="UNet2DConditionModel", latent_shape=self.latent_shape)
+        check_decoder(self.weights, self.latent_shape, self.image_shape)
+        check_cut(self.site, cuts_of(part_config(self.weights, "unet")))
         shared = set(self.read_prompts("evaluation")) & set(self.read_prompts("calibration"))
         if shared:
             raise ValueError(
@@ -61,6 +65,10 @@ class StableDiffusion:
         """SHA-256 of both prompt files; they decide images as the weights do."""
         text = "\0".join("\n".join(self.read_prompts(purpose)) for purpose in ("evaluation", "calibration"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def layers(self) -> frozenset[str] | None:
+        """Layers of the denoiser, and perhaps embeddings; see `stored_layers`."""
+        return stored_layers(self.weights, "unet")
 
     def load(self) -> "TextModel":
         """Read the weights as float32 in evaluation mode."""

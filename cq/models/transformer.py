@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cq.models.diffusion import DiffusionModel, Family, Purpose, check_folder, folder_digest, read_part, to_pixels
+from cq.models.stored import check_classes, check_decoder, check_part, part_config, stored_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,15 +27,27 @@ class DiffusionTransformer:
     latent_shape: tuple[int, int, int]
     image_shape: tuple[int, int, int]
 
+    @property
+    def blocks(self) -> int:
+        """How many transformer blocks there are, by the model's configuration."""
+        return int(part_config(self.weights, "transformer").get("num_layers", 28))  # diffusers' own default
+
     def check(self) -> None:
-        """Raise ValueError, before anything is loaded, for a model that is not there or a site of no transformer."""
-        from cq.models.sites import parse
+        """Raise ValueError, before anything is loaded, for a model that is not there or a site it does not have."""
+        from cq.models.sites import check_blocks
 
         check_folder(self.weights, ("transformer", "vae", "scheduler"))
+        check_part(self.weights, "transformer", kind="DiTTransformer2DModel", latent_shape=self.latent_shape)
+        check_decoder(self.weights, self.latent_shape, self.image_shape)
+        check_classes(self.weights, "transformer", "num_embeds_ada_norm", self.num_classes)
         try:
-            parse(self.site)
+            check_blocks((self.site,), self.blocks)
         except ValueError as error:
             raise ValueError(f"model.{error}") from error
+
+    def layers(self) -> frozenset[str] | None:
+        """Layers of the denoiser, and perhaps embeddings; see `stored_layers`."""
+        return stored_layers(self.weights, "transformer")
 
     def load(self) -> "TransformerModel":
         """Read the weights as float32 in evaluation mode."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cq.models.sites import Cut
+from cq.models.sites import Cut, check_cut
 
 
 def main_channels(unet: Any) -> dict[str, int]:
@@ -50,8 +50,7 @@ class UNetCut(nn.Module):
         """Raise ValueError for a site that this U-Net does not have."""
         names = main_channels(self.backbone)
         for site in sites:
-            if Cut.parse(site).site not in names:
-                raise ValueError(f"model.site={site!r}: this U-Net has {', '.join(names)}. Choose from those.")
+            check_cut(site, names)
 
     def splits(self) -> dict[str, int]:
         """Layers that read a concatenation, and how many of their input channels are the main path's."""

@@ -1,6 +1,8 @@
 """Which layers are quantized, at what width, split where: a table made from the network, as data."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from difflib import get_close_matches
 from fnmatch import fnmatch
 from typing import Any
 
@@ -84,10 +86,18 @@ def layer_policies(
                     reason=reason,
                 )
             )
-    if unused:
-        raise ValueError(f"quantize.exclude={sorted(unused)}: no layer has such a name. Patterns match names such as "
-                         f"{policies[1].name!r}.")  # fmt: skip
+    refuse_unused(unused, [policy.name for policy in policies])
     return policies
+
+
+def refuse_unused(patterns: Collection[str], names: Collection[str]) -> None:
+    """Raise ValueError where `patterns`, those of quantize.exclude that match none of `names`, is not empty."""
+    if patterns:
+        near = get_close_matches(min(patterns).strip("*"), sorted(names), n=1, cutoff=0.0)
+        raise ValueError(
+            f"quantize.exclude={sorted(patterns)}: no layer has such a name. Patterns match whole names, such as "
+            f"{near[0] if near else 'conv_in'!r}; * stands for any text."
+        )
 
 
 def _is_attention(module: nn.Module) -> bool:

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from cq.models.denoiser import GuidedDenoiser
 from cq.quantize.affine import MAX_BITS, MIN_BITS
 from cq.quantize.layers import ActQuantizer, QuantAttention, QuantLayer, QuantWeight, choose_weight_qparams, halves
 from cq.quantize.observers import Observer
-from cq.quantize.policy import LayerPolicy, layer_policies
+from cq.quantize.policy import LayerPolicy, layer_policies, refuse_unused
 
 OPERANDS = ("q", "k", "v", "p")
 
@@ -48,6 +49,11 @@ class PTQ:
                 raise ValueError(f"quantize.{key}={bits}: must lie in {MIN_BITS}..{MAX_BITS}. 8 and 4 are usual.")
         if self.num_samples < 1 or self.batch_size < 1:
             raise ValueError("quantize.num_samples and quantize.batch_size: must be at least 1.")
+
+    def check_layers(self, names: frozenset[str]) -> None:
+        """Raise ValueError for a pattern of `exclude` that no layer has."""
+        unused = [pattern for pattern in self.exclude if not any(fnmatch(name, pattern) for name in names)]
+        refuse_unused(unused, names)
 
     def calibrate(self, denoiser: GuidedDenoiser, trajectories: LockstepTrajectories, *, num_calls: int) -> QuantParams:
         """Run the trajectories in full precision and fix every scale and zero point.

@@ -35,11 +35,18 @@ class Sample:
         for key in ("num_images", "batch_size"):
             if getattr(self, key) < 1:
                 raise ValueError(f"sample.{key}={getattr(self, key)}: must be at least 1.")
+        if self.classes == ():
+            raise ValueError("sample.classes=[]: holds no class to draw. Name some, or null for all.")
         if self.trace < 0:
             raise ValueError(f"sample.trace={self.trace}: must be 0 or more.")
 
     def check(self, num_classes: int) -> None:
         """Raise ValueError for a class the model does not have."""
+        if self.classes and num_classes == 0:
+            raise ValueError(
+                f"sample.classes={list(self.classes)}: this model is unconditional and has no classes. "
+                "Set sample.classes=null."
+            )
         for index in self.classes or ():
             if not 0 <= index < num_classes:
                 raise ValueError(
@@ -74,15 +81,14 @@ def generate(
     describe: str,
     on_batch: Callable[[], None] = lambda: None,
 ) -> "SampleSet":
-    """The images of `seeds`. Each batch leaves a shard; shards that are there already are not drawn again."""
+    """The images of `seeds`. Each batch leaves a shard; one that is there already, intact, is not drawn again."""
     import torch
-    from safetensors.torch import load_file, save
     from tqdm import tqdm
 
     from cq.artifacts import SampleSet
     from cq.denoise import denoise
     from cq.seeding import initial_noise
-    from cq.store import write_atomically
+    from cq.shards import read, write
 
     labels_N = sample.labels_for(seeds, model.component.num_classes)
     parts: list[dict[str, Tensor]] = []
@@ -90,8 +96,9 @@ def generate(
     with tqdm(total=len(starts) * schedule.num_calls, desc=describe, unit="call", mininterval=1.0) as progress:
         for start in starts:
             path = shards / f"batch_{start:07d}.safetensors"
-            if path.exists():
-                parts.append(load_file(path))
+            done = read(path)
+            if done is not None:
+                parts.append(done)
                 progress.update(schedule.num_calls)
                 continue
             rows = slice(start, start + sample.batch_size)
@@ -111,7 +118,7 @@ def generate(
                 trace.append(x_NCHW[:keep].clone())
                 progress.update()
             part = {"images": model.decode(x_NCHW), "latents": x_NCHW, "trace": torch.stack(trace)}
-            write_atomically(path, save({name: tensor.contiguous() for name, tensor in part.items()}))
+            write(path, part)
             parts.append(part)
             on_batch()
     return SampleSet(

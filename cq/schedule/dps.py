@@ -45,6 +45,10 @@ class DPS:
         """Raise ValueError where no grouping of `num_calls` calls satisfies the bounds."""
         self.bounds(num_calls)
 
+    def reach(self, num_calls: int) -> int:
+        """From the end of the longest group to its start."""
+        return self.bounds(num_calls).max_group - 1
+
     def bounds(self, num_calls: int) -> GroupBounds:
         """The number and lengths of groups for a trajectory of `num_calls`; ValueError where they do not fit."""
         return group_bounds(

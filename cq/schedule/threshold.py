@@ -37,6 +37,10 @@ class Threshold:
         """Raise ValueError where there is no call."""
         check_num_calls(num_calls)
 
+    def reach(self, num_calls: int) -> int:
+        """From a call to the one before."""
+        return min(1, num_calls - 1)
+
     def plan(self, request: "PlanRequest") -> "CacheSchedule":
         """Refreshes where the summed change reaches the threshold."""
         from cq.artifacts import CacheSchedule

@@ -26,11 +26,6 @@ NO_CORRECTION = ChannelAffine(schedule="", tables={}, r2={})
 every_pair = pytest.mark.parametrize(("family", "strategy"), PAIRS)
 
 
-@pytest.fixture
-def folders(tiny_folders: dict[str, Path]) -> dict[str, Path]:
-    return tiny_folders
-
-
 def load(folders: dict[str, Path], family: str, strategy: str = "cut") -> tuple[DiffusionModel, CacheSchedule]:
     """The model recording the strategy's sites, and a schedule that refreshes at calls 0 and 3."""
     chosen = component(family, folders[family])

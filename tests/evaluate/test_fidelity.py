@@ -128,6 +128,27 @@ def test_no_trace_means_no_curve(images: Images, samples: Samples) -> None:
     assert METRIC.compute(pair(plain, plain))["latent_error_fp"].curve == ()
 
 
+def test_a_baseline_of_other_calls_is_compared_by_its_images_and_has_no_curve(images: Images, samples: Samples) -> None:
+    theirs = samples(images(6, 0), latents(6, 0))
+    ours = samples(images(6, 1), latents(6, 0) * 1.5)
+    alike = METRIC.compute(pair(ours, theirs))
+    longer = replace(theirs, trace_TNCHW=torch.cat([theirs.trace_TNCHW, theirs.trace_TNCHW]))
+    for baseline in (theirs, longer):  # another solver with as many calls; more steps
+        found = METRIC.compute(replace(pair(ours, baseline), same_calls=False))
+        assert found["latent_error_fp"].curve == ()
+        for name, score in alike.items():
+            assert (found[name].value, found[name].low, found[name].high) == (score.value, score.low, score.high)
+            assert found[name].fingerprint == score.fingerprint
+
+
+def test_the_baselines_solver_belongs_to_the_protocol_of_pairs(images: Images, samples: Samples) -> None:
+    same = samples(images(3, 0), latents(3, 0))
+    usual, other = pair(same, same), replace(pair(same, same), solver="PLMS()")
+    for name, score in METRIC.compute(other).items():
+        assert score.protocol["baseline"].endswith("same seeds, PLMS()")
+        assert score.fingerprint != METRIC.compute(usual)[name].fingerprint
+
+
 def test_sets_that_are_no_pairs_are_refused(images: Images, samples: Samples) -> None:
     ours = samples(images(3, 0), latents(3, 0))
     with pytest.raises(ValueError, match=r"baseline=None.*full-precision"):

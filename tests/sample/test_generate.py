@@ -81,6 +81,25 @@ def test_a_run_that_was_stopped_goes_on_and_ends_bit_identical(
     assert all(path.stat().st_mtime_ns == then for path, then in kept.items())  # finished batches are not drawn again
 
 
+def test_a_shard_that_was_damaged_between_kill_and_resume_is_drawn_again(
+    model: DiffusionModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The flipped byte lies in the images or latents, where the file still parses."""
+    with pytest.raises(StoppedError):
+        drawn(model, tmp_path / "stopped", stop_after=2)
+    damaged, intact = sorted((tmp_path / "stopped").iterdir())
+    content = bytearray(damaged.read_bytes())
+    content[-100] ^= 1
+    damaged.write_bytes(content)
+    then = intact.stat().st_mtime_ns
+    resumed = drawn(model, tmp_path / "stopped")
+    assert resumed.digest == drawn(model, tmp_path / "whole").digest
+    assert f"{damaged}: this shard is damaged" in caplog.text
+    assert damaged.read_bytes() == (tmp_path / "whole" / damaged.name).read_bytes()
+    assert intact.stat().st_mtime_ns == then
+    assert str(intact) not in caplog.text
+
+
 def test_the_batch_size_changes_rounding_only(model: DiffusionModel, tmp_path: Path) -> None:
     small, large = (drawn(model, tmp_path / str(n), replace(SAMPLE, batch_size=n)) for n in (1, 5))
     # other batch sizes take other float32 kernels; latents reach 40
@@ -111,6 +130,11 @@ def test_impossible_samples_are_refused() -> None:
     with pytest.raises(ValueError, match=r"sample\.trace=-1"):
         replace(SAMPLE, trace=-1)
     replace(SAMPLE, classes=(0, 9)).check(10)
+    with pytest.raises(ValueError, match=r"sample\.classes=\[\].*null for all"):
+        replace(SAMPLE, classes=())
+    replace(SAMPLE, classes=None).check(0)
+    with pytest.raises(ValueError, match=r"sample\.classes=\[1\]: this model is unconditional.*classes=null"):
+        replace(SAMPLE, classes=(1,)).check(0)
     for classes in ((10,), (-1,)):
         with pytest.raises(ValueError, match="this model has 10 classes, 0 to 9"):
             replace(SAMPLE, classes=classes).check(10)

@@ -1,0 +1,126 @@
+"""What two parts of a run demand of each other, refused in seconds instead of after a calibration pass."""
+
+from collections.abc import Mapping
+from math import ceil
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # these bring torch, which a check of a configuration does not need
+    from cq.artifacts import TrajectoryStatistics
+    from cq.calibrate.moments import PairMoments
+    from cq.calibrate.trajectory import Calibrate
+    from cq.contracts import CacheStrategy, Corrector, Cost, Metric, Predictor, Quantizer, Sampler, SchedulePlanner
+    from cq.models.diffusion import ModelComponent
+
+
+def check_baseline(sampler: "Sampler", num_steps: int) -> None:
+    """Raise ValueError, under the baseline's key, for a number of steps that its sampler cannot take."""
+    try:
+        sampler.check(num_steps)
+    except ValueError as error:
+        raise ValueError(str(error).replace("budget.num_steps", "baseline.num_steps")) from error
+
+
+def check_strategy(strategy: "CacheStrategy", model: "ModelComponent", *, num_calls: int) -> None:
+    """Raise ValueError for a cache strategy that the model's family, or its number of blocks, does not allow."""
+    if model.family not in strategy.families:
+        raise ValueError(
+            f"cache={type(strategy).__name__}: works on {' and '.join(strategy.families)} models, and "
+            f"model.weights={model.weights!r} is a {model.family}. Choose cache=cut, which every model has."
+        )
+    strategy.phases(default=model.site, blocks=model.blocks, num_calls=num_calls)
+
+
+def check_layers(quantizer: "Quantizer", model: "ModelComponent") -> None:
+    """Raise ValueError where the quantizer names layers that the model does not have.
+
+    Where the weights are not stored as safetensors the names are known only when the model is loaded.
+    """
+    from cq.contracts import NamesLayers
+
+    if isinstance(quantizer, NamesLayers):
+        names = model.layers()
+        if names is not None:
+            quantizer.check_layers(names)
+
+
+def check_metrics(metrics: Mapping[str, "Metric"], num_images: int) -> None:
+    """Raise ValueError for a metric that has no value for so few images, or works in batches of none."""
+    from cq.contracts import NeedsImages
+
+    for name, metric in metrics.items():
+        batch_size = getattr(metric, "batch_size", 1)
+        if batch_size < 1:
+            raise ValueError(f"metrics.{name}.batch_size={batch_size}: must be at least 1. 250 is usual.")
+        if isinstance(metric, NeedsImages):
+            try:
+                metric.check_count(num_images)
+            except ValueError as error:
+                raise ValueError(f"metrics.{name} with sample.num_images={num_images}: {error}") from error
+
+
+def check_seeds(run_seed: int, counts: Mapping[str, int]) -> None:
+    """Raise ValueError for a run, or a number of images under a key, for which there are no seeds of their own."""
+    from cq.seeding import IMAGES, image_seeds
+
+    image_seeds("evaluation", run_seed=run_seed, count=1)
+    for key, count in counts.items():
+        if count > IMAGES:
+            raise ValueError(
+                f"{key}={count}: a run has {IMAGES} seeds of a kind. Take fewer, and several runs (seed=...)."
+            )
+
+
+def check_reach(
+    planner: "SchedulePlanner", corrector: "Corrector", predictor: "Predictor", *, calibrate: "Calibrate",
+    cost: "Cost", num_calls: int,
+) -> None:  # fmt: skip
+    """Raise ValueError where the calibration statistics will not go as many calls back as they are asked about.
+
+    The planner asks about what it says itself; the correction of plain reuse about the longest group, which is known
+    beforehand where the planner needs no statistics to plan. Longer groups of a threshold schedule are found only when
+    it is planned.
+    """
+    from cq.contracts import PlanRequest, ReadsStatistics
+    from cq.predict.last import Last
+
+    name = f"schedule={type(planner).__name__}"
+    if isinstance(planner, ReadsStatistics):
+        _check_window(planner.reach(num_calls), name, calibrate=calibrate, num_calls=num_calls)
+    if not isinstance(predictor, Last) or not needs_moments(corrector):
+        return  # a forecast is corrected from a pass of its own
+    try:
+        schedule = planner.plan(PlanRequest(num_calls=num_calls, cost=cost, statistics=_refuse_statistics))
+    except _AskedError:
+        return
+    asked = f"correct.cache={type(corrector).__name__} on the groups of up to {schedule.longest_group} calls of {name}"
+    _check_window(schedule.longest_group - 1, asked, calibrate=calibrate, num_calls=num_calls)
+
+
+def _check_window(reach: int, asked: str, *, calibrate: "Calibrate", num_calls: int) -> None:
+    reach = min(reach, num_calls - 1)
+    if reach > calibrate.window:
+        raise ValueError(
+            f"calibrate.max_interval={calibrate.max_interval}: its statistics compare calls up to {calibrate.window} "
+            f"apart (2 * max_interval - 1), and {asked} needs {reach}. Set calibrate.max_interval to at least "
+            f"{ceil((reach + 1) / 2)}, or plan shorter groups."
+        )
+
+
+class _AskedError(Exception):
+    """Something was asked for that is not computed yet."""
+
+
+def _refuse_statistics() -> "TrajectoryStatistics":
+    raise _AskedError
+
+
+def _refuse_moments() -> "PairMoments":
+    raise _AskedError
+
+
+def needs_moments(corrector: "Corrector") -> bool:
+    """Whether fitting takes a pass over trajectories: asked by a fit whose moments cannot be had."""
+    try:
+        return corrector.fit(_refuse_moments, bias_C=None) is not None
+    except _AskedError:
+        return True
