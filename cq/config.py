@@ -83,7 +83,8 @@ def check_budget(config: DictConfig) -> None:
         raise ValueError(f"budget.num_steps={budget.num_steps}: must be at least 1. 250 is usual.")
     if config.baseline.num_steps < 1:
         raise ValueError(f"baseline.num_steps={config.baseline.num_steps}: must be at least 1. 250 is usual.")
-    if not 1 <= budget.cache_interval <= budget.num_steps:
+    read = "schedule" not in config or "interval" in config.schedule  # an uncached run has no interval
+    if read and not 1 <= budget.cache_interval <= budget.num_steps:
         raise ValueError(
             f"budget.cache_interval={budget.cache_interval}: the interval must lie in 1..budget.num_steps="
             f"{budget.num_steps}. Lower the interval or take more steps."

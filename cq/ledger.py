@@ -20,7 +20,7 @@ from cq.store import locked, write_atomically
 
 if TYPE_CHECKING:  # these bring torch, which a refusal or a look into the records does not need
     from cq.artifacts import SampleSet
-    from cq.pipeline import RunOutcome
+    from cq.outcome import RunOutcome
 
 log = logging.getLogger(__name__)
 

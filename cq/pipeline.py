@@ -4,7 +4,6 @@ import dataclasses
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from cq.evaluate.latency import Timing
 from cq.evaluate.protocol import EvaluationContext, MetricUnavailable
 from cq.models.denoiser import GuidedDenoiser
 from cq.models.diffusion import DiffusionModel
+from cq.outcome import RunOutcome
 from cq.phases import Phases, all_sites
 from cq.predict.last import Last
 from cq.quantize.entry_moments import entry_moments
@@ -82,6 +82,7 @@ class Run:
             return collect_statistics(
                 batches, phases=self.phases,
                 noise_scheduler=self.model.noise_scheduler(self.parts.sample.num_steps), window=calibrate.window,
+                reduce=calibrate.reduce,
             )  # fmt: skip
 
         key = {**self._origin, "strategy": described(self.parts.strategy), "calibrate": described(calibrate)}
@@ -276,7 +277,7 @@ class Run:
         )
 
 
-def run(parts: Components) -> "RunOutcome":
+def run(parts: Components) -> RunOutcome:
     """Run one configuration end to end and return what it made (its record is not yet written)."""
     this = Run(parts)
     schedule = this.schedule()
@@ -310,26 +311,6 @@ def run(parts: Components) -> "RunOutcome":
         measured=timing.summary(), seconds=dict(parts.store.seconds), digests=dict(parts.store.digests),
         weights_digest=parts.model.weights_digest(), images_digest=digest_of_tensor(samples.images_NCHW),
     )  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOutcome:
-    """Everything a run made; `cq.ledger` turns it into a RunRecord."""
-
-    schedule: CacheSchedule
-    correction: ChannelAffine
-    output: ChannelAffine
-    params: QuantParams
-    samples: SampleSet
-    baseline: SampleSet
-    scores: Mapping[str, Any]
-    missing: Mapping[str, str]
-    counted: Mapping[str, float]
-    measured: Mapping[str, Any] | None
-    seconds: Mapping[str, float]
-    digests: Mapping[str, str]
-    weights_digest: str
-    images_digest: str
 
 
 def _bind(function: Callable[[str], PairMoments], name: str) -> Callable[[], PairMoments]:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from cq.models.latent import LatentDiffusion
-from tests.tiny import write_tiny_dit, write_tiny_ldm
+from tests.families import WRITERS
+from tests.tiny import write_tiny_ldm
 
 
 @pytest.fixture(autouse=True)
@@ -23,11 +24,13 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_transformer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random-weight diffusion transformer of dit_mini's topology, as diffusers folders."""
-    folder = tmp_path_factory.mktemp("tiny_dit")
-    write_tiny_dit(folder)
-    return folder
+def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A random-weight model of every family (tests/families.py), as diffusers folders."""
+    folders = {}
+    for family, write in WRITERS.items():
+        folders[family] = tmp_path_factory.mktemp(family)
+        write(folders[family])
+    return folders
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,12 @@ from cq.models.latent import LatentDiffusion
 from cq.models.pixel import PixelDiffusion
 from cq.models.stable_diffusion import StableDiffusion
 from cq.models.transformer import DiffusionTransformer
-from tests.tiny import write_tiny_ddpm, write_tiny_dit, write_tiny_ldm, write_tiny_sd
+from tests.tiny import write_tiny_ddpm, write_tiny_dit, write_tiny_ldm, write_tiny_sd, write_tiny_uncond
 
-WRITERS = {"ldm": write_tiny_ldm, "ddpm": write_tiny_ddpm, "sd": write_tiny_sd, "dit": write_tiny_dit}
+WRITERS = {
+    "ldm": write_tiny_ldm, "uncond": write_tiny_uncond, "ddpm": write_tiny_ddpm, "sd": write_tiny_sd,
+    "dit": write_tiny_dit,
+}  # fmt: skip
 
 
 def component(family: str, folder: Path) -> ModelComponent:
@@ -23,6 +26,10 @@ def component(family: str, folder: Path) -> ModelComponent:
     made: dict[str, Any] = {
         "ldm": lambda: LatentDiffusion(
             weights=weights, site="up_blocks.2.resnets.2", guidance=1.5, num_classes=10, latent_shape=latents,
+            image_shape=(1, 32, 32),
+        ),
+        "uncond": lambda: LatentDiffusion(
+            weights=weights, site="up_blocks.1.resnets.2", guidance=None, num_classes=0, latent_shape=latents,
             image_shape=(1, 32, 32),
         ),
         "ddpm": lambda: PixelDiffusion(weights=weights, site="up_blocks.2.resnets.2", image_shape=(3, 16, 16)),
@@ -45,5 +52,5 @@ STRATEGIES: dict[str, CacheStrategy] = {
     "delta_dit_empty": DeltaDiT(skipped=0, boundary=0.5, keep=1),
     "fora": FORA(),
 }
-KIND = {"ldm": "unet", "ddpm": "unet", "sd": "unet", "dit": "transformer"}
+KIND = {"ldm": "unet", "uncond": "unet", "ddpm": "unet", "sd": "unet", "dit": "transformer"}
 PAIRS = [(family, name) for family in WRITERS for name, s in STRATEGIES.items() if KIND[family] in s.families]

@@ -50,6 +50,7 @@ def sample_set() -> SampleSet:
 
 EXAMPLES: dict[str, Any] = {
     "schedule": schedule,
+    "schedule of phases": lambda: dataclasses.replace(schedule(), phases=((0, ("a", "b")), (3, ("c",)))),
     "statistics": lambda: statistics_of(drifting_maps(4, seed=0), window=2),
     "correction": affine,
     "no correction": lambda: ChannelAffine(schedule="", tables={}, r2={}),
@@ -123,6 +124,8 @@ def other(value: Any) -> Any:
     if isinstance(value, str):
         return value + "x"
     if isinstance(value, tuple):
+        if not value:  # the one tuple that may be empty: phases
+            return ((0, ("site",)),)
         return (*value[:-1], value[-1] + 1) if isinstance(value[-1], int) else value[:-1]
     if isinstance(value, dict):
         key = next(iter(value))

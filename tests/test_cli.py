@@ -30,7 +30,10 @@ REFUSED = {
     "fraction for an integer": (["sample.num_images=2.5"], ["sample.num_images=2.5", "must be int"]),
     "number for a switch": (["quantize.per_call=3", PTQ], ["quantize.per_call=3", "must be bool"]),
     "unreadable argument": (["sample.classes=[12"], ["sample.classes=[12", "cannot be read", "quote"]),
-    "N larger than T": (["budget.cache_interval=11"], ["budget.cache_interval=11", "1..budget.num_steps=10", "Lower"]),
+    "N larger than T": (
+        ["budget.cache_interval=11", "schedule=uniform"],
+        ["budget.cache_interval=11", "1..budget.num_steps=10", "Lower"],
+    ),
     "no steps": (["budget.num_steps=0"], ["budget.num_steps=0", "at least 1"]),
     "steps that do not divide 1000": (["budget.num_steps=30"], ["budget.num_steps=30", "divisor", "Choose 50"]),
     "too many groups": (
@@ -114,12 +117,12 @@ def test_bad_input_is_refused_with_key_value_rule_and_remedy(
 
 @pytest.mark.parametrize("case", OF_A_TRANSFORMER)
 def test_what_a_transformer_cannot_honour_is_refused_before_it_is_loaded(
-    case: str, cwd: Path, tiny_transformer_folder: Path, monkeypatch: pytest.MonkeyPatch,
+    case: str, cwd: Path, tiny_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     arguments, told = OF_A_TRANSFORMER[case]
     monkeypatch.setattr("cq.pipeline.run", lambda parts: pytest.fail("a run was started"))
-    assert run(monkeypatch, quick(tiny_transformer_folder, cwd, "model=dit_mini", *arguments)) == 2
+    assert run(monkeypatch, quick(tiny_folders["dit"], cwd, "model=dit_mini", *arguments)) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1
     for part in told:

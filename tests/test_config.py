@@ -159,6 +159,17 @@ def test_a_budget_at_the_edge_is_good(change: dict[str, int]) -> None:
     check_budget(OmegaConf.create({"budget": {**GOOD_BUDGET, **change}, "baseline": BASELINE}))
 
 
+def test_an_interval_that_nobody_reads_is_no_reason_to_refuse() -> None:
+    budget = {**GOOD_BUDGET, "cache_interval": 11}
+    none, uniform = (
+        {"_target_": "cq.schedule.none.NoCache"},
+        {"_target_": "cq.schedule.uniform.Uniform", "interval": 11},
+    )
+    check_budget(OmegaConf.create({"budget": budget, "baseline": BASELINE, "schedule": none}))
+    with pytest.raises(ValueError, match=r"budget\.cache_interval=11"):
+        check_budget(OmegaConf.create({"budget": budget, "baseline": BASELINE, "schedule": uniform}))
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

@@ -17,7 +17,9 @@ from tests.tiny_runs import composed
 NO_COMPONENTS = ("debug", "evaluate", "experiment", "paths", "scale")  # these set other groups' choices and numbers
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
 SLOTS = {"correct": ("correct@correct.cache", "correct@correct.quant"), "metric": ()}  # groups used under other names
-TRANSFORMERS = ("model=dit_mini", "cache=delta_dit", "cache=fora")  # what a U-Net cannot be built with
+FAMILY = {"ldm_mini": "ldm", "ldm_uncond_mini": "uncond", "ddpm_mini": "ddpm", "sd_mini": "sd", "dit_mini": "dit"}
+SITES = {"dit": "blocks.1-4", "sd": "up_blocks.1.resnets.2", "uncond": "up_blocks.1.resnets.2"}
+TRANSFORMERS = ("cache=delta_dit", "cache=fora")  # what a U-Net cannot be built with
 DEFAULTS_ALLOWED = {"cq.quantize.none.FullPrecision"}  # has no number of its own; the pipeline asks it for two
 
 
@@ -44,23 +46,32 @@ def nodes(value: Any) -> Iterator[dict[str, Any]]:
             yield from nodes(item)
 
 
+def tiny_weights(model: str, folders: dict[str, Path]) -> list[str]:
+    """Overrides that put a tiny model of its family in the place of a zoo model, cut where the tiny one can be."""
+    family = FAMILY[model]
+    overrides = [f"model.weights={folders[family]}"]
+    overrides += [f"model.site={SITES[family]}"] if family in SITES else []
+    overrides += ["model.image_shape=[3,16,16]"] if family == "ddpm" else []
+    return overrides + ([f"model.prompts={folders[family]}"] if model == "sd_mini" else [])
+
+
 @pytest.fixture
-def root(tmp_path: Path, tiny_folder: Path) -> list[str]:
-    """The tiny model, and every folder under one that may be written."""
+def root(tmp_path: Path) -> list[str]:
+    """Every folder under one that may be written."""
     (tmp_path / "schedule.json").write_text('{"num_calls": 50, "refresh_calls": [0, 20]}')
-    paths = [f"paths.{field.name}={tmp_path}/{field.name}" for field in dataclasses.fields(Paths)]
-    return [f"model.weights={tiny_folder}", *paths]
+    return [f"paths.{field.name}={tmp_path}/{field.name}" for field in dataclasses.fields(Paths)]
 
 
 @pytest.mark.parametrize("choice", choices())
 def test_every_choice_composes_and_builds(
-    choice: str, root: list[str], tiny_transformer_folder: Path, tmp_path: Path
+    choice: str, root: list[str], tiny_folders: dict[str, Path], tmp_path: Path
 ) -> None:
     """Beside the defaults of the root, and with the steps that `centred_power` was made for."""
     arguments = [*root, "budget.num_steps=50", "budget.cache_interval=5"]
     if choice in TRANSFORMERS:
-        arguments += ["model=dit_mini", f"model.weights={tiny_transformer_folder}", "model.site=blocks.1-4"]
+        arguments.append("model=dit_mini")
     arguments.append(choice)
+    arguments += tiny_weights(composed(arguments)[1]["model"], tiny_folders)
     if choice == "sample=smoke":
         arguments.append("evaluate=paired")  # too few images for the default
     if choice == "schedule=from_file":
@@ -74,9 +85,11 @@ def test_every_choice_composes_and_builds(
 @pytest.mark.parametrize("experiment", names("experiment"))
 @pytest.mark.parametrize("scale", ["", *(f"scale={name}" for name in names("scale"))])
 def test_every_experiment_composes_and_builds_with_its_own_numbers(
-    experiment: str, scale: str, root: list[str]
+    experiment: str, scale: str, root: list[str], tiny_folders: dict[str, Path]
 ) -> None:
-    config, _ = composed([*root, f"experiment={experiment}", *([scale] if scale else [])])
+    arguments = [*root, f"experiment={experiment}", *([scale] if scale else [])]
+    arguments += tiny_weights(composed(arguments)[1]["model"], tiny_folders)
+    config, _ = composed(arguments)
     Components.of(config)
     table, _, name = experiment.partition("/")
     assert (config.row.table, config.row.name) == (table, name)
@@ -95,7 +108,7 @@ def test_an_experiment_sets_no_number_inside_a_group(name: str) -> None:
     """Such a key would follow when the group is swapped, and break it."""
     document = OmegaConf.to_container(OmegaConf.load(CONF / "experiment" / f"{name}.yaml"))
     assert isinstance(document, dict)
-    assert set(document) <= {"defaults", "row", "budget"}
+    assert set(document) <= {"defaults", "row", "budget", "baseline"}
 
 
 @pytest.mark.parametrize(("group", "name"), components())

@@ -61,3 +61,16 @@ def test_every_choice_of_every_group_is_named() -> None:
 
 def test_the_readme_is_short_enough_to_read() -> None:
     assert len(TEXT.splitlines()) < 300
+
+
+def test_the_headline_table_says_what_the_generated_table_says() -> None:
+    """Every cell of it stands in the row of the same label and budget in results/tables/table5.md."""
+    generated = [line for line in (ROOT / "results/tables/table5.md").read_text().splitlines() if line.startswith("| ")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in generated]
+    headline = TEXT[TEXT.index("| configuration (250 steps") :].split("\n\n")[0].splitlines()[2:]
+    assert len(headline) == 10
+    for line in headline:
+        label, *cells = [cell.strip() for cell in line.strip("|").split("|")]
+        whole = [row for row in rows if row[0] == label and row[2] in ("-", "20") and row[3] in ("32/32", "W8A8")]
+        assert len(whole) == 1, label
+        assert [cell for cell in cells if cell not in whole[0]] == []

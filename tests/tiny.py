@@ -107,6 +107,12 @@ def write_tiny_ldm(folder: Path) -> None:
     ldm_noise_scheduler().save_pretrained(folder / "scheduler")
 
 
+def write_tiny_uncond(folder: Path) -> None:
+    tiny_church_unet().save_pretrained(folder / "unet")
+    tiny_vae(1).save_pretrained(folder / "vae")
+    ldm_noise_scheduler().save_pretrained(folder / "scheduler")
+
+
 def write_tiny_dit(folder: Path) -> None:
     tiny_transformer().save_pretrained(folder / "transformer")
     tiny_vae(1).save_pretrained(folder / "vae")

@@ -6,7 +6,7 @@ Legend: T call, D distance in calls, N batch, C channel.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,14 +37,28 @@ class Calibrate:
     def window(self) -> int:
         return 2 * self.max_interval - 1
 
+    def reduce(self, x_NCX: Tensor) -> Tensor:
+        """What is kept of a map for comparing it with others: all of it."""
+        return x_NCX
+
+
+def whole(x_NCX: Tensor) -> Tensor:
+    """A map as it is."""
+    return x_NCX
+
 
 def collect_statistics(
-    batches: Iterable[Iterable[DenoiseStep]], *, phases: Phases, noise_scheduler: Any, window: int
+    batches: Iterable[Iterable[DenoiseStep]],
+    *,
+    phases: Phases,
+    noise_scheduler: Any,
+    window: int,
+    reduce: Callable[[Tensor], Tensor] = whole,
 ) -> TrajectoryStatistics:
     """Consume full-precision trajectories (every call a refresh) and sum over all of them.
 
     batches: one denoising loop a batch. Sums are float64 and additive, so batches may come in any order.
-    phases: the sites to look at; distances of a call sum over the sites of its phase.
+    phases: the sites to look at; distances of a call sum over the sites of its phase. reduce: what is kept of a map.
     """
     timesteps = noise_scheduler.timesteps
     alphas = noise_scheduler.alphas_cumprod.double()[timesteps.long()]
@@ -61,7 +75,7 @@ def collect_statistics(
         for step in steps:
             counted = sites_at(phases, step.call)
             for site, own in sums.items():
-                new = step.output.features[site]
+                new = reduce(step.output.features[site])
                 l1_D = own.add(step.call, new, rings[site])
                 if site in counted:
                     l1[step.call] += l1_D

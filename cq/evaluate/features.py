@@ -55,17 +55,18 @@ class FeatureNetwork:
 
     @torch.no_grad()
     def extract(self, images_NCHW: Tensor, *, batch_size: int) -> "ImageFeatures":
-        """Features in float64 of uint8 images [N, 1, H, W]; 0..255 is mapped to -1..1 as in training.
+        """Features in float64 of uint8 images [N, C, H, W]; 0..255 is mapped to -1..1 as in training.
 
         The network itself runs in float32 on the CPU, so the last digits depend on `batch_size`.
         """
         from cq.zoo.classifier import ImageFeatures
 
         check_images(images_NCHW)
-        if images_NCHW.shape[1] != 1:
+        wanted = self.network.config.in_channels
+        if images_NCHW.shape[1] != wanted:
             raise ValueError(
-                f"images of shape {list(images_NCHW.shape)}: the own feature network takes one grey channel. "
-                "For colour images choose evaluate=fidelity."
+                f"images of shape {list(images_NCHW.shape)}: this feature network takes {wanted} channel(s). "
+                "zoo:features is for grey images, zoo:scene_features for colour."
             )
         parts = [self.network(batch.float() / 127.5 - 1) for batch in torch.split(images_NCHW, batch_size)]
         pooled_NF, spatial_NF, logits_NK = (torch.cat(column).double() for column in zip(*parts, strict=True))

@@ -1,47 +1,27 @@
-"""Figures of a table: schedules, error by step, images row by row, quality against cost, and all in one.
+"""Figures of a table: schedules, error by step, images row by row, sweeps over budgets, and all in one.
 
-Colours are Okabe and Ito's, which readers with any colour vision can tell apart; beyond seven rows the line style
-changes as well. The same records and the same matplotlib give the same bytes.
+Figures with a place a row draw the rows of one budget (`cq.report.budgets`), which their titles name. The same records
+and the same matplotlib give the same bytes.
 """
 
 import math
-import textwrap
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cq.record import RunRecord
-from cq.report.metrics import Column
+from cq.report.budgets import Chosen, choose
+from cq.report.looks import Looks, look, looks_of, new_figure, style, wrapped
+from cq.report.sweeps import interval_figure, tradeoff_figure
 from cq.report.tables import Row, Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PALETTE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-DASHES = ("-", "--", ":")
-MARKERS = "osD^vPX*"  # one more than colours: colour and marker together repeat only after 56 rows
 CURVE = "latent_error_fp"
-STYLE: Any = {
-    "svg.hashsalt": "cq",  # ids in an SVG are random otherwise
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so that no machine's own fonts change the figure
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.labelsize": 9,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8.5,
-    "legend.fontsize": 8.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": False,
-    "figure.dpi": 100,
-    "savefig.dpi": 160,
-}
-LABEL_WIDTH = 26  # characters in a line of a row's label
+SCHEDULES = "Calls on which the whole network runs"
+ERRORS = "Error against full precision, same seeds"
 
 
 def write_figures(table: Table, folder: Path, *, thumbnails: Path) -> list[Path]:
@@ -53,15 +33,17 @@ def write_figures(table: Table, folder: Path, *, thumbnails: Path) -> list[Path]
 
     folder.mkdir(parents=True, exist_ok=True)
     files = []
+    looks, chosen = looks_of(table.rows), choose(table.rows)
     makers: dict[str, Callable[[], Figure | None]] = {
-        "schedules": lambda: schedule_figure(table.rows),
-        "error": lambda: error_figure(table.rows),
-        "images": lambda: image_figure(table.rows, thumbnails=thumbnails),
-        "tradeoff": lambda: tradeoff_figure(table.rows, table.metrics),
-        "overview": lambda: overview_figure(table.rows, thumbnails=thumbnails, title=table.title),
+        "schedules": lambda: schedule_figure(chosen, looks),
+        "error": lambda: error_figure(chosen, looks),
+        "images": lambda: image_figure(chosen, thumbnails=thumbnails),
+        "tradeoff": lambda: tradeoff_figure(table, looks),
+        "intervals": lambda: interval_figure(table, looks),
+        "overview": lambda: overview_figure(chosen, looks, thumbnails=thumbnails, title=table.title),
     }
     for name, make in makers.items():
-        with _style():
+        with style():
             figure = make()
             if figure is None:
                 continue
@@ -72,51 +54,51 @@ def write_figures(table: Table, folder: Path, *, thumbnails: Path) -> list[Path]
     return files
 
 
-def schedule_figure(rows: Sequence[Row]) -> "Figure | None":
+def schedule_figure(chosen: Chosen, looks: Looks) -> "Figure | None":
     """One line a configuration, with a tick at every call on which the whole network runs; None without schedules."""
-    shown = _with_schedule(rows)
-    return _one_axes(shown, lambda axes: _draw_schedules(axes, rows, shown), height=0.55 + 0.42 * len(shown))
-
-
-def error_figure(rows: Sequence[Row]) -> "Figure | None":
-    """Relative error of the latents against full precision after each call, mean over seeds; None without curves."""
-    shown = _with_curve(rows)
-    return _one_axes(shown, lambda axes: _draw_errors(axes, rows, shown, legend="beside"), height=3.4)
-
-
-def image_figure(rows: Sequence[Row], *, thumbnails: Path) -> "Figure | None":
-    """The first images of each configuration, same seeds in one column; None without thumbnails."""
-    shown = _with_images(rows, thumbnails)
+    shown = _with_schedule(chosen.rows)
     if not shown:
         return None
-    figure = _figure(7.2, sum(_strip_height(path, 5.2) + 0.1 for _, path in shown))
-    for axes, (row, path) in zip(_column_of_axes(figure, shown), shown, strict=True):
-        _draw_strip(axes, row, path)
+    figure = new_figure(7.6, 0.55 + 0.42 * len(shown))
+    _draw_schedules(figure.subplots(), looks, shown, chosen.titled(SCHEDULES))
     return figure
 
 
-def tradeoff_figure(rows: Sequence[Row], metrics: Sequence[Column]) -> "Figure | None":
-    """Quality (the table's first metric) against counted BOPs a call, with spread or interval; None without both."""
-    for column in metrics:
-        shown = [row for row in rows if column.key in row.scores and "bops_mean" in row.costs]
-        if shown:
-            return _one_axes(shown, partial(_draw_tradeoff, rows=rows, shown=shown, column=column), height=3.4)
-    return None
+def error_figure(chosen: Chosen, looks: Looks) -> "Figure | None":
+    """Relative error of the latents against full precision after each call, mean over seeds; None without curves."""
+    shown = _with_curve(chosen.rows)
+    if not shown:
+        return None
+    figure = new_figure(7.6, max(3.4, 0.5 + 0.3 * len(shown)))
+    axes = figure.subplots()
+    _draw_errors(axes, looks, shown, chosen.titled(ERRORS))
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return figure
 
 
-def overview_figure(rows: Sequence[Row], *, thumbnails: Path, title: str) -> "Figure | None":
-    """Images row by row on the left, schedules and error by call on the right; None where one of the three is missing.
+def image_figure(chosen: Chosen, *, thumbnails: Path) -> "Figure | None":
+    """The first images of each configuration, same seeds in one column; None without thumbnails."""
+    shown = _with_images(chosen.rows, thumbnails)
+    if not shown:
+        return None
+    figure = new_figure(7.2, sum(_strip_height(path, 5.2) + 0.1 for _, path in shown))
+    for axes, (row, path) in zip(_column_of_axes(figure, shown), shown, strict=True):
+        _draw_strip(axes, row, path)
+        if chosen.name and row is shown[0][0]:
+            axes.set_title(chosen.titled("Same seed, same column"))
+    return figure
 
-    The schedules name the colours, so that the error needs a legend of its own only where colours come twice.
-    """
+
+def overview_figure(chosen: Chosen, looks: Looks, *, thumbnails: Path, title: str) -> "Figure | None":
+    """Images row by row on the left, schedules and error by call on the right; None where one of these is missing."""
+    rows = chosen.rows
     images, schedules, curves = _with_images(rows, thumbnails), _with_schedule(rows), _with_curve(rows)
     if not (images and schedules and curves):
         return None
     strips = sum(_strip_height(path, 5.8) + 0.12 for _, path in images)
-    crowded = len(rows) > len(PALETTE)
-    lower = min(3.0, max(2.0, 0.42 * strips)) + (0.19 * len(curves) if crowded else 0.0)
+    lower = min(3.0, max(2.0, 0.42 * strips)) + 0.13 * len(curves)
     height = max(strips, 0.9 + 0.34 * len(schedules) + lower)
-    figure = _figure(13.6, height + 0.7)
+    figure = new_figure(13.6, height + 0.7)
     panels: Any = figure.subfigures(1, 2, width_ratios=(7.6, 6.0), wspace=0.02)
     left, right = panels
     for axes, (row, path) in zip(_column_of_axes(left, images), images, strict=True):
@@ -124,73 +106,51 @@ def overview_figure(rows: Sequence[Row], *, thumbnails: Path, title: str) -> "Fi
         if row is images[0][0]:
             axes.set_title("One configuration a row, one seed a column")
     upper_axes, lower_axes = right.subplots(2, 1, height_ratios=(height - lower, lower))
-    _draw_schedules(upper_axes, rows, schedules)
-    _draw_errors(lower_axes, rows, curves, legend="below" if crowded else "none")
-    figure.suptitle(title, fontsize=12, fontweight="bold", x=0.01, ha="left")
+    _draw_schedules(upper_axes, looks, schedules, SCHEDULES)
+    _draw_errors(lower_axes, looks, curves, ERRORS)
+    right.legend(
+        *lower_axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=8
+    )
+    figure.suptitle(chosen.titled(title), fontsize=12, fontweight="bold", x=0.01, ha="left")
     return figure
 
 
-def _draw_schedules(axes: "Axes", rows: Sequence[Row], shown: Sequence[Row]) -> None:
+def _draw_schedules(axes: "Axes", looks: Looks, shown: Sequence[Row], title: str) -> None:
     for place, row in enumerate(shown):
         schedule = _first(row).schedule
-        colour = _look(rows, row)[0]
+        colour = look(looks, row).colour
         calls, refreshes = schedule["num_calls"], list(schedule["refresh_calls"])
         axes.hlines(place, -0.5, calls - 0.5, color="#DDDDDD", linewidth=1, zorder=1)
-        axes.vlines(refreshes, place - 0.3, place + 0.3, color=colour, linewidth=_tick_width(calls), zorder=2)
+        if len(refreshes) == calls:  # ticks without a gap between them would only make a pattern of the pixels
+            axes.barh(place, calls, left=-0.5, height=0.6, color=colour, zorder=2)
+        else:
+            axes.vlines(refreshes, place - 0.3, place + 0.3, color=colour, linewidth=_tick_width(calls), zorder=2)
         share, beside = f"{len(refreshes)} of {calls}", axes.get_yaxis_transform()
         axes.text(1.01, place, share, transform=beside, va="center", fontsize=8)
-    axes.set_yticks(range(len(shown)), [_wrapped(row.title) for row in shown])
+    axes.set_yticks(range(len(shown)), [wrapped(row.title) for row in shown])
     axes.set_ylim(len(shown) - 0.45, -0.55)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.set_xlim(-1, max(_first(row).schedule["num_calls"] for row in shown))
     axes.set_xlabel("call of the denoiser (0 is the noisiest)")
-    axes.set_title("Calls on which the whole network runs")
+    axes.set_title(title)
 
 
-def _draw_errors(axes: "Axes", rows: Sequence[Row], shown: Sequence[Row], *, legend: str) -> None:
+def _draw_errors(axes: "Axes", looks: Looks, shown: Sequence[Row], title: str) -> None:
     for row in shown:
-        colour, dash, _ = _look(rows, row)
+        drawn = look(looks, row)
         curve = _curve(row)
         # A logarithmic axis has no place for an error of exactly zero, such as before the first reused map.
         points = [(call, value) for call, value in enumerate(curve) if value > 0 and math.isfinite(value)]
-        label = _wrapped(row.title, 34)
-        axes.plot(*zip(*points, strict=True), color=colour, linestyle=dash, linewidth=1.6, label=label)
+        label = wrapped(row.title, 34)
+        axes.plot(*zip(*points, strict=True), color=drawn.colour, linestyle=drawn.dash, linewidth=1.6, label=label)
     axes.set_yscale("log")
     axes.grid(axis="y", which="major", color="#E5E5E5", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.set_xlim(-1, max(len(_curve(row)) for row in shown))
     axes.set_xlabel("call of the denoiser (0 is the noisiest)")
     axes.set_ylabel("relative error of the latents")
-    axes.set_title("Error against full precision, same seeds")
-    if legend == "beside":
-        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    elif legend == "below":
-        axes.legend(loc="upper center", bbox_to_anchor=(0.42, -0.22), ncols=2, frameon=False, fontsize=8)
-
-
-def _draw_tradeoff(axes: "Axes", rows: Sequence[Row], shown: Sequence[Row], column: Column) -> None:
-    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
-
-    for row in shown:
-        colour, _, marker = _look(rows, row)
-        stat = row.scores[column.key]
-        low, high = stat.band
-        axes.errorbar(
-            row.costs["bops_mean"].mean, stat.mean, yerr=[[max(0.0, stat.mean - low)], [max(0.0, high - stat.mean)]],
-            color=colour, marker=marker, markersize=6.5, linestyle="none", capsize=3, label=_wrapped(row.title, 34),
-        )  # fmt: skip
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(EngFormatter())
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # costs within one decade may hold no power of ten
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.grid(color="#E5E5E5", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.margins(x=0.12, y=0.12)
-    axes.set_xlabel("BOPs a call, mean (counted)")
-    axes.set_ylabel(column.title)
-    axes.set_title("Quality against cost")
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    axes.set_title(title)
 
 
 def _draw_strip(axes: "Axes", row: Row, path: Path) -> None:
@@ -203,7 +163,7 @@ def _draw_strip(axes: "Axes", row: Row, path: Path) -> None:
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set_visible(False)
-    axes.set_ylabel(_wrapped(row.title), rotation=0, ha="right", va="center", labelpad=6, fontsize=8.5)
+    axes.set_ylabel(wrapped(row.title), rotation=0, ha="right", va="center", labelpad=6, fontsize=8.5)
 
 
 def _with_schedule(rows: Sequence[Row]) -> list[Row]:
@@ -242,17 +202,6 @@ def _curve(row: Row) -> list[float]:
     return [math.fsum(values) / len(values) for values in zip(*curves, strict=True)]
 
 
-def _look(rows: Sequence[Row], row: Row) -> tuple[str, str, str]:
-    """Colour, line style and marker of a row; the same in every figure of a table."""
-    place = next(place for place, other in enumerate(rows) if other is row)
-    turn = place // len(PALETTE)
-    return PALETTE[place % len(PALETTE)], DASHES[turn % len(DASHES)], MARKERS[place % len(MARKERS)]
-
-
-def _wrapped(label: str, width: int = LABEL_WIDTH) -> str:
-    return "\n".join(textwrap.wrap(label, width, break_on_hyphens=False))
-
-
 def _tick_width(calls: int) -> float:
     return min(2.2, 260 / calls)
 
@@ -269,33 +218,6 @@ def _strip_height(path: Path, width: float) -> float:
     return float(width * height_px / width_px)
 
 
-def _figure(width: float, height: float) -> "Figure":
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)  # no pyplot, no window, no global state
-    return figure
-
-
-def _one_axes(shown: Sequence[Row], draw: "Callable[[Axes], None]", *, height: float) -> "Figure | None":
-    if not shown:
-        return None
-    figure = _figure(7.6, height)
-    draw(figure.subplots())
-    return figure
-
-
 def _column_of_axes(figure: Any, shown: Sequence[tuple[Row, Path]]) -> "list[Axes]":
     ratios = [_strip_height(path, 1.0) for _, path in shown]
     return list(figure.subplots(len(shown), 1, squeeze=False, height_ratios=ratios)[:, 0])
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    import matplotlib
-
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # nobody's matplotlibrc changes a figure
-        matplotlib.rcParams.update(STYLE)
-        yield

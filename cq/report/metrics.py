@@ -93,8 +93,20 @@ def columns_of(records: Sequence[RunRecord]) -> list[Column]:
     ]
     ranks = {base: rank for rank, base in enumerate(AGAINST_DATA_FIRST)}
     return sorted(
-        columns, key=lambda c: ("fp" in c.key.split("_"), ranks.get(_parts(c.key)[0], len(ranks)), c.key, c.fingerprint)
+        columns,
+        key=lambda c: (against_full_precision(c.key), ranks.get(_parts(c.key)[0], len(ranks)), c.key, c.fingerprint),
     )
+
+
+def judging(columns: Sequence[Column]) -> list[Column]:
+    """The two metrics that say which row is better: a table's first one, and PSNR against full precision."""
+    psnr = [column for column in columns[1:] if _parts(column.key)[0] == "psnr" and against_full_precision(column.key)]
+    return [*columns[:1], *psnr[:1]]
+
+
+def against_full_precision(key: str) -> bool:
+    """Whether a metric compares images with those of the same seeds without cache and quantization."""
+    return "fp" in key.split("_")
 
 
 def canonical(protocol: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """The published numbers, one metric value a row of `results/paper.csv`, found by table and row key."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ COLUMNS = (
     "metric", "value", "unit", "exact_or_approx", "source", "confidence",
 )  # fmt: skip
 
+NEEDS = "needs"  # a last column that may be missing: what running the row takes, where that is not here
+MARKS: Mapping[str, str] = {"high": "", "medium": " †", "low": " ‡"}
+
 BUDGET = {  # number of a run's budget to the column that publishes it
     "num_steps": "steps", "cache_interval": "cache_interval", "weight_bits": "weight_bits", "act_bits": "act_bits",
 }  # fmt: skip
@@ -30,16 +33,22 @@ BUDGET = {  # number of a run's budget to the column that publishes it
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """One published value. exact: printed as such; otherwise read off a plot. text: value and unit for a cell."""
+    """One published value. exact: printed as such; otherwise read off a plot. confidence: in the transcription.
+
+    text: value, unit and the mark of the confidence, for a cell. needs: what running the row takes, or "".
+    """
 
     table: str
     row: str
+    method: str
     setting: str
     metric: str
     value: float
     text: str
     exact: bool
     source: str
+    confidence: str
+    needs: str
     budget: Mapping[str, int]  # of the published row, as far as it is known
 
     def setting_is(self, budget: Mapping[str, Any], spread: Mapping[str, set[Any]]) -> bool:
@@ -71,13 +80,18 @@ class Paper:
     def keys(self, table: str) -> list[str]:
         return [row for name, row in self._values if name == table]
 
+    def unused(self, table: str, paper_rows: Collection[str]) -> list[Mapping[str, Published]]:
+        """The rows of `table` to which none of `paper_rows` points."""
+        used = {(table, key) if "/" not in key else tuple(key.split("/", 1)) for key in paper_rows}
+        return [values for key, values in self._values.items() if key[0] == table and key not in used]
+
 
 def read_paper(path: Path) -> Paper:
     """Read `paper.csv`. Raises ValueError for other columns, a value that is no number, or a repeated cell."""
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise ValueError(f"{path}: has columns {reader.fieldnames}; must have {list(COLUMNS)}.")
+        if tuple(reader.fieldnames or ()) not in (COLUMNS, (*COLUMNS, NEEDS)):
+            raise ValueError(f"{path}: has columns {reader.fieldnames}; must have {[*COLUMNS, NEEDS]}.")
         values, seen = [], set()
         for number, row in enumerate(reader, 2):
             cell = (row["table"], row["row"], row["metric"])
@@ -88,18 +102,25 @@ def read_paper(path: Path) -> Paper:
                 value = float(row["value"])
             except ValueError as error:
                 raise ValueError(f"{path}, line {number}: value={row['value']!r} must be a number.") from error
+            if row["confidence"] not in MARKS:
+                raise ValueError(
+                    f"{path}, line {number}: confidence={row['confidence']!r} must be one of {list(MARKS)}."
+                )
             exact = row["exact_or_approx"] == "exact"
             unit = row["unit"] if row["unit"] in ("", "x") else f" {row['unit']}"
             values.append(
                 Published(
                     table=row["table"],
                     row=row["row"],
+                    method=row["method"],
                     setting=f"{row['model']}, {row['dataset']}" + (f", {row['steps']} steps" if row["steps"] else ""),
                     metric=row["metric"],
                     value=value,
-                    text=("" if exact else "about ") + row["value"] + unit,
+                    text=("" if exact else "about ") + row["value"] + unit + MARKS[row["confidence"]],
                     exact=exact,
                     source=row["source"],
+                    confidence=row["confidence"],
+                    needs=row.get(NEEDS) or "",
                     budget={key: int(row[column]) for key, column in BUDGET.items() if row[column]},
                 )
             )

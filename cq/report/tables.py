@@ -1,13 +1,13 @@
-"""Records to the rows of one table: grouped, averaged over seeds, and refused where cells do not compare."""
+"""A table and its rows: what is read off the records of a configuration, and how a table is laid out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cq.record import BUDGET, RunRecord, latest
-from cq.report.cells import COSTS, DASH, Stat, cost_text, mean_of
-from cq.report.metrics import Column, columns_of
-from cq.report.paper import DIRECTION, Paper, Published
+from cq.record import RunRecord
+from cq.report.cells import COSTS, DASH, Stat, cost_text
+from cq.report.metrics import Column, against_full_precision
+from cq.report.paper import DIRECTION, Published
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +25,11 @@ TITLES: Mapping[str, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One configuration: the records of its seeds (`ok` are those that ran), and what they say together."""
+    """One configuration: the records of its seeds (`ok` are those that ran), and what they say together.
+
+    published: what the paper says of the row that this one stands for. paper: the same where the budget is the paper's
+    own, so that the two may stand side by side; else empty.
+    """
 
     label: str
     title: str
@@ -34,6 +38,7 @@ class Row:
     records: tuple[RunRecord, ...]
     scores: Mapping[str, Stat]
     costs: Mapping[str, Stat]
+    published: Mapping[str, Published]
     paper: Mapping[str, Published]
 
     @property
@@ -46,6 +51,17 @@ class Row:
         if not self.records[0].quantized or (weight is None and act is None):
             return "32/32"
         return f"W{weight}A{act}"
+
+    @property
+    def is_full_precision(self) -> bool:
+        """Whether nothing was cached or quantized: the row that metrics against full precision compare with."""
+        return not self.records[0].quantized and all(
+            record.counted["num_refreshes"] == record.counted["num_calls"] for record in self.ok
+        )
+
+    def judged_by(self, key: str) -> bool:
+        """Whether a metric says something of this row: it has a value, and not because it compares with itself."""
+        return key in self.scores and not (against_full_precision(key) and self.is_full_precision)
 
     @property
     def low_bit(self) -> str:
@@ -69,13 +85,18 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """One table, ready to be written. superseded: (experiment, seed, digest) of earlier runs left out of it."""
+    """One table, ready to be written.
+
+    superseded: (experiment, seed, digest) of earlier runs left out of it. unmatched: keys of published rows that there
+    are none of. not_run: published rows of this table for which no run stands.
+    """
 
     name: str
     rows: tuple[Row, ...]
     metrics: tuple[Column, ...]
     superseded: tuple[tuple[str, int, str], ...]
     unmatched: tuple[str, ...]
+    not_run: tuple[Mapping[str, Published], ...]
 
     @property
     def title(self) -> str:
@@ -130,127 +151,14 @@ class Table:
                 line[f"{key}_low"] = stat and stat.low
                 line[f"{key}_high"] = stat and stat.high
             for metric in self.paper_metrics:
-                line[f"paper_{metric.replace(' ', '_')}"] = row.paper[metric].value if metric in row.paper else None
+                value, name = row.paper.get(metric), f"paper_{metric.replace(' ', '_')}"
+                line[name] = value and value.value
+                line[f"{name}_confidence"] = value and value.confidence
             line |= {"num_seeds": len(row.ok), "status": row.status}
             line["commits"] = " ".join(dict.fromkeys(record.commit[:12] for record in row.records))
             lines.append(line)
         return pd.DataFrame(lines).astype(object)
 
 
-def build_table(name: str, records: Sequence[RunRecord], paper: Paper) -> Table:
-    """The table `name`: one row a (label, model, budget), in the order of the records' `row`.
-
-    Later records replace earlier ones of the same experiment and seed. Where those asked the same question (equal
-    config digest) silently; where the configuration changed in between, the earlier run is listed as superseded.
-    Raises ValueError where no record names the table, or where a metric's cells were not all measured alike.
-    """
-    mine = [record for record in latest(records) if record.table == name]
-    if not mine:
-        known = sorted({record.table for record in records})
-        raise ValueError(
-            f"table={name!r}: no record belongs to it; there are records for {known or 'no table at all'}. "
-            "Run its experiments first, or name another table or record file."
-        )
-    by_seed: dict[tuple[Any, ...], RunRecord] = {}
-    superseded = []
-    order = {record.key: place for place, record in enumerate(records)}  # place of the last record of a key
-    for record in sorted(mine, key=lambda record: order[record.key]):
-        asked = (record.experiment, record.seed, *_budget(record))
-        earlier = by_seed.pop(asked, None)
-        if earlier is not None:
-            superseded.append(earlier.key)
-        by_seed[asked] = record
-    groups: dict[tuple[Any, ...], list[RunRecord]] = {}
-    for record in sorted(by_seed.values(), key=_place):
-        group = (record.label, record.model["name"], *_budget(record))
-        groups.setdefault(group, []).append(record)
-    for members in groups.values():
-        _one_record_a_seed(members)
-    metrics = columns_of([record for members in groups.values() for record in members])
-    rows, unmatched = [], []
-    spread = {
-        key: {members[0].budget[key] for members in groups.values() if members[0].budget[key] is not None}
-        for key in BUDGET
-    }
-    titles = _titles([members[0] for members in groups.values()])
-    for title, members in zip(titles, groups.values(), strict=True):
-        ok = [record for record in members if record.status == "ok"]
-        first = members[0]
-        published = paper.find(name, first.paper_row)
-        if published is None:
-            unmatched.append(first.paper_row)
-        elif not all(value.setting_is(first.budget, spread) for value in published.values()):
-            published = {}  # the paper's number belongs to another row of this table
-        rows.append(
-            Row(
-                label=first.label,
-                title=title,
-                budget=first.budget,
-                model=first.model["name"],
-                records=tuple(members),
-                scores={column.key: stat for column in metrics if (stat := _score(ok, column.key)) is not None},
-                costs={key: stat for key in COSTS if (stat := _cost(ok, key)) is not None},
-                paper=published or {},
-            )
-        )
-    return Table(
-        name=name,
-        rows=tuple(rows),
-        metrics=tuple(metrics),
-        superseded=tuple(sorted(superseded)),
-        unmatched=tuple(dict.fromkeys(unmatched)),
-    )
-
-
-def _budget(record: RunRecord) -> tuple[Any, ...]:
-    return tuple(record.budget[key] for key in sorted(record.budget))
-
-
-def _place(record: RunRecord) -> tuple[Any, ...]:
-    """Full precision first, then from many bits to few, from short intervals to long, then as the experiment says."""
-    bits, interval = record.budget["weight_bits"], record.budget["cache_interval"]
-    return (-(bits or 99), interval or 0, record.row, record.experiment, record.seed)
-
-
 def _dash(value: Any) -> str:
     return DASH if value is None else str(value)
-
-
-def _one_record_a_seed(members: Sequence[RunRecord]) -> None:
-    seen: dict[int, RunRecord] = {}
-    for record in members:
-        if record.seed in seen:
-            raise ValueError(
-                f"seed={record.seed} of row {record.label!r}: both {seen[record.seed].experiment!r} and "
-                f"{record.experiment!r} claim it, so their mean would count one seed twice. Give the two experiments "
-                "different labels or budgets."
-            )
-        seen[record.seed] = record
-
-
-def _titles(firsts: Sequence[RunRecord]) -> list[str]:
-    """Labels, with as much of the budget as tells rows of one label apart; for figures, which have no columns."""
-    titles = []
-    for record in firsts:
-        twins = [other for other in firsts if other.label == record.label]
-        title = record.label
-        if len({(twin.budget["weight_bits"], twin.budget["act_bits"]) for twin in twins}) > 1:
-            title += f", W{record.budget['weight_bits']}A{record.budget['act_bits']}"
-        for key, sign in (("cache_interval", "N="), ("num_steps", "T=")):
-            if len({twin.budget[key] for twin in twins}) > 1:
-                title += f", {sign}{record.budget[key]}"
-        titles.append(title + (f", {record.model['name']}" if len({t.model["name"] for t in twins}) > 1 else ""))
-    return titles
-
-
-def _score(ok: Sequence[RunRecord], key: str) -> Stat | None:
-    found = [record.scores[key] for record in ok if key in record.scores and record.scores[key]["value"] is not None]
-    if not found:
-        return None
-    return mean_of([float(score["value"]) for score in found], low=found[0]["low"], high=found[0]["high"])
-
-
-def _cost(ok: Sequence[RunRecord], key: str) -> Stat | None:
-    sources = [record.counted if key in record.counted else (record.measured or {}) for record in ok]
-    found = [float(source[key]) for source in sources if source.get(key) is not None]
-    return mean_of(found) if found else None

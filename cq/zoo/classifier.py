@@ -17,16 +17,20 @@ class ImageFeatures(NamedTuple):
 
 
 class Classifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
-    """A residual network of three levels for square grey images of 32 pixels in [-1, 1].
+    """A residual network of three levels for square images of 32 pixels in [-1, 1].
 
+    in_channels: 1 for grey images, 3 for colour.
     width: channels of the first level; the pooled features have 4 * width dimensions.
     stride: of the first convolution; 2 is four times cheaper, 1 keeps the finest texture.
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
-    def __init__(self, width: int = 32, blocks: int = 1, stride: int = 2, num_classes: int = 10) -> None:
+    def __init__(
+        self, width: int = 32, blocks: int = 1, stride: int = 2, num_classes: int = 10, in_channels: int = 1
+    ) -> None:
         super().__init__()
-        levels: list[nn.Module] = [nn.Conv2d(1, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        first = nn.Conv2d(in_channels, width, 3, stride, 1, bias=False)
+        levels: list[nn.Module] = [first, nn.BatchNorm2d(width), nn.ReLU()]
         levels += [_Residual(width, width, 1) for _ in range(blocks)]
         self.low = nn.Sequential(*levels)
         self.middle = nn.Sequential(

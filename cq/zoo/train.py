@@ -1,7 +1,10 @@
 """Rebuild a part of the zoo from scratch: `python -m cq.zoo.train <part>`.
 
-Parts, in the order in which they need one another: features, judge, perceptual, first_stage, ldm_mini, dit_mini.
-Built, not trained: reference (needs features), reference_clean and reference_torchmetrics (need Inception weights).
+Parts, in the order in which they need one another: features, judge, perceptual, first_stage, ldm_mini; then dit_mini,
+ldm_uncond_mini (on the first stage that ships with ldm_mini) and ddpm_mini.
+For sd_mini: scene_features, scene_judge, scene_perceptual, scene_first_stage, clip_text, clip_judge, sd_mini.
+Built, not trained: reference (needs features), scene_reference (needs scene_features), reference_clean and
+reference_torchmetrics (need Inception weights).
 """
 
 import argparse
@@ -12,10 +15,15 @@ from typing import Protocol
 from cq.evaluate.inception import URLS
 from cq.zoo.locate import WEIGHTS
 from cq.zoo.recipes.classifiers import ClassifierRecipe
+from cq.zoo.recipes.clip import ClipRecipe
+from cq.zoo.recipes.ddpm_mini import PixelDiffusionRecipe
 from cq.zoo.recipes.dit_mini import DiTRecipe
-from cq.zoo.recipes.first_stage import FirstStageRecipe
+from cq.zoo.recipes.first_stage import FirstStageRecipe, SceneFirstStageRecipe
 from cq.zoo.recipes.ldm_mini import LatentDiffusionRecipe
-from cq.zoo.recipes.reference import InceptionReference, OwnReference
+from cq.zoo.recipes.ldm_uncond_mini import UnconditionalLatentRecipe
+from cq.zoo.recipes.reference import InceptionReference, OwnReference, SceneReference
+from cq.zoo.recipes.scene_classifiers import SceneClassifierRecipe
+from cq.zoo.recipes.sd_mini import StableDiffusionRecipe
 from cq.zoo.trainer import Recipe, fit
 
 log = logging.getLogger(__name__)
@@ -40,20 +48,44 @@ def recipes(root: Path, work: Path) -> dict[str, Recipe]:
         FirstStageRecipe(root=root, perceptual=work / "perceptual"),
         LatentDiffusionRecipe(root=root, first_stage=work / "first_stage", latents=work / "latents"),
         DiTRecipe(root=root, first_stage=WEIGHTS / "ldm_mini/vae", latents=work / "latents"),
-    ]
+        UnconditionalLatentRecipe(root=root, first_stage=WEIGHTS / "ldm_mini/vae", latents=work / "latents"),
+        PixelDiffusionRecipe(root=root),
+        SceneClassifierRecipe(
+            name="scene_features", width=32, blocks=1, stride=2, seed=4, num_steps=4000, share="all", root=root
+        ),
+        SceneClassifierRecipe(
+            name="scene_judge", width=32, blocks=2, stride=2, seed=5, num_steps=6000, share="all", root=root
+        ),
+        SceneClassifierRecipe(
+            name="scene_perceptual", width=16, blocks=1, stride=1, seed=6, num_steps=1400, share="trained", root=root
+        ),
+        SceneFirstStageRecipe(root=root, perceptual=work / "scene_perceptual"),
+        ClipRecipe(
+            name="clip_text", seed=51, share="trained", patch=8, image_width=128, image_layers=4, text_width=128,
+            text_layers=3, num_steps=6000, root=root,
+        ),
+        ClipRecipe(
+            name="clip_judge", seed=52, share="all", patch=4, image_width=128, image_layers=4, text_width=96,
+            text_layers=2, num_steps=5000, root=root,
+        ),
+        StableDiffusionRecipe(
+            root=root, first_stage=work / "scene_first_stage", text=work / "clip_text", latents=work / "scene_latents"
+        ),
+    ]  # fmt: skip
     return {part.name: part for part in parts}
 
 
 def builders(root: Path, device: str) -> dict[str, Builder]:
     """Every part that is built; the Inception ones read and write `root`/inception."""
-    parts: list[Builder] = [OwnReference(root=root)]
+    parts: list[Builder] = [OwnReference(root=root), SceneReference(root=root)]
     for mode, url in URLS.items():
         weights = root / "inception" / url.rpartition("/")[2]
         parts.append(InceptionReference(root=root, mode=mode, weights=weights, device=device))
     return {part.name: part for part in parts}
 
 
-TRAINING_ONLY = ("perceptual", "first_stage")  # the first stage ships inside each model that uses it
+# first stages and the text tower ship inside the models that use them
+TRAINING_ONLY = ("perceptual", "first_stage", "scene_perceptual", "scene_first_stage", "clip_text")
 
 
 def main() -> None:

@@ -1,16 +1,10 @@
-"""One folder a model family, written once."""
+"""One folder a model family."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.families import WRITERS
-
 
 @pytest.fixture(scope="session")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    made = {}
-    for family, write in WRITERS.items():
-        made[family] = tmp_path_factory.mktemp(family)
-        write(made[family])
-    return made
+def folders(tiny_folders: dict[str, Path]) -> dict[str, Path]:
+    return tiny_folders

@@ -51,7 +51,7 @@ def test_what_is_no_image_is_refused(network: FeatureNetwork, wrong: Tensor) -> 
 
 
 def test_colour_images_are_refused(network: FeatureNetwork) -> None:
-    with pytest.raises(ValueError, match="one grey channel"):
+    with pytest.raises(ValueError, match="takes 1 channel"):
         network.extract(torch.zeros(2, 3, 32, 32).byte(), batch_size=2)
 
 

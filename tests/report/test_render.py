@@ -11,7 +11,7 @@ from cq.report.render import render_table
 from tests.report.synthetic import ablation, record
 
 PAPER_CSV = Path(__file__).parents[2] / "results" / "paper.csv"
-FIGURES = {"schedules", "error", "images", "tradeoff", "overview"}
+FIGURES = {"schedules", "error", "images", "tradeoff", "overview"}  # no "intervals": one interval only
 
 
 @pytest.fixture(name="runs", scope="module")
@@ -81,7 +81,7 @@ def test_a_label_cannot_tear_the_table_apart(tmp_path: Path) -> None:
     line = next(line for line in rendered.markdown.splitlines() if "a\\|b &lt;i>_c & 5%" in line)
     assert line.startswith("| ")
     assert line.endswith(" |")
-    assert r"a|b $<$i$>$\_c \& 5\%" in (tmp_path / "tables/table5.tex").read_text()
+    assert r"a$|$b $<$i$>$\_c \& 5\%" in (tmp_path / "tables/table5.tex").read_text()
 
 
 def test_a_missing_strip_is_named_with_a_remedy(tmp_path: Path) -> None:

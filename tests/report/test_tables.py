@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from cq.record import RunRecord
+from cq.report.build import build_table
 from cq.report.cells import mean_of
 from cq.report.metrics import metric_title
-from cq.report.orders import order_sentences
 from cq.report.paper import COLUMNS, Paper, read_paper
-from cq.report.tables import Table, build_table
+from cq.report.tables import Table
 from tests.report.synthetic import ablation, record, score
 
 FRECHET = "Frechet, own features (down)"
@@ -147,38 +147,13 @@ def test_a_table_without_records_names_those_that_have_some(paper: Paper) -> Non
 def test_published_numbers_are_matched_by_key(paper: Paper) -> None:
     table = build_table("table5", _three([1.0, 2.0, 3.0], ["naive", "", "table2/cachequant_n5_w8a8"]), paper)
     assert _cells(table, "paper FID") == ["15.36", "-", "4.03"]
-    assert _cells(table, "paper IS") == ["121.78", "-", "-"]
+    assert _cells(table, "paper IS") == ["121.78 †", "-", "-"]
     assert _cells(table, "paper speedup") == ["-", "-", "7.87x"]
 
 
 def test_an_unknown_paper_row_is_noted_not_hidden(paper: Paper) -> None:
     table = build_table("table5", [record(paper_row="dps_dce")], paper)
     assert table.unmatched == ("dps_dce",)
-
-
-def test_the_order_sentence_is_computed_both_ways(paper: Paper) -> None:
-    keys = ["naive", "dps", "dps_dec"]
-    holds = order_sentences(build_table("table5", _three([15.0, 9.0, 7.0], keys), paper))
-    assert holds[0] == (f"row 0 -> row 1. Paper: FID 15.36 > 8.47. Here: {FRECHET} 15.000 > 9.000, holds.")
-    assert holds[-1] == f"The paper's order by FID holds here in 2 of 2 by {FRECHET}."
-    fails = order_sentences(build_table("table5", _three([7.0, 9.0, 8.5], keys), paper))
-    assert fails[0].endswith("7.000 < 9.000, does not hold.")
-    assert fails[1].endswith("9.000 > 8.500, holds (within the spread).")
-    assert fails[-1] == f"The paper's order by FID holds here in 1 of 2 by {FRECHET}."
-
-
-def test_better_means_up_for_psnr(paper: Paper) -> None:
-    records = [
-        record(key, row=place, paper_row=key, scores={"psnr_fp_db": score(value, better="up", metric="psnr")})
-        for place, (key, value) in enumerate({"naive": 14.0, "dps": 20.0}.items())
-    ]
-    assert order_sentences(build_table("table5", records, paper))[0].endswith("14.00 < 20.00, holds.")
-
-
-def test_an_order_with_a_row_that_did_not_run_cannot_be_told(paper: Paper) -> None:
-    good, bad = record("good", paper_row="naive"), record("bad", row=1, paper_row="dps", status="failed", note="why")
-    sentence = order_sentences(build_table("table5", [good, replace(bad, scores={})], paper))[0]
-    assert sentence.endswith("Here: cannot be told ('bad' is failed: why).")
 
 
 def test_paper_csv_names_whole_rows_and_holds_the_ablation() -> None:
@@ -196,3 +171,26 @@ def test_a_repeated_paper_cell_is_refused(tmp_path: Path) -> None:
     path.write_text("\n".join([",".join(COLUMNS), line, line]) + "\n")
     with pytest.raises(ValueError, match=r"line 3: .*appears twice"):
         read_paper(path)
+
+
+def test_confidence_is_seen_beside_the_number_and_told_to_machines(paper: Paper) -> None:
+    table = build_table("table5", _three([1.0, 2.0], ["full_precision", "figure6/imagenet_cachequant_n20_w8a8"]), paper)
+    assert _cells(table, "paper FID") == ["3.37 †", "about 7.17 †"]
+    assert table.numbers()["paper_FID_confidence"].to_list() == ["medium", "medium"]
+
+
+def test_an_unknown_confidence_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "paper.csv"
+    path.write_text("\n".join([",".join(COLUMNS), "table5,naive,m,d,1,x,,8,8,FID,1.0,,exact,s,sure"]) + "\n")
+    with pytest.raises(ValueError, match=r"line 2: confidence='sure' must be one of"):
+        read_paper(path)
+
+
+def test_needs_is_a_column_that_may_be_missing(tmp_path: Path) -> None:
+    path = tmp_path / "paper.csv"
+    line = "table5,naive,m,d,1,x,,8,8,FID,1.0,,exact,s,high"
+    for heads, cells, needs in ((COLUMNS, line, ""), ((*COLUMNS, "needs"), f"{line},a GPU", "a GPU")):
+        path.write_text(",".join(heads) + f"\n{cells}\n")
+        found = read_paper(path).find("table5", "naive")
+        assert found is not None
+        assert found["FID"].needs == needs

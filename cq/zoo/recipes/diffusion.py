@@ -1,9 +1,12 @@
-"""What every diffusion recipe shares: the noise schedule of LDM, the loss, and latents that are encoded once."""
+"""What the diffusion recipes share: the noise schedule of LDM, the loss, latents encoded once, the folders' layout."""
 
 import hashlib
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import diffusers
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler
 from safetensors.torch import load_file, save
@@ -56,11 +59,18 @@ def null_some(labels_N: Tensor, null: int, share: float, generator: torch.Genera
     return torch.where(nulled, null, labels_N)
 
 
-@torch.no_grad()
 def latents_of(vae_folder: Path, root: Path, keep: Path) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and deviation [n, C, H, W] of every training image's posterior, and its label; kept on disk.
+    """`encoded_once` of Fashion-MNIST's training images and labels."""
+    return encoded_once(vae_folder, lambda: fashion_mnist("train", root), keep)
 
-    keep: where to keep them, named by the digest of the first stage.
+
+def encoded_once(
+    vae_folder: Path, images_of: Callable[[], tuple[Tensor, Tensor]], keep: Path
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Mean and deviation [n, C, H, W] of every image's posterior, and its label; kept on disk.
+
+    images_of: images uint8 [n, ...] and labels int64 [n]; called only where nothing is kept yet.
+    keep: where to keep them, to be named by the digest of the first stage; a name for each set of images.
     """
     digest = hashlib.sha256()
     for path in sorted(vae_folder.iterdir()):
@@ -68,14 +78,14 @@ def latents_of(vae_folder: Path, root: Path, keep: Path) -> tuple[Tensor, Tensor
     kept = keep.with_name(f"{keep.name}_{digest.hexdigest()[:12]}.safetensors")
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(kept, save(_encode(vae_folder, root)))
+        write_atomically(kept, save(_encode(vae_folder, *images_of())))
     encoded = load_file(kept)
     return encoded["mean"], encoded["std"], encoded["labels"]
 
 
-def _encode(vae_folder: Path, root: Path) -> dict[str, Tensor]:
+@torch.no_grad()
+def _encode(vae_folder: Path, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
     vae = AutoencoderKL.from_pretrained(vae_folder).float().eval()
-    images, labels = fashion_mnist("train", root)
     mean, std = [], []
     for part in torch.split(images, 500):
         posterior = vae.encode(to_unit(part)).latent_dist
@@ -87,3 +97,29 @@ def _encode(vae_folder: Path, root: Path) -> dict[str, Tensor]:
 def draw_latents(mean_NCHW: Tensor, std_NCHW: Tensor, generator: torch.Generator) -> Tensor:
     """A sample of each posterior."""
     return mean_NCHW + std_NCHW * torch.randn(mean_NCHW.shape, generator=generator)
+
+
+def ship_first_stage(trained: Path, folder: Path) -> None:
+    """Copy a trained first stage into a model's folder, the same bytes but for where it came from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in trained.glob("*.safetensors"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    config = json.loads((trained / "config.json").read_text())
+    config.pop("_name_or_path", None)
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def write_model_index(
+    folder: Path, *, pipeline: str, parts: Mapping[str, tuple[str, str] | None], settings: Mapping[str, Any]
+) -> None:
+    """The file by which diffusers' stock `pipeline` opens `folder` with `from_pretrained`.
+
+    parts: library and class of each subfolder, None for a part that the pipeline can do without.
+    """
+    index = {
+        "_class_name": pipeline,
+        "_diffusers_version": diffusers.__version__,
+        **{name: part or (None, None) for name, part in parts.items()},
+        **settings,
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")

@@ -4,11 +4,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DiTTransformer2DModel
+from diffusers import DiTTransformer2DModel
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from cq.zoo.recipes.diffusion import draw_latents, latents_of, ldm_noise_scheduler, noise_loss, null_some
+from cq.zoo.data import CLASS_NAMES
+from cq.zoo.recipes.diffusion import (
+    draw_latents,
+    latents_of,
+    ldm_noise_scheduler,
+    noise_loss,
+    null_some,
+    ship_first_stage,
+    write_model_index,
+)
 
 NULL_CLASS = 1000  # diffusers' DiTPipeline has ImageNet's null class written into it; classes 0 to 9 are ours
 
@@ -22,7 +31,7 @@ class DiTRecipe:
     latents: Path  # where the encoded training set is kept between runs
     bf16: bool = True
     name: str = "dit_mini"
-    num_steps: int = 12_000
+    num_steps: int = 7_000
     batch_size: int = 128
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
@@ -64,7 +73,15 @@ class DiTRecipe:
         assert isinstance(model, DiTTransformer2DModel)
         model.half().save_pretrained(folder / self.name / "transformer")
         ldm_noise_scheduler().save_pretrained(folder / self.name / "scheduler")
-        AutoencoderKL.from_pretrained(self.first_stage, torch_dtype=torch.float16).save_pretrained(
-            folder / self.name / "vae"
+        ship_first_stage(self.first_stage, folder / self.name / "vae")
+        write_model_index(
+            folder / self.name,
+            pipeline="DiTPipeline",
+            parts={
+                "transformer": ("diffusers", "DiTTransformer2DModel"),
+                "vae": ("diffusers", "AutoencoderKL"),
+                "scheduler": ("diffusers", "DDIMScheduler"),
+            },
+            settings={"id2label": {str(k): name for k, name in enumerate(CLASS_NAMES)}},
         )
         return {"parameters": float(sum(p.numel() for p in model.parameters()))}

@@ -1,0 +1,130 @@
+"""Records to the rows of one table: grouped, averaged over seeds, and refused where cells do not compare."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cq.record import BUDGET, RunRecord, latest
+from cq.report.cells import COSTS, Stat, mean_of
+from cq.report.metrics import columns_of
+from cq.report.paper import Paper
+from cq.report.tables import Row, Table
+
+
+def build_table(name: str, records: Sequence[RunRecord], paper: Paper) -> Table:
+    """The table `name`: one row a (label, model, budget), in the order of the records' `row`.
+
+    Later records replace earlier ones of the same experiment and seed. Where those asked the same question (equal
+    config digest) silently; where the configuration changed in between, the earlier run is listed as superseded.
+    Raises ValueError where no record names the table, or where a metric's cells were not all measured alike.
+    """
+    mine = [record for record in latest(records) if record.table == name]
+    if not mine:
+        known = sorted({record.table for record in records})
+        raise ValueError(
+            f"table={name!r}: no record belongs to it; there are records for {known or 'no table at all'}. "
+            "Run its experiments first, or name another table or record file."
+        )
+    by_seed: dict[tuple[Any, ...], RunRecord] = {}
+    superseded = []
+    order = {record.key: place for place, record in enumerate(records)}  # place of the last record of a key
+    for record in sorted(mine, key=lambda record: order[record.key]):
+        asked = (record.experiment, record.seed, *_budget(record))
+        earlier = by_seed.pop(asked, None)
+        if earlier is not None:
+            superseded.append(earlier.key)
+        by_seed[asked] = record
+    groups: dict[tuple[Any, ...], list[RunRecord]] = {}
+    for record in sorted(by_seed.values(), key=_place):
+        group = (record.label, record.model["name"], *_budget(record))
+        groups.setdefault(group, []).append(record)
+    for members in groups.values():
+        _one_record_a_seed(members)
+    metrics = columns_of([record for members in groups.values() for record in members])
+    rows, unmatched = [], []
+    spread = {
+        key: {members[0].budget[key] for members in groups.values() if members[0].budget[key] is not None}
+        for key in BUDGET
+    }
+    named = titles([(label, model, members[0].budget) for (label, model, *_), members in groups.items()])
+    for title, members in zip(named, groups.values(), strict=True):
+        ok = [record for record in members if record.status == "ok"]
+        first = members[0]
+        published = paper.find(name, first.paper_row)
+        if published is None:
+            unmatched.append(first.paper_row)
+        published = published or {}
+        beside = all(value.setting_is(first.budget, spread) for value in published.values())
+        rows.append(
+            Row(
+                label=first.label,
+                title=title,
+                budget=first.budget,
+                model=first.model["name"],
+                records=tuple(members),
+                scores={column.key: stat for column in metrics if (stat := _score(ok, column.key)) is not None},
+                costs={key: stat for key in COSTS if (stat := _cost(ok, key)) is not None},
+                published=published,
+                paper=published if beside else {},  # else the paper's number belongs to another row of this table
+            )
+        )
+    return Table(
+        name=name,
+        rows=tuple(rows),
+        metrics=tuple(metrics),
+        superseded=tuple(sorted(superseded)),
+        unmatched=tuple(dict.fromkeys(unmatched)),
+        not_run=tuple(paper.unused(name, {row.records[0].paper_row for row in rows})),
+    )
+
+
+def _budget(record: RunRecord) -> tuple[Any, ...]:
+    return tuple(record.budget[key] for key in sorted(record.budget))
+
+
+def _place(record: RunRecord) -> tuple[Any, ...]:
+    """Full precision first, then from many bits to few, from short intervals to long, then as the experiment says."""
+    bits, interval = record.budget["weight_bits"], record.budget["cache_interval"]
+    return (-(bits or 99), interval or 0, record.row, record.experiment, record.seed)
+
+
+def _one_record_a_seed(members: Sequence[RunRecord]) -> None:
+    seen: dict[int, RunRecord] = {}
+    for record in members:
+        if record.seed in seen:
+            raise ValueError(
+                f"seed={record.seed} of row {record.label!r}: both {seen[record.seed].experiment!r} and "
+                f"{record.experiment!r} claim it, so their mean would count one seed twice. Give the two experiments "
+                "different labels or budgets."
+            )
+        seen[record.seed] = record
+
+
+def titles(rows: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[str]:
+    """Of each (label, model, budget) the label, with as much of the rest as tells rows of one label apart.
+
+    For figures and sentences, which have no columns.
+    """
+    found = []
+    for label, model, budget in rows:
+        twins = [other for other in rows if other[0] == label]
+        title = label
+        if len({(twin["weight_bits"], twin["act_bits"]) for _, _, twin in twins}) > 1:
+            title += f", W{budget['weight_bits']}A{budget['act_bits']}"
+        for key, sign in (("cache_interval", "N="), ("num_steps", "T=")):
+            if len({twin[key] for _, _, twin in twins}) > 1:
+                title += f", {sign}{budget[key]}"
+        found.append(title + (f", {model}" if len({twin[1] for twin in twins}) > 1 else ""))
+    return found
+
+
+def _score(ok: Sequence[RunRecord], key: str) -> Stat | None:
+    found = [record.scores[key] for record in ok if key in record.scores and record.scores[key]["value"] is not None]
+    if not found:
+        return None
+    return mean_of([float(score["value"]) for score in found], low=found[0]["low"], high=found[0]["high"])
+
+
+def _cost(ok: Sequence[RunRecord], key: str) -> Stat | None:
+    sources = [record.counted if key in record.counted else (record.measured or {}) for record in ok]
+    found = [float(source[key]) for source in sources if source.get(key) is not None]
+    return mean_of(found) if found else None

@@ -1,0 +1,86 @@
+"""Which rows of a table with several budgets the figures draw, and how configurations look."""
+
+from pathlib import Path
+
+import pytest
+
+from cq.report.budgets import choose
+from cq.report.build import build_table
+from cq.report.figures import write_figures
+from cq.report.looks import looks_of
+from cq.report.metrics import judging
+from cq.report.paper import Paper, read_paper
+from cq.report.tables import Row, Table
+from tests.report.sweep import CONFIGURATIONS, sweep
+from tests.report.synthetic import ablation, record
+
+PAPER_CSV = Path(__file__).parents[2] / "results" / "paper.csv"
+
+
+@pytest.fixture(name="paper", scope="module")
+def _paper() -> Paper:
+    return read_paper(PAPER_CSV)
+
+
+@pytest.fixture(name="folder", scope="module")
+def _folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sweep")
+
+
+@pytest.fixture(name="table", scope="module")
+def _table(paper: Paper, folder: Path) -> Table:
+    return build_table("table5", sweep(folder), paper)
+
+
+def test_one_budget_is_the_longest_interval_and_the_most_bits_with_rows_that_read_neither(table: Table) -> None:
+    chosen = choose(table.rows)
+    assert len(table.rows) == 45
+    assert chosen.name == "N = 20, W8A8"
+    assert sorted(row.title for row in chosen.rows) == sorted(label for label, *_ in CONFIGURATIONS)
+    assert {(row.budget["cache_interval"], row.bits) for row in chosen.rows} == {
+        (None, "32/32"), (20, "32/32"), (None, "W8A8"), (20, "W8A8"),
+    }  # fmt: skip
+
+
+def test_a_table_of_one_budget_keeps_all_rows_and_names_none(paper: Paper, tmp_path: Path) -> None:
+    rows = build_table("table5", ablation(tmp_path), paper).rows
+    chosen = choose(rows)
+    assert (chosen.rows, chosen.name, chosen.titled("title")) == (rows, "", "title")
+
+
+def test_each_model_is_drawn_at_its_own_budget(paper: Paper) -> None:
+    def run(model: str, interval: int, place: int) -> list[Row]:
+        budget = {**record().budget, "cache_interval": interval}
+        one = record(model, row=place, budget=budget, model={"name": model, "weights_digest": "w"})
+        return list(build_table("table5", [one], paper).rows)
+
+    chosen = choose([*run("a", 5, 0), *run("a", 20, 1), *run("b", 5, 2), *run("b", 10, 3)])
+    assert chosen.name == "a: N = 20; b: N = 10"
+    assert [row.budget["cache_interval"] for row in chosen.rows] == [20, 10]
+
+
+def test_no_two_configurations_look_alike_and_colour_means_the_parts(table: Table) -> None:
+    looks = looks_of(table.rows)
+    assert len(looks) == len(CONFIGURATIONS)
+    assert len({(look.colour, str(look.dash)) for look in looks.values()}) == len(CONFIGURATIONS)
+    corrected = {label: look for (label, _), look in looks.items() if label.endswith("DEC-quant")}
+    assert len({look.colour for look in corrected.values()}) == 1
+    assert len({look.marker for look in corrected.values()}) == 2
+
+
+def test_configurations_that_choices_do_not_tell_apart_still_look_different(paper: Paper) -> None:
+    rows = build_table("table5", [record(f"row {place}", row=place) for place in range(16)], paper).rows
+    looks = looks_of(rows)
+    assert len({(look.colour, str(look.dash), look.marker) for look in looks.values()}) == 16
+
+
+def test_a_sweep_gets_the_figure_by_interval(table: Table, folder: Path, tmp_path: Path) -> None:
+    names = {path.name for path in write_figures(table, tmp_path, thumbnails=folder)}
+    assert {"table5_intervals.png", "table5_intervals.svg", "table5_tradeoff.png"} <= names
+    svg = (tmp_path / "table5_overview.svg").read_text()
+    assert "<!-- table5: Ablation of the parts (N = 20, W8A8) -->" in svg
+    assert "N=5" not in svg
+
+
+def test_the_first_metric_and_psnr_judge(table: Table) -> None:
+    assert [column.key for column in judging(table.metrics)] == ["frechet_own", "psnr_fp_db"]
