@@ -59,7 +59,8 @@ def check_metrics(metrics: Mapping[str, "Metric"], *, num_images: int, channels:
         if features and channels_of(features) != channels:
             raise ValueError(
                 f"metrics.{name}.features={features!r}: takes images of {channels_of(features)} channel(s), and this "
-                f"model draws {channels}. Name features for those, or choose evaluate=fidelity."
+                f"model draws {channels}. zoo:features is for grey images and zoo:scene_features for colour; "
+                "evaluate=fidelity needs none."
             )
         if isinstance(metric, NeedsImages):
             try:

@@ -75,9 +75,7 @@ def test_features_for_grey_images_are_refused_for_colour_before_any_is_drawn(
     folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cq.pipeline.run", lambda parts: pytest.fail("a run was started"))
-    told = (
-        r"metrics\.feature_distance_own\.features='zoo:features': takes images of 1 channel.*draws 3.*evaluate=fidelity"
-    )
+    told = r"features='zoo:features': takes images of 1 channel.*draws 3.*zoo:scene_features"
     with pytest.raises(ValueError, match=told):
         recorded("sd", folders, tmp_path, "evaluate=paired")
 
