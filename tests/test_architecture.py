@@ -18,7 +18,16 @@ ORDER = (
 EVERYBODY = ("artifacts", "contracts", "phases", "record", "store", "seeding")  # the nouns: anyone may import these
 NOUNS_MAY = {"contracts": ("calibrate.moments",)}  # and they import each other only, but for this
 OF_THE_ZOO = ("zoo.locate", "zoo.classifier")  # what the rest may import from the zoo
-TOP = ("components", "pipeline", "ledger", "tracking", "plan", "table", "__main__")  # these put the others together
+TOP = (
+    "components",
+    "outcome",
+    "pipeline",
+    "ledger",
+    "tracking",
+    "plan",
+    "table",
+    "__main__",
+)  # these put the others together
 LONGEST = 350
 NO_NAMES = ("utils", "util", "helpers", "helper", "common", "misc")
 

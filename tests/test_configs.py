@@ -16,7 +16,9 @@ from tests.tiny_runs import composed
 
 NO_COMPONENTS = ("debug", "evaluate", "experiment", "paths", "scale")  # these set other groups' choices and numbers
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
-SLOTS = {"correct": ("correct@correct.cache", "correct@correct.quant"), "metric": ()}  # groups used under other names
+SLOTS = {  # groups used under other names
+    "correct": ("correct@correct.cache", "correct@correct.quant", "correct@correct.output"), "metric": (),
+}  # fmt: skip
 TRANSFORMERS = ("model=dit_mini", "cache=delta_dit", "cache=fora")  # what a U-Net cannot be built with
 DEFAULTS_ALLOWED = {"cq.quantize.none.FullPrecision"}  # has no number of its own; the pipeline asks it for two
 

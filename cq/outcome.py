@@ -1,0 +1,27 @@
+"""What a run hands to the ledger."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cq.artifacts import CacheSchedule, ChannelAffine, QuantParams, SampleSet
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOutcome:
+    """Everything a run made; `cq.ledger` turns it into a RunRecord."""
+
+    schedule: CacheSchedule
+    correction: ChannelAffine
+    output: ChannelAffine
+    params: QuantParams
+    samples: SampleSet
+    baseline: SampleSet
+    scores: Mapping[str, Any]
+    missing: Mapping[str, str]
+    counted: Mapping[str, float]
+    measured: Mapping[str, Any] | None
+    seconds: Mapping[str, float]
+    digests: Mapping[str, str]
+    weights_digest: str
+    images_digest: str
