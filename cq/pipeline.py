@@ -131,9 +131,11 @@ class Run:
             "correction": correction.digest, "predictor": described(self.parts.predictor),
         }  # fmt: skip
 
-        def make(_: Path) -> QuantParams:
+        def make(shards: Path) -> QuantParams:
             trajectories = self._lockstep(schedule, correction)
-            return self.parts.quantizer.calibrate(self.model.denoiser, trajectories, num_calls=self.num_calls)
+            return self.parts.quantizer.calibrate(
+                self.model.denoiser, trajectories, num_calls=self.num_calls, shards=shards
+            )
 
         return self.store.get("quant_params", key, QuantParams, make)
 

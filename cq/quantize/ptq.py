@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -49,8 +50,10 @@ class PTQ:
         if self.num_samples < 1 or self.batch_size < 1:
             raise ValueError("quantize.num_samples and quantize.batch_size: must be at least 1.")
 
-    def calibrate(self, denoiser: GuidedDenoiser, trajectories: LockstepTrajectories, *, num_calls: int) -> QuantParams:
-        """Run the trajectories in full precision and fix every scale and zero point.
+    def calibrate(
+        self, denoiser: GuidedDenoiser, trajectories: LockstepTrajectories, *, num_calls: int, shards: Path
+    ) -> QuantParams:
+        """Run the trajectories in full precision and fix every scale and zero point; nothing is left in `shards`.
 
         Activations of one call are pooled over all samples before its scale is searched.
         """
@@ -113,6 +116,7 @@ class PTQ:
                     part.detach(), policy.weight_bits,
                     scale=params.tensors[f"{name}.weight{i}/scale"],
                     zero_point=params.tensors[f"{name}.weight{i}/zero_point"],
+                    codes=params.tensors.get(f"{name}.weight{i}/codes"),
                 )
                 for i, part in enumerate(halves(module.weight, policy.split))
             ]  # fmt: skip
