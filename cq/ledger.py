@@ -178,7 +178,8 @@ def _record(
     note: str,
 ) -> RunRecord:  # fmt: skip
     resolved = _resolved(config)
-    quantize, schedule = resolved["quantize"], resolved["schedule"]
+    schedule = resolved["schedule"]
+    quantize = resolved["quantize"].get("base", resolved["quantize"])  # what is built on another has its bits
     groups = ("model", "sampler", "cache", "predict", "calibrate", "cost", "schedule", "quantize", "sample")
     names = {group: group for group in groups}
     names |= {f"correct_{slot}": f"correct@correct.{slot}" for slot in ("cache", "quant", "output")}

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from cq.components import Components
+from cq.quantize.reconstruct import Reconstruct
 
 FAKE_QUANT_FACTOR = 2.0  # a fake-quantized call over a full-precision one; an allowance, replaced by no measurement
 OBSERVING_FACTOR = 6.0  # a call that also gathers a histogram of every layer's input
@@ -18,10 +19,14 @@ EVALUATION_SECONDS = 12.0
 
 @dataclass(frozen=True)
 class CallSeconds:
-    """Seconds a call and image (guidance included), full precision, median of a few at the sampling batch."""
+    """Seconds a call and image (guidance included), full precision, median of a few at the sampling batch.
+
+    units: the network's parts, for what works on one after another.
+    """
 
     full: float
     cached: float
+    units: int
 
 
 @torch.no_grad()
@@ -39,7 +44,10 @@ def time_calls(parts: Components, repeats: int = 3) -> CallSeconds:
             started = time.perf_counter()
             model.denoiser(x_NCHW, reuse=reuse, **options)
             seconds[name].append((time.perf_counter() - started) / batch)
-    return CallSeconds(statistics.median(seconds["full"]), statistics.median(seconds["cached"]))
+    return CallSeconds(
+        full=statistics.median(seconds["full"]), cached=statistics.median(seconds["cached"]),
+        units=len(model.denoiser.network.units()),
+    )  # fmt: skip
 
 
 def estimate_seconds(
@@ -52,9 +60,13 @@ def estimate_seconds(
     factor = FAKE_QUANT_FACTOR if quantized else 1.0
     calibration = parts.calibrate.num_samples * total * calls.full * PAIRS_FACTOR
     cached_and_fitted = interval is not None
+    quantization = parts.quantizer.num_samples * deployed * (OBSERVING_FACTOR + 2)
+    if isinstance(parts.quantizer, Reconstruct):
+        image_calls = parts.quantizer.image_calls(calls.units, 1 if parts.model.guidance is None else 2)
+        quantization += image_calls * calls.full * FAKE_QUANT_FACTOR
     return {
         "statistics": calibration if cached_and_fitted else 0.0,
-        "quant_params": parts.quantizer.num_samples * deployed * (OBSERVING_FACTOR + 2) if quantized else 0.0,
+        "quant_params": quantization if quantized else 0.0,
         "samples_full_precision": parts.sample.num_images * total * calls.full,
         "samples": parts.sample.num_images * deployed * factor if cached_and_fitted or quantized else 0.0,
         "timing": 0.0

@@ -76,3 +76,12 @@ class TinyRuns:
     ) -> GuidedDenoiser:
         twin: GuidedDenoiser = quantizer.quantize(self.model.denoiser, params, correction)
         return twin
+
+
+def identity_card(unet: Any) -> dict[str, Any]:
+    """Everything a quantizer might leave behind: classes, processors, hooks, parameters and buffers."""
+    card: dict[str, Any] = {}
+    for name, module in unet.named_modules():
+        hooks = [len(table) for table in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)]
+        card[name] = (type(module), id(module), id(getattr(module, "processor", None)), hooks)
+    return card
