@@ -126,6 +126,7 @@ class Reconstruct:
                     batch_size=self.batch_size, targets=self.targets,
                 )  # fmt: skip
                 shard = self._learned(bench, unit, data, seed=self.seed + index)
+                del data  # before the next unit's is there
                 write_atomically(path, save(shard))
             errors = {name: float(shard.pop(name)) for name in ERRORS}
             bench.install(unit, shard)
