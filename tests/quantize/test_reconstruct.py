@@ -103,7 +103,7 @@ def test_codes_are_small_integers_next_to_the_nearest_ones(
     for name, tensor in codes.items():
         assert tensor.dtype == torch.uint8
         layer, _, index = name.removesuffix("/codes").rpartition(".weight")
-        assert tensor.max() < 2 ** params.bits[f"{layer}.weight{index}"]
+        assert int(tensor.max()) < 2 ** params.bits[f"{layer}.weight{index}"]
         quantized = rounded.get_submodule(layer)
         assert isinstance(quantized, QuantLayer)
         weight: Any = quantized.weights[int(index)]
