@@ -229,8 +229,10 @@ class QuantParams(Artifact):
     """Everything that turns a full-precision denoiser into its fake-quantized twin.
 
     tensors: "<quantizer>/<scale|zero_point>" to float32 / int32 tensors; activations [T] or [1], weights [C_out].
+        "<quantizer>/codes" to the integers (uint8, above 8 bits int32) of a weight that is not rounded to nearest.
     bits: "<quantizer>" to its bit width.
     coverage: one row a layer: name, kind, split, weight_bits, act_bits, and the reason where it was not quantized.
+        Where rounding was learned also its unit, and the unit's mean squared errors `error_nearest`, `error_learned`.
     """
 
     tensors: Mapping[str, Tensor]

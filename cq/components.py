@@ -40,6 +40,7 @@ class Components:
     planner: "SchedulePlanner"
     correct_cache: "Corrector"
     correct_quant: "Corrector"
+    correct_output: "Corrector"
     quantizer: "Quantizer"
     sample: "Sample"
     metrics: Mapping[str, "Metric"]
@@ -96,6 +97,7 @@ class Components:
             planner=planner,
             correct_cache=build(config.correct.cache, "correct.cache"),
             correct_quant=build(config.correct.quant, "correct.quant"),
+            correct_output=build(config.correct.output, "correct.output"),
             quantizer=build(config.quantize, "quantize"),
             sample=sample,
             metrics={name: build(node, f"metrics.{name}") for name, node in config.metrics.items()},

@@ -6,6 +6,7 @@ T call of the denoiser in sampling order.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -60,13 +61,22 @@ class CutNetwork(Protocol):
     def edges(self) -> frozenset[str]:
         """The first and the last layer, which keep 8 bits."""
 
+    def units(self) -> list[str]:
+        """The parts a quantizer may adjust one after another, in the order in which a full call runs them.
+
+        Every Conv2d and Linear is in exactly one of them.
+        """
+
     def readers(self, sites: tuple[str, ...]) -> list[str]:
         """The layers that read what the sites hold, whose output can be corrected."""
 
     def full(
         self, x_NCHW: Tensor, timestep: Tensor, cond: Tensor | None, *, record: tuple[str, ...]
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """diffusers' own forward, bit for bit: the noise prediction, and the maps at `record`."""
+        """diffusers' own forward, bit for bit: the noise prediction, and the maps at `record`.
+
+        timestep: one for all, or [N].
+        """
 
     def shallow(self, x_NCHW: Tensor, timestep: Tensor, cond: Tensor | None, *, reuse: Mapping[str, Tensor]) -> Tensor:
         """The noise prediction without running what feeds the sites in `reuse`."""
@@ -185,11 +195,21 @@ class LockstepTrajectories(Protocol):
 class Quantizer(Protocol):
     """Decides with how many bits the denoiser computes, and makes the twin that does."""
 
-    num_samples: int
-    batch_size: int
+    @property
+    def num_samples(self) -> int:
+        """Trajectories it calibrates on."""
 
-    def calibrate(self, denoiser: Any, trajectories: LockstepTrajectories, *, num_calls: int) -> QuantParams:
-        """Every scale and zero point, from full-precision trajectories."""
+    @property
+    def batch_size(self) -> int:
+        """How many of them at once."""
+
+    def calibrate(
+        self, denoiser: Any, trajectories: LockstepTrajectories, *, num_calls: int, shards: Path
+    ) -> QuantParams:
+        """Every scale and zero point, from full-precision trajectories.
+
+        shards: a folder for what is finished of a long calibration; it survives a kill, and the next attempt gets it.
+        """
 
     def quantize(self, denoiser: Any, params: QuantParams, correction: ChannelAffine) -> Any:
         """The quantized denoiser; the given one is left untouched."""

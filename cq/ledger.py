@@ -25,10 +25,11 @@ if TYPE_CHECKING:  # these bring torch, which a refusal or a look into the recor
 log = logging.getLogger(__name__)
 
 IDENTITY = ("model", "calibrate", "cost", "schedule", "correct", "quantize", "sample", "metrics", "latency", "seed")
-LATER: Mapping[str, Any] = {  # groups that came later, with what every run had before there was a choice
+LATER: Mapping[str, Any] = {  # groups and slots that came later, with what every run had before there was a choice
     "sampler": {"_target_": "cq.sampler.ddim.DDIM"},
     "cache": {"_target_": "cq.cache.cut.CutPoint"},
     "predict": {"_target_": "cq.predict.last.Last"},
+    "correct.output": {"_target_": "cq.correct.none.NoCorrection"},
 }
 PACKAGES = ("torch", "diffusers", "torchmetrics", "clean-fid", "hydra-core", "numpy", "scipy")
 THUMBNAILS = 10
@@ -48,16 +49,20 @@ class RunError(RuntimeError):
 def config_digest(config: DictConfig) -> str:
     """Names the question: every group that can change a number, resolved; not paths, logger or row label.
 
-    A schedule read from a file counts with the file's content. A group of `LATER` counts only where it is not what it
-    was before it existed, so that runs from before keep their names.
+    A schedule read from a file counts with the file's content. What `LATER` names counts only where it is not what it
+    was before it could be chosen, so that runs from before keep their names.
     """
     from cq.artifacts import digest_of
 
     resolved = _resolved(config)
-    question = {key: resolved[key] for key in IDENTITY}
-    question |= {key: resolved[key] for key, before in LATER.items() if resolved[key] != before}
-    if resolved["baseline"] != {"num_steps": resolved["sample"]["num_steps"], "sampler": resolved["sampler"]}:
-        question["baseline"] = resolved["baseline"]
+    same = {"num_steps": resolved["sample"]["num_steps"], "sampler": resolved["sampler"]}
+    counts = (*IDENTITY, *LATER, *(() if resolved["baseline"] == same else ("baseline",)))
+    for key, before in LATER.items():
+        group, _, slot = key.partition(".")
+        holder, name = (resolved[group], slot) if slot else (resolved, group)
+        if holder[name] == before:
+            del holder[name]
+    question = {key: resolved[key] for key in counts if key in resolved}
     if resolved["schedule"].get("path"):
         path = Path(resolved["schedule"]["path"])
         file = path / "artifact.json" if path.is_dir() else path
@@ -173,10 +178,11 @@ def _record(
     note: str,
 ) -> RunRecord:  # fmt: skip
     resolved = _resolved(config)
-    quantize, schedule = resolved["quantize"], resolved["schedule"]
+    schedule = resolved["schedule"]
+    quantize = resolved["quantize"].get("base", resolved["quantize"])  # what is built on another has its bits
     groups = ("model", "sampler", "cache", "predict", "calibrate", "cost", "schedule", "quantize", "sample")
     names = {group: group for group in groups}
-    names |= {"correct_cache": "correct@correct.cache", "correct_quant": "correct@correct.quant"}
+    names |= {f"correct_{slot}": f"correct@correct.{slot}" for slot in ("cache", "quant", "output")}
     return RunRecord(
         schema=SCHEMA,
         experiment=experiment_of(config),

@@ -23,18 +23,19 @@ from cq.calibrate.moments import PairMoments
 from cq.calibrate.predicted import predicted_moments
 from cq.calibrate.trajectory import collect_statistics
 from cq.components import Components, described
-from cq.contracts import PlanRequest
+from cq.contracts import Denoiser, PlanRequest
 from cq.correct.from_statistics import moments_for_schedule
-from cq.correct.tables import fit_tables
+from cq.correct.tables import fit_tables, lazily
 from cq.evaluate.efficiency import counted_cost
 from cq.evaluate.latency import Timing
 from cq.evaluate.protocol import EvaluationContext, MetricUnavailable
-from cq.models.denoiser import GuidedDenoiser
+from cq.models.corrected import NOISE, corrected
 from cq.models.diffusion import DiffusionModel
 from cq.outcome import RunOutcome
 from cq.phases import Phases, all_sites
 from cq.predict.last import Last
 from cq.quantize.entry_moments import entry_moments
+from cq.quantize.output_moments import output_moments
 from cq.sample.generate import generate
 from cq.sampler.ddim import DDIM
 from cq.seeding import image_seeds
@@ -103,24 +104,19 @@ class Run:
     def cache_correction(self, schedule: CacheSchedule) -> ChannelAffine:
         """Gain and offset of the stale map, per call and channel."""
 
+        def gather() -> Mapping[str, PairMoments]:
+            sites = self.model.denoiser.sites
+            if isinstance(self.parts.predictor, Last):
+                return {site: moments_for_schedule(self.statistics(), schedule, site) for site in sites}
+            calibrate = self.parts.calibrate
+            batches = self.loops.full(self.model.denoiser, calibrate.num_samples, calibrate.batch_size)
+            return predicted_moments(batches, schedule=schedule, predictor=self.parts.predictor, sites=sites)
+
         def make(_: Path) -> ChannelAffine:
             sites = self.model.denoiser.sites
-            predicted: dict[str, PairMoments] = {}
-
-            def moments(site: str) -> PairMoments:
-                if isinstance(self.parts.predictor, Last):
-                    return moments_for_schedule(self.statistics(), schedule, site)
-                if not predicted:
-                    calibrate = self.parts.calibrate
-                    batches = self.loops.full(self.model.denoiser, calibrate.num_samples, calibrate.batch_size)
-                    predicted.update(
-                        predicted_moments(batches, schedule=schedule, predictor=self.parts.predictor, sites=sites)
-                    )
-                return predicted[site]
-
             return fit_tables(
-                self.parts.correct_cache, schedule, {site: _bind(moments, site) for site in sites},
-                biases=dict.fromkeys(sites), identity_at_full=True,
+                self.parts.correct_cache, schedule, lazily(sites, gather), biases=dict.fromkeys(sites),
+                identity_at_full=True,
             )  # fmt: skip
 
         key = {
@@ -137,9 +133,11 @@ class Run:
             "correction": correction.digest, "predictor": described(self.parts.predictor),
         }  # fmt: skip
 
-        def make(_: Path) -> QuantParams:
+        def make(shards: Path) -> QuantParams:
             trajectories = self._lockstep(schedule, correction)
-            return self.parts.quantizer.calibrate(self.model.denoiser, trajectories, num_calls=self.num_calls)
+            return self.parts.quantizer.calibrate(
+                self.model.denoiser, trajectories, num_calls=self.num_calls, shards=shards
+            )
 
         return self.store.get("quant_params", key, QuantParams, make)
 
@@ -152,28 +150,18 @@ class Run:
         def make(_: Path) -> ChannelAffine:
             denoiser = self.model.denoiser
             layers = quantizer.entry_layers(denoiser)
-            gathered: dict[str, PairMoments] = {}
 
-            def moments(name: str) -> PairMoments:
-                if not gathered:
-                    twin = quantizer.quantize(denoiser, params, NO_CORRECTION)
-                    gathered.update(
-                        entry_moments(
-                            denoiser,
-                            twin,
-                            layers,
-                            self._lockstep(schedule, correction),
-                            num_calls=self.num_calls,
-                            may_rest=len(schedule.phases) > 1,
-                        )
-                    )
-                return gathered[name]
+            def gather() -> Mapping[str, PairMoments]:
+                twin = quantizer.quantize(denoiser, params, NO_CORRECTION)
+                return entry_moments(
+                    denoiser, twin, layers, self._lockstep(schedule, correction), num_calls=self.num_calls,
+                    may_rest=len(schedule.phases) > 1,
+                )  # fmt: skip
 
             biases = {name: denoiser.network.backbone.get_submodule(name).bias for name in layers}
             return fit_tables(
-                self.parts.correct_quant, schedule, {name: _bind(moments, name) for name in layers},
-                biases=biases, identity_at_full=False,
-            )  # fmt: skip
+                self.parts.correct_quant, schedule, lazily(layers, gather), biases=biases, identity_at_full=False
+            )
 
         key = {
             **self._origin, "corrector": described(self.parts.correct_quant), "schedule": schedule.digest,
@@ -181,8 +169,33 @@ class Run:
         }  # fmt: skip
         return self.store.get("quant_correction", key, ChannelAffine, make)
 
+    def output_correction(
+        self, schedule: CacheSchedule, correction: ChannelAffine, params: QuantParams, output: ChannelAffine
+    ) -> ChannelAffine:
+        """Gain and offset of the quantized network's noise prediction; nothing where nothing is quantized."""
+
+        def make(_: Path) -> ChannelAffine:
+            names = (NOISE,) if params.bits else ()
+
+            def gather() -> Mapping[str, PairMoments]:
+                twin = self.parts.quantizer.quantize(self.model.denoiser, params, output)
+                lockstep = self._lockstep(schedule, correction)
+                return {NOISE: output_moments(self.model.denoiser, twin, lockstep, num_calls=self.num_calls)}
+
+            return fit_tables(
+                self.parts.correct_output, schedule, lazily(names, gather), biases=dict.fromkeys(names),
+                identity_at_full=False,
+            )  # fmt: skip
+
+        key = {
+            **self._origin, "corrector": described(self.parts.correct_output), "schedule": schedule.digest,
+            "correction": correction.digest, "params": params.digest, "quantizer": described(self.parts.quantizer),
+            "output": output.digest,
+        }  # fmt: skip
+        return self.store.get("output_correction", key, ChannelAffine, make)
+
     def samples(
-        self, denoiser: Callable[[], GuidedDenoiser], schedule: CacheSchedule, correction: ChannelAffine, *,
+        self, denoiser: Callable[[], Denoiser], schedule: CacheSchedule, correction: ChannelAffine, *,
         twin: Mapping[str, Any],
     ) -> SampleSet:  # fmt: skip
         """Images of the evaluation seeds. twin: what, beside the model, determines the denoiser."""
@@ -284,14 +297,17 @@ def run(parts: Components) -> RunOutcome:
     correction = this.cache_correction(schedule)
     params = this.quant_params(schedule, correction)
     output = this.quant_correction(schedule, correction, params)
+    noise = this.output_correction(schedule, correction, params, output)
     twin = {"params": params.digest, "output": output.digest} if params.bits else {}
+    twin |= {"noise": noise.digest} if noise.tables else {}
     baseline = this.baseline()
     if not twin and len(schedule.refresh_calls) == this.num_calls and parts.is_baseline:
         samples = baseline  # nothing is cached and nothing quantized: these are the same images
     else:
         samples = this.samples(
-            lambda: parts.quantizer.quantize(this.model.denoiser, params, output), schedule, correction, twin=twin
-        )
+            lambda: corrected(parts.quantizer.quantize(this.model.denoiser, params, output), noise),
+            schedule, correction, twin=twin,
+        )  # fmt: skip
     timing = this.timing(schedule, correction, params)
     context = EvaluationContext(
         samples=samples, baseline=baseline, sampling=_sampling_protocol(parts),
@@ -311,10 +327,6 @@ def run(parts: Components) -> RunOutcome:
         measured=timing.summary(), seconds=dict(parts.store.seconds), digests=dict(parts.store.digests),
         weights_digest=parts.model.weights_digest(), images_digest=digest_of_tensor(samples.images_NCHW),
     )  # fmt: skip
-
-
-def _bind(function: Callable[[str], PairMoments], name: str) -> Callable[[], PairMoments]:
-    return lambda: function(name)
 
 
 def _solver(parts: Components) -> str:

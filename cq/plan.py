@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from cq.models.denoiser import GuidedDenoiser
 from cq.preflight import needs_moments
 from cq.quantize.observers import MinMax
 from cq.quantize.ptq import PTQ
+from cq.quantize.reconstruct import Reconstruct
 
 # Measured on the bundled ldm_mini: seconds of the stages of 90 recorded runs (results/runs.jsonl, 250 steps, 700
 # images, 2 cores) over what its timed calls say.
@@ -39,12 +41,14 @@ class CallSeconds:
 
     full, cached: in full precision. twin: full and fake-quantized. observed: full, with every layer's input looked at.
     search: of choosing the ranges of all layers at one call, for all images together. load: of the model, once.
-    The quantized ones are zero where nothing was quantized.
+    units: the network's parts, for what works on one after another. The quantized ones are zero where nothing was
+    quantized.
     """
 
     full: float
     cached: float
     load: float
+    units: int = 0
     twin: float = 0.0
     observed: float = 0.0
     search: float = 0.0
@@ -76,7 +80,10 @@ def time_calls(
             seconds.append((clock() - started) / batch)
         return statistics.median(seconds)
 
-    found = CallSeconds(full=median(model.denoiser, {}), cached=median(model.denoiser, features), load=load)
+    found = CallSeconds(
+        full=median(model.denoiser, {}), cached=median(model.denoiser, features), load=load,
+        units=len(model.denoiser.network.units()),
+    )  # fmt: skip
     if quantizer is None:
         return found
     base = quantizer if isinstance(quantizer, PTQ) else MIN_MAX
@@ -89,7 +96,7 @@ def time_calls(
         yield 0  # the quantizer chooses the ranges of this call before it asks for the next one
         marks.append(clock())
 
-    params = base.calibrate(model.denoiser, one_call, num_calls=1)
+    params = base.calibrate(model.denoiser, one_call, num_calls=1, shards=Path())
     twin = base.quantize(model.denoiser, params, NO_CORRECTION)
     return replace(
         found, twin=median(twin, {}), observed=(marks[1] - marks[0]) / batch, search=marks[2] - marks[1]
@@ -119,6 +126,9 @@ def estimate_seconds(
     if quantized:
         samples = parts.quantizer.num_samples
         stages["quant_params"] = in_full_calls * (samples * calls.observed + calls.search)
+        if isinstance(parts.quantizer, Reconstruct):
+            image_calls = parts.quantizer.image_calls(calls.units, 1 if parts.model.guidance is None else 2)
+            stages["quant_params"] += image_calls * calls.twin
         if needs_moments(parts.correct_quant):
             stages["quant_correction"] = samples * deployed * CORRECTION_FACTOR
     else:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 import cq.pipeline
 from cq import ledger
-from cq.artifacts import SampleSet
+from cq.artifacts import SampleSet, digest_of
 from cq.components import Components
 from cq.ledger import RunError, Source, check_committed, config_digest, execute, find, known, write_strip
 from cq.record import RunRecord, read
@@ -76,6 +76,7 @@ def test_the_same_question_is_answered_from_the_records(answered: Answered, runs
         "budget.num_steps=20",
         "cost=residual",
         "correct@correct.cache=channel_affine",
+        "correct@correct.output=ptqd",
         "quantize=minmax",
         "sample.num_images=6",
         "calibrate.num_samples=3",
@@ -100,6 +101,19 @@ def test_other_bits_are_another_question(answered: Answered) -> None:
         for weight, act in ((8, 8), (4, 8), (8, 4))
     }
     assert len(digests) == 3
+
+
+def test_what_came_later_is_no_part_of_an_older_question(answered: Answered) -> None:
+    """Questions of the time before there were samplers, strategies, forecasts and a corrected output."""
+    config, _ = composed(answered.arguments)
+    document = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(document, dict)
+    old = {key: document[key] for key in ledger.IDENTITY}
+    old["correct"] = {slot: document["correct"][slot] for slot in ("cache", "quant")}
+    assert config_digest(config) == digest_of(old)[:20]
+    later = ("sampler=plms", "predict=taylor1", "correct@correct.output=offset_only")
+    digests = {config_digest(composed([*answered.arguments, override])[0]) for override in later}
+    assert len({*digests, config_digest(config)}) == 4
 
 
 def test_numbers_that_no_component_reads_are_no_part_of_the_question(answered: Answered) -> None:

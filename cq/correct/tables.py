@@ -1,6 +1,7 @@
 """A corrector's fits at several places as one artefact."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -31,3 +32,11 @@ def fit_tables(
         r2[name] = r_squared(gather(), gain_TC, offset_TC).float()
         tables[name] = torch.stack([gain_TC, offset_TC], dim=1).float()
     return ChannelAffine(schedule=schedule.digest if tables else "", tables=tables, r2=r2)
+
+
+def lazily(
+    names: Iterable[str], gather: Callable[[], Mapping[str, PairMoments]]
+) -> dict[str, Callable[[], PairMoments]]:
+    """The moments of every name, gathered together when the first of them is asked for, and not before."""
+    once = cache(gather)
+    return {name: lambda name=name: once()[name] for name in names}  # type: ignore[misc]

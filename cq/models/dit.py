@@ -44,6 +44,11 @@ class DiTCut(nn.Module):
         """The first and the last layer."""
         return frozenset({"pos_embed.proj", "proj_out_2"})
 
+    def units(self) -> list[str]:
+        """The patch embedding, every block, and both projections of the head."""
+        blocks = [f"transformer_blocks.{i}" for i in range(self.blocks)]
+        return ["pos_embed.proj", *blocks, "proj_out_1", "proj_out_2"]
+
     def readers(self, sites: tuple[str, ...]) -> list[str]:
         """The layers that read the map behind each range: the next block's q, k and v, or the last projection.
 

@@ -64,6 +64,19 @@ class UNetCut(nn.Module):
         """The first and the last layer."""
         return frozenset({"conv_in", "conv_out"})
 
+    def units(self) -> list[str]:
+        """Time embedding, first convolution, every ResNet, attention and down- or upsampler, last convolution."""
+        names = ["time_embedding", "conv_in"]
+        for i, block in enumerate(self.backbone.down_blocks):
+            names += _parts(f"down_blocks.{i}", block, "downsamplers")
+        names.append("mid_block.resnets.0")
+        for j, attention in enumerate(self.backbone.mid_block.attentions):
+            names += [] if attention is None else [f"mid_block.attentions.{j}"]
+            names.append(f"mid_block.resnets.{j + 1}")
+        for i, block in enumerate(self.backbone.up_blocks):
+            names += _parts(f"up_blocks.{i}", block, "upsamplers")
+        return [*names, "conv_out"]
+
     def readers(self, sites: tuple[str, ...]) -> list[str]:
         """The layers that read the cached map: entry convolution and shortcut of each site's ResNet."""
         return [name for name in self.splits() if name.rpartition(".")[0] in sites]
@@ -128,6 +141,16 @@ class UNetCut(nn.Module):
             hidden = unet.conv_act(unet.conv_norm_out(hidden))
         out: Tensor = unet.conv_out(hidden)
         return out
+
+
+def _parts(name: str, block: Any, samplers: str) -> list[str]:
+    """ResNets and attentions of a down- or up-block by turns, then what changes the resolution."""
+    attentions = len(getattr(block, "attentions", None) or ())
+    names = []
+    for j in range(len(block.resnets)):
+        names.append(f"{name}.resnets.{j}")
+        names += [f"{name}.attentions.{j}"] if j < attentions else []
+    return names + [f"{name}.{samplers}.{j}" for j in range(len(getattr(block, samplers) or ()))]
 
 
 def _time_embedding(unet: Any, x_NCHW: Tensor, timestep: Tensor) -> Tensor:

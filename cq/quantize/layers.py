@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from cq.models.call import CallIndex
-from cq.quantize.affine import choose_qparams, fake_quantize, round_to_grid
+from cq.quantize.affine import choose_qparams, dequantize, fake_quantize, round_to_grid
 from cq.quantize.observers import Histogram, Observer, Support
 
 
@@ -71,20 +71,36 @@ class ActQuantizer(nn.Module):
         }
 
 
+class GridWeight(Protocol):
+    """What a layer multiplies with: `value`, and the per-output-channel `scale` of the grid it lies on."""
+
+    @property
+    def value(self) -> Tensor: ...
+    @property
+    def scale(self) -> Tensor: ...
+
+
 class QuantWeight(nn.Module):
-    """Weight (or a slice of it along its inputs) on a per-output-channel grid. value: dequantized, float32."""
+    """Weight (or a slice of it along its inputs) on a per-output-channel grid. value: dequantized, float32.
+
+    codes: the integers of the weight's shape, where it is not simply rounded to nearest.
+    """
 
     value: Tensor
     scale: Tensor
     zero_point: Tensor
 
-    def __init__(self, weight: Tensor, bits: int, *, scale: Tensor, zero_point: Tensor) -> None:
+    def __init__(
+        self, weight: Tensor, bits: int, *, scale: Tensor, zero_point: Tensor, codes: Tensor | None = None
+    ) -> None:
         super().__init__()
         self.bits = bits
         self.register_buffer("scale", scale)
         self.register_buffer("zero_point", zero_point)
         rows = (-1,) + (1,) * (weight.ndim - 1)
-        self.register_buffer("value", round_to_grid(weight, scale.view(rows), zero_point.view(rows), bits))
+        grid = (scale.view(rows), zero_point.view(rows))
+        value = round_to_grid(weight, *grid, bits) if codes is None else dequantize(codes.int(), *grid)
+        self.register_buffer("value", value)
 
 
 def choose_weight_qparams(weight: Tensor, bits: int, observer: Observer) -> tuple[Tensor, Tensor]:
@@ -169,10 +185,8 @@ class QuantLayer(nn.Module):
         """For a vector over output channels: a convolution has them second, a linear layer last."""
         return (1, -1) + (1,) * (out.ndim - 2) if self.convolution else (1,) * (out.ndim - 1) + (-1,)
 
-    def _weight(self, index: int) -> QuantWeight:
-        weight = self.weights[index]
-        assert isinstance(weight, QuantWeight)
-        return weight
+    def _weight(self, index: int) -> GridWeight:
+        return cast(GridWeight, self.weights[index])
 
     def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return (

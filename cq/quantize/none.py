@@ -1,6 +1,7 @@
 """Full precision."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from cq.artifacts import ChannelAffine, QuantParams
 from cq.contracts import LockstepTrajectories
@@ -14,7 +15,9 @@ class FullPrecision:
     num_samples: int = 0
     batch_size: int = 1
 
-    def calibrate(self, denoiser: GuidedDenoiser, trajectories: LockstepTrajectories, *, num_calls: int) -> QuantParams:
+    def calibrate(
+        self, denoiser: GuidedDenoiser, trajectories: LockstepTrajectories, *, num_calls: int, shards: Path
+    ) -> QuantParams:
         return QuantParams(tensors={}, bits={}, coverage=())
 
     def quantize(self, denoiser: GuidedDenoiser, params: QuantParams, correction: ChannelAffine) -> GuidedDenoiser:

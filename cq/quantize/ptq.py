@@ -4,6 +4,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -55,8 +56,10 @@ class PTQ:
         unused = [pattern for pattern in self.exclude if not any(fnmatch(name, pattern) for name in names)]
         refuse_unused(unused, names)
 
-    def calibrate(self, denoiser: GuidedDenoiser, trajectories: LockstepTrajectories, *, num_calls: int) -> QuantParams:
-        """Run the trajectories in full precision and fix every scale and zero point.
+    def calibrate(
+        self, denoiser: GuidedDenoiser, trajectories: LockstepTrajectories, *, num_calls: int, shards: Path
+    ) -> QuantParams:
+        """Run the trajectories in full precision and fix every scale and zero point; nothing is left in `shards`.
 
         Activations of one call are pooled over all samples before its scale is searched.
         """
@@ -119,6 +122,7 @@ class PTQ:
                     part.detach(), policy.weight_bits,
                     scale=params.tensors[f"{name}.weight{i}/scale"],
                     zero_point=params.tensors[f"{name}.weight{i}/zero_point"],
+                    codes=params.tensors.get(f"{name}.weight{i}/codes"),
                 )
                 for i, part in enumerate(halves(module.weight, policy.split))
             ]  # fmt: skip

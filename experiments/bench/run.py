@@ -97,13 +97,13 @@ def loop(model: DiffusionModel, num_steps: int = 50, interval: int = 5) -> dict[
     def by_hand() -> None:
         scheduler = model.noise_scheduler(num_steps)
         x = initial_noise(seeds, model.component.latent_shape)
-        held = x
+        held: Any = {}
         for index, timestep in enumerate(scheduler.timesteps):
             doubled = torch.cat([x, x])
             if index % interval == 0:
-                eps, held = network.full(doubled, timestep, cond)
+                eps, held = network.full(doubled, timestep, cond, record=model.denoiser.sites)
             else:
-                eps = network.shallow(doubled, timestep, cond, held)
+                eps = network.shallow(doubled, timestep, cond, reuse=held)
             null, conditional = eps.chunk(2)
             x = scheduler.step(null + guidance * (conditional - null), timestep, x).prev_sample
         out["by_hand"] = x
@@ -142,7 +142,9 @@ def _calibrate(num_steps: int) -> None:
         initial_noise(tuple(range(BATCH)), model.component.latent_shape),
         cond=model.condition(torch.arange(BATCH) % 10), schedule=every, correction=nothing,
     )  # fmt: skip
-    collect_statistics([steps], phases=((0, model.denoiser.sites),), noise_scheduler=model.noise_scheduler(num_steps), window=39)
+    collect_statistics(
+        [steps], phases=((0, model.denoiser.sites),), noise_scheduler=model.noise_scheduler(num_steps), window=39
+    )
     sys.stdout.write(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.1f}\n")
 
 

@@ -15,7 +15,8 @@ from tests.oracles.pairwise import SITE, drifting_maps, statistics_of
 
 CALLS = 9
 SCHEDULE = CacheSchedule(num_calls=CALLS, refresh_calls=(0, 2, 5), planner="test", interval=3)
-NOT_LEAST_SQUARES = ("release",)  # its slope is (n - 1) / n of the least-squares one, and it fits the bias, too
+# release: its slope is (n - 1) / n of the least-squares one, and it fits the bias, too; ptqd: one slope a call
+NOT_LEAST_SQUARES = ("release", "ptqd")
 correctors = pytest.mark.parametrize("name", names("correct"))
 
 

@@ -14,18 +14,9 @@ from cq.quantize.affine import choose_qparams
 from cq.quantize.layers import QuantAttention, QuantLayer, QuantWeight
 from cq.quantize.none import FullPrecision
 from cq.quantize.observers import ErrorSearch
-from tests.quantize.trajectories import CACHED, CALLS, NO_CORRECTION, PTQ_8, PTQ_16, TinyRuns
+from tests.quantize.trajectories import CACHED, CALLS, NO_CORRECTION, PTQ_8, PTQ_16, UNUSED, TinyRuns, identity_card
 
 ENTRY = "up_blocks.2.resnets.2"
-
-
-def identity_card(unet: Any) -> dict[str, Any]:
-    """Everything a quantizer might leave behind: classes, processors, hooks, parameters and buffers."""
-    card: dict[str, Any] = {}
-    for name, module in unet.named_modules():
-        hooks = [len(table) for table in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)]
-        card[name] = (type(module), id(module), id(getattr(module, "processor", None)), hooks)
-    return card
 
 
 def test_calibration_and_quantization_leave_the_denoiser_untouched(runs: TinyRuns) -> None:
@@ -220,6 +211,6 @@ def test_without_splitting_there_is_nothing_to_correct(runs: TinyRuns) -> None:
 
 def test_full_precision_returns_the_denoiser_itself(runs: TinyRuns) -> None:
     denoiser, quantizer = runs.model.denoiser, FullPrecision()
-    params = quantizer.calibrate(denoiser, runs, num_calls=CALLS)
+    params = quantizer.calibrate(denoiser, runs, num_calls=CALLS, shards=UNUSED)
     assert quantizer.quantize(denoiser, params, NO_CORRECTION) is denoiser
     assert quantizer.entry_layers(denoiser) == []

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cq.artifacts import CacheSchedule, ChannelAffine, QuantParams
+from cq.contracts import Quantizer
 from cq.denoise import DenoiseStep, denoise
 from cq.models.denoiser import GuidedDenoiser
 from cq.models.diffusion import DiffusionModel
@@ -16,6 +18,7 @@ from cq.quantize.ptq import PTQ
 from cq.seeding import initial_noise
 
 CALLS = 4
+UNUSED = Path("no-folder")  # for quantizers that leave no shards
 CACHED = CacheSchedule(num_calls=CALLS, refresh_calls=(0, 2), planner="test", interval=2)
 EVERY = CacheSchedule(num_calls=CALLS, refresh_calls=tuple(range(CALLS)), planner="none", interval=None)
 NO_CORRECTION = ChannelAffine(schedule="", tables={}, r2={})
@@ -65,8 +68,20 @@ class TinyRuns:
         """The state after every call, [T, N, C, H, W], of the first batch."""
         return torch.stack([step.x_NCHW for step in self.steps(denoiser, self.seeds[0])])
 
-    def calibrated(self, quantizer: PTQ) -> QuantParams:
-        return quantizer.calibrate(self.model.denoiser, self, num_calls=self.schedule.num_calls)
+    def calibrated(self, quantizer: Quantizer, shards: Path = UNUSED) -> QuantParams:
+        return quantizer.calibrate(self.model.denoiser, self, num_calls=self.schedule.num_calls, shards=shards)
 
-    def twin(self, quantizer: PTQ, params: QuantParams, correction: ChannelAffine = NO_CORRECTION) -> GuidedDenoiser:
-        return quantizer.quantize(self.model.denoiser, params, correction)
+    def twin(
+        self, quantizer: Quantizer, params: QuantParams, correction: ChannelAffine = NO_CORRECTION
+    ) -> GuidedDenoiser:
+        twin: GuidedDenoiser = quantizer.quantize(self.model.denoiser, params, correction)
+        return twin
+
+
+def identity_card(unet: Any) -> dict[str, Any]:
+    """Everything a quantizer might leave behind: classes, processors, hooks, parameters and buffers."""
+    card: dict[str, Any] = {}
+    for name, module in unet.named_modules():
+        hooks = [len(table) for table in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)]
+        card[name] = (type(module), id(module), id(getattr(module, "processor", None)), hooks)
+    return card

@@ -1,0 +1,198 @@
+"""Block reconstruction: post-training quantization whose weights are rounded to suit each block's output."""
+
+import logging
+import os
+import shutil
+import time
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from cq.artifacts import ChannelAffine, QuantParams
+from cq.calibrate.loops import NO_CORRECTION
+from cq.contracts import LockstepTrajectories
+from cq.models.denoiser import GuidedDenoiser
+from cq.quantize.learn import Training, Workbench, learn_unit
+from cq.quantize.learnable import LearnedScales, RowCalls
+from cq.quantize.ptq import PTQ
+from cq.quantize.states import States, sampled_states
+from cq.quantize.units import Targets, UnitData, block_units, collect, layer_units
+from cq.store import write_atomically
+
+log = logging.getLogger(__name__)
+
+ERRORS = ("error_nearest", "error_learned")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruct:
+    """AdaRound (arXiv:2004.10568) on blocks (BRECQ, arXiv:2102.05426), on top of `base`; CacheQuant's remedy for W4A8.
+
+    Units are adjusted one after another, in the order in which they run. A unit's inputs are those of the quantized
+    network so far, on the cached, corrected path that is deployed; its targets those of the full-precision network.
+    A unit that is skipped on cached calls learns from refresh calls alone. Where learning did not lower a unit's
+    error over all its rows, the unit keeps nearest rounding. Weight scales and all zero points stay the base's.
+
+    Deviations from CacheQuant's release, whose reconstruction has no working regulariser, forgets its optimiser's
+    state and corrects with the wrong rows: none of that here; and float weights and biases are not trained.
+
+    units: blocks (ResNets, attentions, transformer blocks, single layers between them), or every layer alone.
+    targets: see `units.collect`. iterations, batch_rows: optimiser steps a unit, and rows of a step.
+    learning_rate: of the rounding. learned_scales: what is trained of the activations' scales (`RowQuantizer`), at
+    scale_learning_rate (of the logarithm). regulariser: weight of the indecision, beside an error in units of nearest
+    rounding's. beta: its first and last exponent. warm_up: share of the iterations without it.
+    num_states: (image, call) pairs to learn from; with guidance each gives two rows. refresh_share: how many of them
+    are refresh calls, if there are enough. seed: of the states and of the batches.
+
+    Memory: all states with the maps they reuse, and the inputs and targets of one unit at a time. Time: every unit
+    costs one run of both networks over all states, up to the unit, and `iterations` passes through the unit forward
+    and back. Finished units stay in the folder of shards: a killed calibration goes on from there, and ends the same.
+    """
+
+    base: PTQ
+    units: Literal["block", "layer"]
+    targets: Targets
+    iterations: int
+    batch_rows: int
+    learning_rate: float
+    learned_scales: LearnedScales
+    scale_learning_rate: float
+    regulariser: float
+    beta: tuple[float, float]
+    warm_up: float
+    num_states: int
+    refresh_share: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        for key in ("iterations", "batch_rows", "num_states"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"quantize.{key}={getattr(self, key)}: must be at least 1.")
+        for key in ("learning_rate", "scale_learning_rate", "regulariser"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"quantize.{key}={getattr(self, key)}: must not be negative.")
+        if not 0 <= self.warm_up < 1:
+            raise ValueError(f"quantize.warm_up={self.warm_up}: a share of the iterations, in [0, 1); 0.2 is usual.")
+        if not 0 < self.refresh_share <= 1:
+            raise ValueError(
+                f"quantize.refresh_share={self.refresh_share}: must lie in (0, 1]; units that are skipped on cached "
+                "calls learn from refresh calls alone. 0.5 is usual."
+            )
+        if not self.beta[0] >= self.beta[1] >= 1:
+            raise ValueError(f"quantize.beta={list(self.beta)}: must fall, and end at 1 or more; [20, 2] is usual.")
+
+    @property
+    def num_samples(self) -> int:
+        return self.base.num_samples
+
+    @property
+    def batch_size(self) -> int:
+        return self.base.batch_size
+
+    def calibrate(
+        self, denoiser: GuidedDenoiser, trajectories: LockstepTrajectories, *, num_calls: int, shards: Path
+    ) -> QuantParams:
+        """The base's parameters, with the codes of every weight whose rounding was learned.
+
+        The rows of the coverage name each layer's unit and the unit's errors with nearest and with the final rounding.
+        """
+        nearest = self._base_params(denoiser, trajectories, num_calls=num_calls, shards=shards)
+        groups = sampled_states(
+            denoiser, trajectories, num_states=self.num_states, refresh_share=self.refresh_share,
+            copies=1 if denoiser.guidance is None else 2, seed=self.seed,
+        )  # fmt: skip
+        twin = self.base.quantize(denoiser, nearest, NO_CORRECTION)
+        bench = Workbench.of(twin.network.backbone, denoiser.network.backbone, nearest.tensors)
+        layers = [row["name"] for row in nearest.coverage if not row["reason"] and row["kind"] != "attention"]
+        if self.units == "block":
+            units = block_units(denoiser.network, layers)
+        else:
+            units = layer_units(denoiser.network, layers, next(groups[0].batches(1)))
+        self._announce(bench.calls, twin, denoiser, groups, len(units))
+        tensors = dict(nearest.tensors)
+        notes: dict[str, dict[str, Any]] = {}
+        for index, (unit, inside) in enumerate(units.items()):
+            path = shards / f"unit_{index:04d}.safetensors"
+            started = time.monotonic()
+            if path.exists():
+                shard = load_file(path)
+            else:
+                data = collect(
+                    unit, groups, quantized=twin.network, plain=denoiser.network, calls=bench.calls,
+                    batch_size=self.batch_size, targets=self.targets,
+                )  # fmt: skip
+                shard = self._learned(bench, unit, data, seed=self.seed + index)
+                del data  # before the next unit's is there
+                write_atomically(path, save(shard))
+            errors = {name: float(shard.pop(name)) for name in ERRORS}
+            bench.install(unit, shard)
+            tensors |= shard
+            notes |= {name: {"unit": unit, **errors} for name in inside}
+            log.info(
+                "unit %d of %d, %s: mean squared error %.3g with nearest rounding, %.3g learned; %.1f s",
+                index + 1, len(units), unit, *errors.values(), time.monotonic() - started,
+            )  # fmt: skip
+        coverage = tuple({**row, **notes.get(row["name"], {})} for row in nearest.coverage)
+        return QuantParams(tensors=tensors, bits=nearest.bits, coverage=coverage)
+
+    def quantize(self, denoiser: GuidedDenoiser, params: QuantParams, correction: ChannelAffine) -> GuidedDenoiser:
+        """The base's twin, with the learned codes; the denoiser that was given stays as it is."""
+        return self.base.quantize(denoiser, params, correction)
+
+    def entry_layers(self, denoiser: GuidedDenoiser) -> list[str]:
+        return self.base.entry_layers(denoiser)
+
+    def image_calls(self, num_units: int, rows_per_state: int) -> float:
+        """About how many fake-quantized full calls of one image learning costs, beside the base's calibration.
+
+        Collecting: both networks, half of each on average. Learning: forward, twice that back, and as much again for
+        soft weights and optimisers (an allowance).
+        """
+        return num_units * self.num_states + 4 * self.iterations * self.batch_rows / rows_per_state
+
+    def _base_params(
+        self, denoiser: GuidedDenoiser, trajectories: LockstepTrajectories, *, num_calls: int, shards: Path
+    ) -> QuantParams:
+        folder, unfinished = shards / "base", shards / "base.tmp"
+        if not folder.exists():
+            params = self.base.calibrate(denoiser, trajectories, num_calls=num_calls, shards=shards)
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir()
+            params.save(unfinished)
+            os.rename(unfinished, folder)
+        return QuantParams.load(folder)
+
+    def _learned(self, bench: Workbench, unit: str, data: UnitData, *, seed: int) -> dict[str, Tensor]:
+        """What the unit takes from learning, which is nothing where its error did not fall; and both errors."""
+        nearest = error = bench.error(unit, data, self.batch_rows)
+        learned: dict[str, Tensor] = {}
+        if nearest > 0:
+            candidate = learn_unit(bench, unit, data, self._training(), seed=seed)
+            bench.install(unit, candidate)
+            found = bench.error(unit, data, self.batch_rows)
+            if found < nearest:
+                learned, error = candidate, found
+        return learned | dict(zip(ERRORS, torch.tensor([nearest, error], dtype=torch.float64), strict=True))
+
+    def _training(self) -> Training:
+        return Training(**{field.name: getattr(self, field.name) for field in fields(Training)})
+
+    def _announce(
+        self, calls: RowCalls, twin: GuidedDenoiser, denoiser: GuidedDenoiser, groups: list[States], num_units: int
+    ) -> None:
+        """Log what is to be done and about how long it will take, from one timed batch of full calls."""
+        states = next(groups[0].batches(self.batch_size))
+        with calls.at(states.calls_R):
+            states.run(twin.network, full=True)
+            started = time.perf_counter()
+            states.run(twin.network, full=True)
+        seconds = (time.perf_counter() - started) / len(states) * self.image_calls(num_units, states.copies)
+        log.info(
+            "reconstruction of %d units from %d states (%d of refresh calls), %d steps of %d rows each: about %.0f min",
+            num_units, sum(map(len, groups)), sum(len(group) for group in groups if not group.maps), self.iterations,
+            self.batch_rows, seconds / 60,
+        )  # fmt: skip
