@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from cq.artifacts import ChannelAffine, QuantParams
@@ -21,7 +20,7 @@ from cq.quantize.learnable import LearnedScales, RowCalls
 from cq.quantize.ptq import PTQ
 from cq.quantize.states import States, sampled_states
 from cq.quantize.units import Targets, UnitData, block_units, collect, layer_units
-from cq.store import write_atomically
+from cq.shards import read, write
 
 log = logging.getLogger(__name__)
 
@@ -118,16 +117,15 @@ class Reconstruct:
         for index, (unit, inside) in enumerate(units.items()):
             path = shards / f"unit_{index:04d}.safetensors"
             started = time.monotonic()
-            if path.exists():
-                shard = load_file(path)
-            else:
+            shard = read(path)
+            if shard is None:
                 data = collect(
                     unit, groups, quantized=twin.network, plain=denoiser.network, calls=bench.calls,
                     batch_size=self.batch_size, targets=self.targets,
                 )  # fmt: skip
                 shard = self._learned(bench, unit, data, seed=self.seed + index)
                 del data  # before the next unit's is there
-                write_atomically(path, save(shard))
+                write(path, shard)
             errors = {name: float(shard.pop(name)) for name in ERRORS}
             bench.install(unit, shard)
             tensors |= shard

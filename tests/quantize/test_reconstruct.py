@@ -66,6 +66,25 @@ def test_a_calibration_that_was_killed_half_way_ends_as_an_undisturbed_one(
     assert [unit for attempt in attempts for unit in attempt] == UNITS  # each once
 
 
+def test_a_unit_that_was_damaged_between_kill_and_resume_is_learned_again(
+    runs: TinyRuns, params: QuantParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    first: list[str] = []
+    monkeypatch.setattr(LEARN, learning(lambda _, done: len(done) == 3, first))
+    with pytest.raises(KilledError):
+        runs.calibrated(RECONSTRUCT, tmp_path)
+    damaged = tmp_path / "unit_0001.safetensors"
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1  # the file still parses
+    damaged.write_bytes(content)
+    second: list[str] = []
+    monkeypatch.setattr(LEARN, learning(lambda *_: False, second))
+    assert runs.calibrated(RECONSTRUCT, tmp_path).digest == params.digest
+    assert second == [UNITS[1], *UNITS[len(first) :]]
+    assert f"{damaged}: this shard is damaged" in caplog.text
+
+
 def test_a_kill_while_the_base_is_written_leaves_nothing_to_trip_over(
     runs: TinyRuns, params: QuantParams, base: QuantParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
