@@ -40,14 +40,13 @@ class CallSeconds:
     """Seconds of a call of one image (guidance included), medians of a few at the sampling batch.
 
     full, cached: in full precision. twin: full and fake-quantized. observed: full, with every layer's input looked at.
-    search: of choosing the ranges of all layers at one call, for all images together. load: of the model, once.
+    search: of choosing the ranges of all layers at one call, for all images together.
     units: the network's parts, for what works on one after another. The quantized ones are zero where nothing was
     quantized.
     """
 
     full: float
     cached: float
-    load: float
     units: int = 0
     twin: float = 0.0
     observed: float = 0.0
@@ -63,9 +62,7 @@ def time_calls(
 
     quantizer: of the first quantized run, if there is one; where it is more than range search, min-max stands in.
     """
-    started = clock()
     model = parts.model.load()
-    load = clock() - started
     batch = min(BATCH, parts.sample.batch_size)
     x_NCHW = torch.randn(batch, *parts.model.latent_shape, generator=torch.Generator().manual_seed(0))
     cond = model.condition(torch.zeros(batch, dtype=torch.int64))
@@ -81,7 +78,7 @@ def time_calls(
         return statistics.median(seconds)
 
     found = CallSeconds(
-        full=median(model.denoiser, {}), cached=median(model.denoiser, features), load=load,
+        full=median(model.denoiser, {}), cached=median(model.denoiser, features),
         units=len(model.denoiser.network.units()),
     )  # fmt: skip
     if quantizer is None:
@@ -117,7 +114,6 @@ def estimate_seconds(
     own_images = interval is not None or quantized or not parts.is_baseline
     factor = calls.twin / calls.full if quantized else 1.0
     stages = {
-        "load": calls.load,
         "statistics": calibration if fitted else 0.0,
         "samples_full_precision": parts.sample.num_images * of_baseline,
         "samples": parts.sample.num_images * deployed * factor if own_images else 0.0,
@@ -139,7 +135,6 @@ def estimate_seconds(
 
 # Stages that runs share, and which of their parts must agree for that, beside model, step count and seed.
 SHARED: Mapping[str, tuple[str, ...]] = {
-    "load": (),
     "statistics": ("strategy", "calibrate"),
     "samples_full_precision": ("sample",),
     "quant_params": ("strategy", "calibrate", "cost", "planner", "correct_cache", "predictor", "quantizer"),

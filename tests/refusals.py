@@ -19,6 +19,10 @@ OF_TWO_PARTS: Refusals = {
         ["quantize.exclude=[conv_inn,conv_out]", PTQ],
         ["quantize.exclude=['conv_inn']", "no layer has such a name", "such as 'conv_in'", "* stands for"],
     ),
+    "layer of a base to exclude that is none": (
+        ["quantize=reconstruct", "quantize.base.exclude=[conv_inn]"],
+        ["quantize.base.exclude=['conv_inn']", "no layer has such a name"],
+    ),
     "site the U-Net does not have": (
         ["model.site=up_blocks.3.resnets.0"],
         ["model.site='up_blocks.3.resnets.0'", "this U-Net has up_blocks.0.resnets.0, ", "Choose from those"],

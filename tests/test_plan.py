@@ -12,7 +12,7 @@ from cq.pipeline import run
 from cq.plan import CallSeconds, estimate_seconds, time_calls, total_seconds
 from tests.tiny_runs import composed, quick
 
-CALLS = CallSeconds(full=1.0, cached=0.25, load=5.0, twin=2.0, observed=3.0, search=10.0)
+CALLS = CallSeconds(full=1.0, cached=0.25, twin=2.0, observed=3.0, search=10.0)
 
 
 def parts_of(tiny_folder: Path, root: Path, *overrides: str) -> Components:
@@ -28,7 +28,6 @@ def test_an_uncached_run_draws_one_set(tiny_folder: Path, tmp_path: Path) -> Non
     stages = estimate(parts_of(tiny_folder, tmp_path), None)
     assert stages["samples_full_precision"] == 4 * 10
     assert stages["samples"] == stages["statistics"] == stages["timing"] == 0
-    assert stages["load"] == 5
     assert "quant_params" not in stages
 
 
@@ -81,7 +80,7 @@ def test_every_kind_of_call_is_timed_on_the_runs_own_model(tiny_folder: Path, tm
     counted = time_calls(parts, parts.quantizer, repeats=3, clock=lambda: float(next(ticks)))
     units = len(parts.model.load().denoiser.network.units())
     assert counted == CallSeconds(
-        full=0.5, cached=0.5, load=1.0, units=units, twin=0.5, observed=0.5, search=1.0
+        full=0.5, cached=0.5, units=units, twin=0.5, observed=0.5, search=1.0
     )  # fmt: skip
 
 

@@ -84,6 +84,13 @@ class Reconstruct:
         if not self.beta[0] >= self.beta[1] >= 1:
             raise ValueError(f"quantize.beta={list(self.beta)}: must fall, and end at 1 or more; [20, 2] is usual.")
 
+    def check_layers(self, names: frozenset[str]) -> None:
+        """Raise ValueError for a pattern of the base's `exclude` that no layer has."""
+        try:
+            self.base.check_layers(names)
+        except ValueError as error:
+            raise ValueError(str(error).replace("quantize.exclude", "quantize.base.exclude")) from error
+
     @property
     def num_samples(self) -> int:
         return self.base.num_samples
