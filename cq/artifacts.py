@@ -216,12 +216,13 @@ class ChannelAffine(Artifact):
     r2: Mapping[str, Tensor]
 
     def apply(self, x_NCHW: Tensor, *, name: str, call: int) -> Tensor:
-        """Correct a map [N, C, ...]; returned as it is where no table names it."""
+        """Correct a map [N, C, ...], in float32 at least; returned as it is where no table names it."""
         if name not in self.tables:
             return x_NCHW
-        gain_C, offset_C = self.tables[name][call].to(x_NCHW)
+        wide_NCHW = x_NCHW.float() if x_NCHW.dtype in (torch.float16, torch.bfloat16) else x_NCHW
+        gain_C, offset_C = self.tables[name][call].to(wide_NCHW)
         shape = (1, -1) + (1,) * (x_NCHW.ndim - 2)
-        return torch.addcmul(offset_C.view(shape), x_NCHW, gain_C.view(shape))
+        return torch.addcmul(offset_C.view(shape), wide_NCHW, gain_C.view(shape)).to(x_NCHW.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from cq.config import build, check_budget
+from cq.config import build, check_budget, check_compute
 from cq.preflight import check_baseline, check_layers, check_metrics, check_reach, check_seeds, check_strategy
 from cq.store import Store, check_writable
 
@@ -27,6 +27,8 @@ class Components:
     """The parts of one run; nothing has been loaded or computed yet.
 
     baseline_steps, baseline_sampler: how the full-precision images are drawn that this run is compared with.
+    dtype, compile: how the network computes. max_memory: GiB a process may use.
+    offload: whether calibration keeps its maps in the CPU's memory.
     """
 
     model: "ModelComponent"
@@ -48,6 +50,10 @@ class Components:
     store: Store
     logger: "NoLogger | WandbLogger"
     run_seed: int
+    dtype: str = "float32"
+    compile: bool = False
+    max_memory: float | None = None
+    offload: bool = False
 
     @property
     def is_baseline(self) -> bool:
@@ -61,6 +67,7 @@ class Components:
         What needs no torch comes first: torch alone takes longer to import than all of the checks before it.
         """
         check_budget(config)
+        check_compute(config)
         model: ModelComponent = build(config.model, "model")
         planner: SchedulePlanner = build(config.schedule, "schedule")
         sample: Sample = build(config.sample, "sample")
@@ -105,6 +112,9 @@ class Components:
             store=Store(Path(config.paths.store)),
             logger=logger,
             run_seed=config.seed,
+            dtype=config.compute.dtype,
+            compile=config.compute.compile,
+            max_memory=config.budget.max_memory,
         )
         check_metrics(parts.metrics, num_images=sample.num_images, channels=model.image_shape[0])
         check_layers(parts.quantizer, model)

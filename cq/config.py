@@ -14,12 +14,27 @@ from omegaconf.errors import OmegaConfBaseException
 
 @dataclass
 class Budget:
-    """The neutral numbers that several choices read. num_steps: sampler steps. cache_interval: N."""
+    """The neutral numbers that several choices read. num_steps: sampler steps. cache_interval: N.
+
+    max_memory: GiB a process may use, of the memory its network runs in; null for what the machine has.
+    """
 
     num_steps: int = MISSING
     cache_interval: int = MISSING
     weight_bits: int = MISSING
     act_bits: int = MISSING
+    max_memory: float | None = None
+
+
+@dataclass
+class Compute:
+    """How the network computes. dtype: float32, or bfloat16 or float16 with float32 statistics.
+
+    compile: torch.compile for what is sampled in full precision: one graph for full and one for cached calls.
+    """
+
+    dtype: str = "float32"
+    compile: bool = False
 
 
 @dataclass
@@ -61,6 +76,7 @@ class RunConfig:
     budget: Budget = field(default_factory=Budget)
     paths: Paths = field(default_factory=Paths)
     baseline: Baseline = field(default_factory=Baseline)
+    compute: Compute = field(default_factory=Compute)
     model: Any = MISSING
     sampler: Any = MISSING
     cache: Any = MISSING
@@ -76,6 +92,18 @@ class RunConfig:
     logger: Any = MISSING
 
 
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def check_compute(config: DictConfig) -> None:
+    """Raise ValueError for a number type that no network here computes in."""
+    if config.compute.dtype not in DTYPES:
+        raise ValueError(
+            f"compute.dtype={config.compute.dtype!r}: must be {', '.join(DTYPES[:-1])} or {DTYPES[-1]}. float32 is "
+            "what the published tables of this project use."
+        )
+
+
 def check_budget(config: DictConfig) -> None:
     """Raise ValueError for numbers that no choice of components could honour."""
     budget = config.budget
@@ -89,6 +117,8 @@ def check_budget(config: DictConfig) -> None:
             f"budget.cache_interval={budget.cache_interval}: the interval must lie in 1..budget.num_steps="
             f"{budget.num_steps}. Lower the interval or take more steps."
         )
+    if budget.get("max_memory") is not None and budget.max_memory <= 0:
+        raise ValueError(f"budget.max_memory={budget.max_memory}: must be above 0 GiB. Set null for all there is.")
     for key in ("weight_bits", "act_bits"):
         if not 2 <= budget[key] <= 16:
             raise ValueError(f"budget.{key}={budget[key]}: must lie in 2..16. For full precision use quantize=none.")

@@ -5,6 +5,7 @@ T call of the denoiser in sampling order.
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -39,6 +40,14 @@ class Denoiser(Protocol):
         self, x_NCHW: Tensor, *, call: int, timestep: Tensor, cond: Tensor | None, reuse: Mapping[str, Tensor]
     ) -> DenoiserOutput:
         """Predict the noise in `x_NCHW`; what feeds the sites in `reuse` is not computed."""
+
+
+class FullCall(Protocol):
+    """`CutNetwork.full` with the sites fixed."""
+
+    def __call__(
+        self, x_NCHW: Tensor, timestep: Tensor, cond: Tensor | None, /
+    ) -> tuple[Tensor, dict[str, Tensor]]: ...
 
 
 class CutNetwork(Protocol):
@@ -77,6 +86,9 @@ class CutNetwork(Protocol):
 
         timestep: one for all, or [N].
         """
+
+    def recording(self, sites: tuple[str, ...]) -> AbstractContextManager[FullCall]:
+        """`full` with the sites fixed, for a block in which all that records them stands, as a compiler needs."""
 
     def shallow(self, x_NCHW: Tensor, timestep: Tensor, cond: Tensor | None, *, reuse: Mapping[str, Tensor]) -> Tensor:
         """The noise prediction without running what feeds the sites in `reuse`."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from cq.components import Components
+from cq.processes import here
 from cq.record import SCHEMA, RunRecord, append, latest, read
 from cq.store import locked, write_atomically
 
@@ -30,6 +31,7 @@ LATER: Mapping[str, Any] = {  # groups and slots that came later, with what ever
     "cache": {"_target_": "cq.cache.cut.CutPoint"},
     "predict": {"_target_": "cq.predict.last.Last"},
     "correct.output": {"_target_": "cq.correct.none.NoCorrection"},
+    "compute": {"dtype": "float32", "compile": False},
 }
 PACKAGES = ("torch", "diffusers", "torchmetrics", "clean-fid", "hydra-core", "numpy", "scipy")
 THUMBNAILS = 10
@@ -75,10 +77,12 @@ def execute(config: DictConfig, choices: Mapping[str, str]) -> RunRecord:
 
     Raises ValueError, before anything expensive, for what cannot work, and RunError where a stage failed.
     """
+    processes = here()
+    processes.begin()
     parts = Components.of(config)
     weights = parts.model.weights_digest()
     path = Path(config.paths.records)
-    found = find(known(path), config, weights)
+    found = processes.told(find(known(path), config, weights) if processes.is_main else None)
     if found is not None and not config.force:
         log.info("%s: already recorded in %s (force=true runs it again)", experiment_of(config), path)
         return found
@@ -90,13 +94,19 @@ def execute(config: DictConfig, choices: Mapping[str, str]) -> RunRecord:
         outcome = run(parts)
     except Exception as error:
         record = _record(config, choices, weights, None, source, note=f"{type(error).__name__}: {error}")
-        append(record, path)
+        if processes.is_main:
+            append(record, path)
         raise RunError(record, error) from error
-    write_strip(outcome.samples, path.parent / "thumbnails" / f"{outcome.images_digest[:16]}.png")
-    record = _record(config, choices, weights, outcome, source, note="; ".join(outcome.missing.values()))
-    append(record, path)
-    parts.logger.log_run(record, path.parent / record.thumbnails, Path(config.paths.tracking))
-    return record
+    made: RunRecord | None = None
+    with processes.step():
+        if outcome is not None:  # in the main process
+            write_strip(outcome.samples, path.parent / "thumbnails" / f"{outcome.images_digest[:16]}.png")
+            made = _record(config, choices, weights, outcome, source, note="; ".join(outcome.missing.values()))
+            append(made, path)
+            parts.logger.log_run(made, path.parent / made.thumbnails, Path(config.paths.tracking))
+    made = processes.told(made)
+    assert made is not None
+    return made
 
 
 def known(path: Path) -> list[RunRecord]:
@@ -203,7 +213,7 @@ def _record(
         clean_tree=source.clean,
         date=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        device=f"{platform.machine()} cpu",
+        device=f"{platform.machine()} {outcome.device if outcome else 'cpu'}",
         counted=outcome.counted if outcome else {},
         measured=outcome.measured if outcome else None,
         scores=outcome.scores if outcome else {},

@@ -9,7 +9,7 @@ from cq.artifacts import CacheSchedule, ChannelAffine, QuantParams, SampleSet
 
 @dataclass(frozen=True, kw_only=True)
 class RunOutcome:
-    """Everything a run made; `cq.ledger` turns it into a RunRecord."""
+    """Everything a run made; `cq.ledger` turns it into a RunRecord. device: where its networks ran."""
 
     schedule: CacheSchedule
     correction: ChannelAffine
@@ -25,3 +25,4 @@ class RunOutcome:
     digests: Mapping[str, str]
     weights_digest: str
     images_digest: str
+    device: str

@@ -5,7 +5,7 @@ changed on disk and the digest of what is made from it.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -44,6 +44,15 @@ def read(path: Path) -> dict[str, Tensor] | None:
         return tensors
     log.warning("%s: this shard is damaged (%s); it is not used, and made again", path, reason)
     return None
+
+
+def present(path: Path, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of a shard, on the CPU; it is made and written where there is none, or a damaged one."""
+    found = read(path)
+    if found is None:
+        found = {name: tensor.cpu() for name, tensor in make().items()}
+        write(path, found)
+    return found
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:

@@ -14,9 +14,11 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from cq.processes import Processes, here
 
 if TYPE_CHECKING:  # brings torch, which a check of the folders does not need
     from cq.artifacts import Artifact
@@ -27,10 +29,14 @@ A = TypeVar("A", bound="Artifact")
 
 
 class Store:
-    """Artefacts of all runs under one folder. Safe against kills and against two runs at once."""
+    """Artefacts of all runs under one folder. Safe against kills and against two runs at once.
 
-    def __init__(self, root: Path) -> None:
+    processes: those that share a run. The main one holds the locks and publishes for all of them.
+    """
+
+    def __init__(self, root: Path, processes: Processes | None = None) -> None:
         self.root = root
+        self.processes = here() if processes is None else processes
         self.seconds: dict[str, float] = {}  # stage to seconds, without those of the stages inside it
         self.digests: dict[str, str] = {}  # stage to the digest of its artefact
         self._held: dict[Path, Artifact] = {}
@@ -41,20 +47,56 @@ class Store:
 
         key: JSON of everything that determines the result. make: receives a folder for resumable shards, which
         survives a kill and is removed when the artefact is complete. Raises ValueError for a damaged artefact.
+        Of several processes the main one makes it, alone, and the others read it.
         """
-        from cq.artifacts import digest_of
-
-        digest = digest_of({"stage": stage, "schema": kind.schema, "key": dict(key)})[:20]
-        folder = self.root / stage / digest
+        folder = self._folder(stage, key, kind)
         held = self._held.get(folder)
         if held is not None:
             assert isinstance(held, kind)
             return held
+        with self.timed(stage), self.processes.step():
+            if self.processes.is_main:
+                with self.processes.alone():
+                    artifact, verb = self._found_or_made(folder, key, kind, make)
+        if not self.processes.is_main:
+            artifact, verb = kind.load(folder), "read"
+        self.digests[stage] = artifact.digest
+        self._held[folder] = artifact
+        log.info("%s %s: %.1f s, %s", stage, verb, self.seconds[stage], artifact.digest[:12])
+        return artifact
+
+    def share(self, stage: str, key: Mapping[str, Any], kind: type[A], work: Callable[[Path], object]) -> None:
+        """Where several processes share the run and the artefact is not there: let each do its part of the shards.
+
+        work: receives the folder of the shards; it is called in every process, and may use other stages. `get` then
+        finds all shards there. For a process that is alone nothing is done: `get` makes what is missing.
+        """
+        folder = self._folder(stage, key, kind)
+        if self.processes.apart or folder in self._held:
+            return
+        partial = folder.with_suffix(".partial")
+        with self.timed(stage), ExitStack() as held, self.processes.step():  # the lock goes when all are through
+            if self.processes.is_main:
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                held.enter_context(locked(folder.with_suffix(".lock")))
+                if not folder.exists():
+                    partial.mkdir(exist_ok=True)
+            if self.processes.told(not folder.exists()):
+                work(partial)
+
+    def _folder(self, stage: str, key: Mapping[str, Any], kind: type[A]) -> Path:
+        from cq.artifacts import digest_of
+
+        return self.root / stage / digest_of({"stage": stage, "schema": kind.schema, "key": dict(key)})[:20]
+
+    def _found_or_made(
+        self, folder: Path, key: Mapping[str, Any], kind: type[A], make: Callable[[Path], A]
+    ) -> tuple[A, str]:
         description = json.dumps(key, indent=1, sort_keys=True) + "\n"
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with self.timed(stage), locked(folder.with_suffix(".lock")):
+        with locked(folder.with_suffix(".lock")):
             partial = folder.with_suffix(".partial")
-            for left_over in folder.parent.glob(f"{digest}.*.tmp"):
+            for left_over in folder.parent.glob(f"{folder.name}.*.tmp"):
                 shutil.rmtree(left_over)  # its writer held this lock and is gone
             if folder.exists():
                 artifact = kind.load(folder)
@@ -67,10 +109,7 @@ class Store:
                 verb = "done"
             if partial.exists():
                 shutil.rmtree(partial)
-        self.digests[stage] = artifact.digest
-        self._held[folder] = artifact
-        log.info("%s %s: %.1f s, %s", stage, verb, self.seconds[stage], artifact.digest[:12])
-        return artifact
+        return artifact, verb
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -78,7 +117,7 @@ class Store:
         started, outer, self._nested = time.monotonic(), self._nested, 0.0
         yield
         elapsed = time.monotonic() - started
-        self.seconds[stage] = elapsed - self._nested
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + elapsed - self._nested
         self._nested = outer + elapsed
 
     def _publish(self, artifact: "Artifact", folder: Path, description: str) -> None:

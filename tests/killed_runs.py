@@ -22,8 +22,8 @@ from cq.artifacts import Artifact, CacheSchedule, ChannelAffine, QuantParams, Sa
 from cq.components import Components
 from cq.evaluate.latency import Timing
 from cq.ledger import execute
-from cq.pipeline import Run
 from cq.record import RunRecord, read
+from cq.stages import Run
 from tests.tiny_runs import composed, quick
 
 KINDS: dict[str, type[Artifact]] = {

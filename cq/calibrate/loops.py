@@ -37,11 +37,12 @@ class Loops:
         self, denoiser: Denoiser, seeds: tuple[int, ...], schedule: CacheSchedule, correction: ChannelAffine
     ) -> Iterator[DenoiseStep]:
         """One batch of trajectories."""
-        component = self.model.component
+        component, device = self.model.component, self.model.device
         labels = torch.tensor([seed % max(component.num_classes, 1) for seed in seeds])
         return denoise(
-            denoiser, self.model.noise_scheduler(self.num_steps), initial_noise(seeds, component.latent_shape),
-            cond=self.model.condition(labels, "calibration"), schedule=schedule, correction=correction,
+            denoiser, self.model.noise_scheduler(self.num_steps),
+            initial_noise(seeds, component.latent_shape).to(device),
+            cond=self.model.condition(labels.to(device), "calibration"), schedule=schedule, correction=correction,
             predictor=self.predictor,
         )  # fmt: skip
 

@@ -1,5 +1,6 @@
 """First and second moments of pairs (source, target), per call and channel; pure arithmetic in float64."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -24,17 +25,26 @@ class PairMoments:
         target = target_NCX.double().movedim(1, 0).flatten(1)
         return PairMoments(
             count=torch.tensor([[float(source.shape[1])]], dtype=torch.float64),
-            source_TC=source.sum(1)[None],
-            target_TC=target.sum(1)[None],
-            source_square_TC=source.square().sum(1)[None],
-            target_square_TC=target.square().sum(1)[None],
-            cross_TC=(source * target).sum(1)[None],
+            source_TC=source.sum(1)[None].cpu(),
+            target_TC=target.sum(1)[None].cpu(),
+            source_square_TC=source.square().sum(1)[None].cpu(),
+            target_square_TC=target.square().sum(1)[None].cpu(),
+            cross_TC=(source * target).sum(1)[None].cpu(),
         )
 
     def __add__(self, other: "PairMoments") -> "PairMoments":
         """Merge two disjoint sets of samples: exact, in any order."""
         names = self.__dataclass_fields__
         return PairMoments(**{name: getattr(self, name) + getattr(other, name) for name in names})
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """ "<name>/<field>" to tensors, for a shard."""
+        return {f"{name}/{field}": getattr(self, field) for field in self.__dataclass_fields__}
+
+    @staticmethod
+    def read(tensors: Mapping[str, Tensor], name: str) -> "PairMoments":
+        """What `tensors` wrote."""
+        return PairMoments(**{field: tensors[f"{name}/{field}"] for field in PairMoments.__dataclass_fields__})
 
     @staticmethod
     def stack(rows: "list[PairMoments]") -> "PairMoments":

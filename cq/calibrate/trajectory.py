@@ -6,7 +6,7 @@ Legend: T call, D distance in calls, N batch, C channel.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,10 @@ class Calibrate:
     def window(self) -> int:
         return 2 * self.max_interval - 1
 
+    @property
+    def num_batches(self) -> int:
+        return -(-self.num_samples // self.batch_size)
+
     def reduce(self, x_NCX: Tensor) -> Tensor:
         """What is kept of a map for comparing it with others: all of it."""
         return x_NCX
@@ -60,81 +64,132 @@ def collect_statistics(
     batches: one denoising loop a batch. Sums are float64 and additive, so batches may come in any order.
     phases: the sites to look at; distances of a call sum over the sites of its phase. reduce: what is kept of a map.
     """
+    num_calls = len(noise_scheduler.timesteps)
+    parts = (batch_sums(s, phases=phases, num_calls=num_calls, window=window, reduce=reduce) for s in batches)
+    return merged_statistics(parts, phases=phases, noise_scheduler=noise_scheduler)
+
+
+def batch_sums(
+    steps: Iterable[DenoiseStep],
+    *,
+    phases: Phases,
+    num_calls: int,
+    window: int,
+    reduce: Callable[[Tensor], Tensor] = whole,
+    offload: bool = False,
+) -> dict[str, Tensor]:
+    """The sums of one batch, "<site>/<name>" to float64 tensors (count: int64): what a shard holds.
+
+    Maps of 16 bits are compared in float32. offload: the ring lies in the CPU's memory wherever the network runs.
+    """
+    window = min(window, num_calls - 1)
+    sums = {site: _SiteSums(num_calls, window) for site in all_sites(phases)}
+    rings: dict[str, list[Tensor]] = {site: [] for site in sums}
+    for step in steps:
+        counted = sites_at(phases, step.call)
+        for site, own in sums.items():
+            new = reduce(step.output.features[site])
+            own.add(step.call, new, rings[site], counted=site in counted)
+            if offload:
+                new = new.cpu()
+            rings[site] = [*rings[site][-(window - 1) :], new] if window > 1 else [new][:window]
+    return {f"{site}/{name}": tensor for site, own in sums.items() for name, tensor in own.tensors().items()}
+
+
+def merged_statistics(
+    parts: Iterable[Mapping[str, Tensor]], *, phases: Phases, noise_scheduler: Any
+) -> TrajectoryStatistics:
+    """Statistics of all batches from the sums of each, added in the order in which they come.
+
+    Floating-point sums depend on their order. Whoever made the parts, the same parts in the same order give the same
+    bits; batches of other sizes are other parts, and agree to float64's rounding.
+    """
     timesteps = noise_scheduler.timesteps
     alphas = noise_scheduler.alphas_cumprod.double()[timesteps.long()]
     num_calls = len(timesteps)
-    window = min(window, num_calls - 1)
-    l1 = torch.zeros(num_calls, window + 1, dtype=torch.float64)
+    sites = all_sites(phases)
+    totals: dict[str, Tensor] = {}
+    for part in parts:
+        for name, tensor in part.items():
+            site, _, kind = name.rpartition("/")
+            total = kind if kind in ("l1_TD", "size_T") else name  # distances sum over sites, too
+            totals[total] = totals[total] + tensor if total in totals else tensor
+    assert totals, "calibration needs at least one batch"
+    l1 = totals["l1_TD"].clone()
     squared = torch.zeros_like(l1)
-    size_T = torch.zeros(num_calls, dtype=torch.float64)
-    sums = {site: _SiteSums(num_calls, window) for site in all_sites(phases)}
-    num_batches = 0
-    for steps in batches:
-        num_batches += 1
-        rings: dict[str, list[Tensor]] = {site: [] for site in sums}
-        for step in steps:
-            counted = sites_at(phases, step.call)
-            for site, own in sums.items():
-                new = reduce(step.output.features[site])
-                l1_D = own.add(step.call, new, rings[site])
-                if site in counted:
-                    l1[step.call] += l1_D
-                    size_T[step.call] += new.abs().sum(dtype=torch.float64)
-                rings[site] = [*rings[site][-(window - 1) :], new] if window > 1 else [new][:window]
-    assert num_batches, "calibration needs at least one batch"
-    for site, own in sums.items():
+    of = {name: {site: totals[f"{site}/{name}"] for site in sites} for name in ("sum_TC", "square_TC", "cross_TDC")}
+    for site in sites:
         counts_T1 = torch.tensor([site in sites_at(phases, call) for call in range(num_calls)])[:, None]
-        squared += torch.where(counts_T1, own.squared_distances(), 0.0)
-    for distance in range(1, window + 1):
+        pairs_TD = _squared_distances(of["square_TC"][site], of["cross_TDC"][site])
+        squared += torch.where(counts_T1, pairs_TD, 0.0)
+    for distance in range(1, l1.shape[1]):
         l1[:distance, distance] = squared[:distance, distance] = torch.inf
     return TrajectoryStatistics(
         num_calls=num_calls,
         phases=phases,
-        count={site: own.count for site, own in sums.items()},
+        count={site: int(totals[f"{site}/count"]) for site in sites},
         l1_TD=l1,
         squared_TD=squared,
-        size_T=size_T,
-        sum_TC={site: own.sum_TC for site, own in sums.items()},
-        square_TC={site: own.square_TC for site, own in sums.items()},
-        cross_TDC={site: own.cross_TDC for site, own in sums.items()},
+        size_T=totals["size_T"],
+        sum_TC=of["sum_TC"],
+        square_TC=of["square_TC"],
+        cross_TDC=of["cross_TDC"],
         timesteps_T=timesteps.long().clone(),
         sigma_T=((1 - alphas) / alphas).sqrt(),
     )
 
 
 class _SiteSums:
-    """The running sums of one site."""
+    """The sums of one site over one batch, on the CPU."""
 
     def __init__(self, num_calls: int, window: int) -> None:
         self._shape = (num_calls, window + 1)
-        self.sum_TC = self.square_TC = self.cross_TDC = torch.empty(0)
-        self.count = 0
+        self._l1_TD = torch.zeros(self._shape, dtype=torch.float64)
+        self._size_T = torch.zeros(num_calls, dtype=torch.float64)
+        self._sum_TC = self._square_TC = self._cross_TDC = torch.empty(0)
+        self._count = 0
 
-    def add(self, call: int, new: Tensor, ring: list[Tensor]) -> Tensor:
-        """Add the map of `call`; float64 [D], its L1 distance to each map of the ring (the newest is last)."""
-        if not self.count:
+    def add(self, call: int, new: Tensor, ring: list[Tensor], *, counted: bool) -> None:
+        """Add the map of `call`, beside each map of the ring (the newest is last).
+
+        counted: whether the site is one of those whose distances count at this call.
+        """
+        if not self._count:
             num_calls, width = self._shape
-            self.sum_TC = torch.zeros(num_calls, new.shape[1], dtype=torch.float64)
-            self.square_TC = torch.zeros_like(self.sum_TC)
-            self.cross_TDC = torch.zeros(num_calls, width, new.shape[1], dtype=torch.float64)
+            self._count = new.numel() // new.shape[1]
+            self._sum_TC = torch.zeros(num_calls, new.shape[1], dtype=torch.float64)
+            self._square_TC = torch.zeros_like(self._sum_TC)
+            self._cross_TDC = torch.zeros(num_calls, width, new.shape[1], dtype=torch.float64)
+        new = _wide(new)
         exact = new.double()
         rest = [0, *range(2, new.ndim)]
-        square_C = exact.square().sum(rest)
-        self.sum_TC[call] += exact.sum(rest)
-        self.square_TC[call] += square_C
-        self.cross_TDC[call, 0] += square_C
-        l1_D = torch.zeros(self._shape[1], dtype=torch.float64)
-        for distance, old in enumerate(reversed(ring), start=1):
-            l1_D[distance] = (new - old).abs_().sum(dtype=torch.float64)
-            self.cross_TDC[call, distance] += (exact * old).sum(rest)
-        if call == 0:
-            self.count += new.numel() // new.shape[1]
-        return l1_D
+        self._sum_TC[call] = exact.sum(rest)
+        self._square_TC[call] = exact.square().sum(rest)
+        self._cross_TDC[call, 0] = self._square_TC[call]
+        for distance, held in enumerate(reversed(ring), start=1):
+            old = _wide(held.to(new.device))
+            if counted:
+                self._l1_TD[call, distance] = (new - old).abs_().sum(dtype=torch.float64)
+            self._cross_TDC[call, distance] = (exact * old).sum(rest)
+        if counted:
+            self._size_T[call] = new.abs().sum(dtype=torch.float64)
 
-    def squared_distances(self) -> Tensor:
-        """float64 [T, D], zero where t - d < 0."""
-        out = torch.zeros(self._shape, dtype=torch.float64)
-        for distance in range(1, self._shape[1]):
-            pair = self.square_TC[distance:] + self.square_TC[:-distance] - 2 * self.cross_TDC[distance:, distance]
-            out[distance:, distance] = pair.sum(1).clamp(min=0)
-        return out
+    def tensors(self) -> dict[str, Tensor]:
+        return {
+            "l1_TD": self._l1_TD, "size_T": self._size_T, "sum_TC": self._sum_TC, "square_TC": self._square_TC,
+            "cross_TDC": self._cross_TDC, "count": torch.tensor(self._count),
+        }  # fmt: skip
+
+
+def _wide(x: Tensor) -> Tensor:
+    """As it is, but at least float32."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _squared_distances(square_TC: Tensor, cross_TDC: Tensor) -> Tensor:
+    """float64 [T, D], zero where t - d < 0."""
+    out = torch.zeros(cross_TDC.shape[:2], dtype=torch.float64)
+    for distance in range(1, cross_TDC.shape[1]):
+        pair = square_TC[distance:] + square_TC[:-distance] - 2 * cross_TDC[distance:, distance]
+        out[distance:, distance] = pair.sum(1).clamp(min=0)
+    return out

@@ -47,7 +47,10 @@ def call_macs(
     network: CutNetwork, *, latent_shape: tuple[int, ...], cond: Tensor | None, sites: tuple[str, ...]
 ) -> tuple[dict[str, int], dict[str, int]]:
     """MACs by layer of a full call, and of one that reuses `sites`, for one batch element (guidance doubles both)."""
-    x_NCHW = torch.zeros(1, *latent_shape)
+    weight = next(network.backbone.parameters())
+    x_NCHW = torch.zeros(1, *latent_shape, dtype=weight.dtype, device=weight.device)
+    if cond is not None and cond.is_floating_point():
+        cond = cond.to(weight.dtype)
     timestep = torch.tensor(0)
     with counting(network.backbone) as full:
         _, cached = network.full(x_NCHW, timestep, cond, record=sites)

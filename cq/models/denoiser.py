@@ -16,7 +16,7 @@ class GuidedDenoiser:
 
     With guidance, one doubled batch goes through the network, the maps of both halves are cached, and `cond` holds
     both halves [2N, ...]: the null half first (LDM, Stable Diffusion), or last (DiT).
-    sites: what a full call records.
+    sites: what a full call records. dtype: what the network computes in; states and noise predictions are float32.
     """
 
     network: CutNetwork
@@ -24,6 +24,7 @@ class GuidedDenoiser:
     guidance: float | None
     null_first: bool
     call_index: CallIndex
+    dtype: torch.dtype = torch.float32
 
     def __call__(
         self, x_NCHW: Tensor, *, call: int, timestep: Tensor, cond: Tensor | None, reuse: Mapping[str, Tensor]
@@ -33,11 +34,15 @@ class GuidedDenoiser:
             raise ValueError(f"reuse names {unknown}, but this denoiser's sites are {', '.join(self.sites)}.")
         features: Mapping[str, Tensor] = {}
         doubled_NCHW = x_NCHW if self.guidance is None else torch.cat([x_NCHW, x_NCHW])
+        doubled_NCHW = doubled_NCHW.to(self.dtype)
+        if cond is not None and cond.is_floating_point():
+            cond = cond.to(self.dtype)
         with self.call_index.at(call):
             if reuse:
                 eps = self.network.shallow(doubled_NCHW, timestep, cond, reuse=reuse)
             else:
                 eps, features = self.network.full(doubled_NCHW, timestep, cond, record=self.sites)
+        eps = eps.float()
         if self.guidance is not None:
             null, conditional = eps.chunk(2) if self.null_first else reversed(eps.chunk(2))
             eps = null + self.guidance * (conditional - null)

@@ -1,12 +1,14 @@
 """What every loaded diffusion model offers the stages, whatever its family."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:  # these bring torch, which a check of a configuration does not need
+    import torch
     from torch import Tensor
+    from typing_extensions import Self
 
     from cq.contracts import Sampler
     from cq.models.denoiser import GuidedDenoiser
@@ -62,6 +64,23 @@ class DiffusionModel:
     denoiser: "GuidedDenoiser"
     scheduler: Any
     sampler: "Sampler"
+
+    @property
+    def device(self) -> "torch.device":
+        """Where the network is, and so where states and conditions have to be."""
+        found: torch.device = next(self.denoiser.network.backbone.parameters()).device
+        return found
+
+    def on(self, device: "torch.device", dtype: "torch.dtype") -> "Self":
+        """The model on a device, its network in `dtype`; conditions and decoding stay in float32. Moves, not copies."""
+        from torch import nn
+
+        for field in fields(self):
+            part = getattr(self, field.name)
+            if isinstance(part, nn.Module):
+                part.to(device)
+        self.denoiser.network.backbone.to(device=device, dtype=dtype)
+        return replace(self, denoiser=replace(self.denoiser, dtype=dtype))
 
     def noise_scheduler(self, num_steps: int) -> Any:
         """A fresh diffusers scheduler with its timesteps set; one loop uses one."""

@@ -5,12 +5,14 @@ arXiv:2406.01125). `blocks.I.attn`, `blocks.I.mlp`: an output before its adaLN g
 Legend: N batch, L token, C channel (so cached maps are [N, C, L]), H W space.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from cq.contracts import FullCall
 from cq.models.sites import Part, Range, check_blocks, parse
 
 PARTS = ("attn", "mlp")
@@ -66,7 +68,13 @@ class DiTCut(nn.Module):
         self, x_NCHW: Tensor, timestep: Tensor, cond: Tensor | None, *, record: tuple[str, ...]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The whole network: noise prediction (a learned variance is dropped) and what the sites to record hold."""
-        places = {site: parse(site) for site in record}
+        with self.recording(record) as run:
+            return run(x_NCHW, timestep, cond)
+
+    @contextmanager
+    def recording(self, sites: tuple[str, ...]) -> Iterator[FullCall]:
+        """`full` with the sites fixed: the hooks stand while the block runs, and not only during a call."""
+        places = {site: parse(site) for site in sites}
         hidden_NLC: dict[int, Tensor] = {}  # the state in front of a block
         parts: dict[str, Tensor] = {}
         handles = []
@@ -75,36 +83,48 @@ class DiTCut(nn.Module):
         for site, place in places.items():
             if isinstance(place, Part):
                 handles.append(self._module(place).register_forward_hook(_keep_output(parts, site)))
+
+        def run(x_NCHW: Tensor, timestep: Tensor, cond: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+            out = self.backbone(
+                x_NCHW, timestep=timestep.to(x_NCHW.device).expand(len(x_NCHW)), class_labels=cond, return_dict=False
+            )[0]
+            features = {}
+            for site, place in places.items():
+                held_NLC = (
+                    parts[site]
+                    if isinstance(place, Part)
+                    else _deviation(hidden_NLC[place.first], hidden_NLC[place.last])
+                )
+                features[site] = held_NLC.transpose(1, 2)
+            hidden_NLC.clear()
+            parts.clear()
+            return self._noise(out), features
+
         try:
-            out = self.backbone(x_NCHW, timestep=timestep.expand(len(x_NCHW)), class_labels=cond, return_dict=False)[0]
+            yield run
         finally:
             for handle in handles:
                 handle.remove()
-        features = {}
-        for site, place in places.items():
-            held_NLC = (
-                parts[site] if isinstance(place, Part) else _deviation(hidden_NLC[place.first], hidden_NLC[place.last])
-            )
-            features[site] = held_NLC.transpose(1, 2)
-        return self._noise(out), features
 
     def shallow(self, x_NCHW: Tensor, timestep: Tensor, cond: Tensor | None, *, reuse: Mapping[str, Tensor]) -> Tensor:
         """The same prediction where the ranges and parts in `reuse` are not run."""
-        ranges = {
-            place.first: (place.last, held) for site, held in reuse.items() if isinstance(place := parse(site), Range)
-        }
-        parts = {
-            (place.block, place.part): held for site, held in reuse.items() if isinstance(place := parse(site), Part)
-        }
-        timesteps_N = timestep.expand(len(x_NCHW))
+        ranges: dict[int, tuple[int, Tensor]] = {}
+        parts: dict[tuple[int, str], Tensor] = {}
+        for site, held in reuse.items():
+            place = parse(site)
+            if isinstance(place, Range):
+                ranges[place.first] = (place.last, held)
+            else:
+                parts[place.block, place.part] = held
+        timesteps_N = timestep.to(x_NCHW.device).expand(len(x_NCHW))
         size = self.backbone.config.patch_size
         height, width = x_NCHW.shape[-2] // size, x_NCHW.shape[-1] // size
         hidden = self.backbone.pos_embed(x_NCHW)
         index = 0
         while index < self.blocks:
-            last, held = ranges.get(index, (index, None))
-            if held is not None and last > index:
-                hidden = (hidden.to(held.dtype) + held.transpose(1, 2)).to(hidden.dtype)
+            last, deviation = ranges.get(index, (index, None))
+            if deviation is not None and last > index:
+                hidden = (hidden.to(deviation.dtype) + deviation.transpose(1, 2)).to(hidden.dtype)
                 index = last
                 continue
             block = self.backbone.transformer_blocks[index]

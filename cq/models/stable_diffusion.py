@@ -148,5 +148,5 @@ class TextModel(DiffusionModel):
             texts, padding="max_length", max_length=self.tokenizer.model_max_length, truncation=True,
             return_tensors="pt",
         )  # fmt: skip
-        states: Tensor = self.text_encoder(tokens.input_ids)[0]
+        states: Tensor = self.text_encoder(tokens.input_ids.to(self.device))[0]
         return states

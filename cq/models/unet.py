@@ -6,11 +6,13 @@ Legend: N batch, C channel, H W space.
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from cq.contracts import FullCall
 from cq.models.sites import Cut, check_cut
 
 
@@ -85,26 +87,36 @@ class UNetCut(nn.Module):
         self, x_NCHW: Tensor, timestep: Tensor, cond: Tensor | None, *, record: tuple[str, ...]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The whole network: noise prediction and the maps at the sites to record."""
-        captured: dict[str, Tensor] = {}
-        handles = [self._capture(site, captured) for site in record]
-        try:
+        with self.recording(record) as run:
+            return run(x_NCHW, timestep, cond)
+
+    @contextmanager
+    def recording(self, sites: tuple[str, ...]) -> Iterator[FullCall]:
+        """`full` with the sites fixed: the hooks stand while the block runs, and not only during a call."""
+        kept: dict[str, Tensor] = {}
+        handles = [self._capture(site, kept) for site in sites]
+
+        def run(x_NCHW: Tensor, timestep: Tensor, cond: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
             if cond is None:
                 eps = self.backbone(x_NCHW, timestep, return_dict=False)[0]
             else:
                 eps = self.backbone(x_NCHW, timestep, encoder_hidden_states=cond, return_dict=False)[0]
+            return eps, {site: kept.pop(site) for site in sites}
+
+        try:
+            yield run
         finally:
             for handle in handles:
                 handle.remove()
-        return eps, captured
 
-    def _capture(self, site: str, captured: dict[str, Tensor]) -> Any:
+    def _capture(self, site: str, kept: dict[str, Tensor]) -> Any:
         channels = main_channels(self.backbone)[site]
 
         def capture(_: nn.Module, args: tuple[Tensor, ...]) -> None:
             # the concatenation's memory layout decides which kernels run next: keep it, or bits differ
             channels_last = args[0].is_contiguous(memory_format=torch.channels_last) and not args[0].is_contiguous()
             layout = torch.channels_last if channels_last else torch.contiguous_format
-            captured[site] = args[0][:, :channels].contiguous(memory_format=layout)
+            kept[site] = args[0][:, :channels].contiguous(memory_format=layout)
 
         return self.backbone.get_submodule(site).register_forward_pre_hook(capture)
 

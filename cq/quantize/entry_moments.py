@@ -71,7 +71,8 @@ def _complete(name: str, rows: list[PairMoments | None], may_rest: bool) -> list
 
 
 def _product(layer: Any, cached: Tensor, split: int) -> Tensor:
-    weight = layer.weight[:, :split] if split else layer.weight
+    weight = (layer.weight[:, :split] if split else layer.weight).float()  # as the quantized twin computes
+    cached = cached.float()
     if isinstance(layer, nn.Conv2d):
         padding: Any = layer.padding
         return torch.nn.functional.conv2d(cached, weight, None, layer.stride, padding, layer.dilation, layer.groups)

@@ -95,11 +95,14 @@ class QuantWeight(nn.Module):
     ) -> None:
         super().__init__()
         self.bits = bits
+        scale, zero_point = scale.to(weight.device), zero_point.to(weight.device)
         self.register_buffer("scale", scale)
         self.register_buffer("zero_point", zero_point)
         rows = (-1,) + (1,) * (weight.ndim - 1)
         grid = (scale.view(rows), zero_point.view(rows))
-        value = round_to_grid(weight, *grid, bits) if codes is None else dequantize(codes.int(), *grid)
+        value = (
+            round_to_grid(weight, *grid, bits) if codes is None else dequantize(codes.to(weight.device).int(), *grid)
+        )
         self.register_buffer("value", value)
 
 
@@ -147,11 +150,14 @@ class QuantLayer(nn.Module):
             }  # fmt: skip
         self.weights = nn.ModuleList(weights)
         self.quantizers = nn.ModuleList(quantizers)
-        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().clone())
+        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().clone().float())
         self.register_buffer("correction", None)
         self._call_index = call_index
 
     def forward(self, x: Tensor) -> Tensor:
+        return self._forward(x.float()).to(x.dtype)  # grids need float32, whatever the network around it computes in
+
+    def _forward(self, x: Tensor) -> Tensor:
         if self.split:
             skip = self._product(self.quantizers[1](x[:, self.split :]), self._weight(1).value, self.bias)
             return self.corrected(x[:, : self.split]) + skip
@@ -163,7 +169,7 @@ class QuantLayer(nn.Module):
     def corrected(self, u: Tensor) -> Tensor:
         """The share of the output that comes from the cached map (the first half, or all of it), without bias,
         corrected where a correction is set."""
-        out = self._product(self.quantizers[0](u), self._weight(0).value, None)
+        out = self._product(self.quantizers[0](u.float()), self._weight(0).value, None)
         if self.correction is None:
             return out
         gain_C, offset_C = self.correction[self._call_index.value]
@@ -229,8 +235,8 @@ class QuantAttention(nn.Module):
             return x_NLC.view(*x_NLC.shape[:2], attn.heads, -1).transpose(1, 2)
 
         query, key, value = heads(attn.to_q(hidden_states)), heads(attn.to_k(context)), heads(attn.to_v(context))
-        logits = self.q(query) @ self.k(key).transpose(-1, -2) * attn.scale
-        out = (self.p(logits.softmax(-1)) @ self.v(value)).transpose(1, 2).flatten(2)
+        logits = self.q(query.float()) @ self.k(key.float()).transpose(-1, -2) * attn.scale
+        out = (self.p(logits.softmax(-1)) @ self.v(value.float())).transpose(1, 2).flatten(2).to(query.dtype)
         out = attn.to_out[1](attn.to_out[0](out))
         if len(shape) == 4:
             out = out.transpose(1, 2).reshape(shape)

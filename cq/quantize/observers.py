@@ -138,7 +138,7 @@ class Histogram:
             self.bound = bound
         # torch.histc would round values near an edge across it, and counts in float32
         bins = x.detach().float().mul(half / self.bound).floor_().add_(half).to(torch.int16)
-        self.counts += torch.bincount(bins.flatten(), minlength=self.BINS)
+        self.counts += torch.bincount(bins.flatten(), minlength=self.BINS).cpu()
 
     def support(self) -> Support:
         """Bin centres and counts as one row; empty bins are left out."""

@@ -91,7 +91,7 @@ class PTQ:
                 layer = denoiser.network.backbone.get_submodule(policy.name)
                 for index, weight in enumerate(halves(layer.weight, policy.split)):
                     name = f"{policy.name}.weight{index}"
-                    scale, zero_point = choose_weight_qparams(weight, policy.weight_bits, self.weight_observer)
+                    scale, zero_point = choose_weight_qparams(weight.cpu(), policy.weight_bits, self.weight_observer)
                     tensors |= {f"{name}/scale": scale, f"{name}/zero_point": zero_point}
                     bits[name] = policy.weight_bits
         return QuantParams(tensors=tensors, bits=bits, coverage=tuple(policy.row() for policy in policies))
@@ -131,7 +131,7 @@ class PTQ:
                 call_index=twin.call_index,
             )  # fmt: skip
             if name in correction.tables:
-                layer.correction = correction.tables[name].clone()
+                layer.correction = correction.tables[name].to(module.weight.device, copy=True)
             parent, _, child = name.rpartition(".")
             setattr(backbone.get_submodule(parent), child, layer)
         return twin

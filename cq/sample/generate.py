@@ -1,10 +1,11 @@
 """Seeds to images, batch by batch; every finished batch is on disk, so a killed run goes on where it stopped."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:  # these bring torch, which a check of a configuration does not need
     from torch import Tensor
@@ -54,6 +55,10 @@ class Sample:
                     f"{num_classes} classes, 0 to {num_classes - 1}."
                 )
 
+    def starts(self, seeds: tuple[int, ...]) -> range:
+        """Where each batch of `seeds` begins."""
+        return range(0, len(seeds), self.batch_size)
+
     def labels_for(self, seeds: tuple[int, ...], num_classes: int) -> "Tensor":
         """int64 [len(seeds)]; -1 for unconditional models."""
         import torch
@@ -83,48 +88,78 @@ def generate(
 ) -> "SampleSet":
     """The images of `seeds`. Each batch leaves a shard; one that is there already, intact, is not drawn again."""
     import torch
-    from tqdm import tqdm
 
     from cq.artifacts import SampleSet
-    from cq.denoise import denoise
-    from cq.seeding import initial_noise
-    from cq.shards import read, write
 
-    labels_N = sample.labels_for(seeds, model.component.num_classes)
-    parts: list[dict[str, Tensor]] = []
-    starts = range(0, len(seeds), sample.batch_size)
-    with tqdm(total=len(starts) * schedule.num_calls, desc=describe, unit="call", mininterval=1.0) as progress:
-        for start in starts:
-            path = shards / f"batch_{start:07d}.safetensors"
-            done = read(path)
-            if done is not None:
-                parts.append(done)
-                progress.update(schedule.num_calls)
-                continue
-            rows = slice(start, start + sample.batch_size)
-            x_NCHW = initial_noise(seeds[rows], model.component.latent_shape)
-            keep = max(0, min(sample.trace - start, len(x_NCHW)))
-            trace: list[Tensor] = []
-            for step in denoise(
-                denoiser,
-                model.noise_scheduler(sample.num_steps),
-                x_NCHW,
-                cond=model.condition(labels_N[rows]),
-                schedule=schedule,
-                correction=correction,
-                predictor=predictor,
-            ):
-                x_NCHW = step.x_NCHW
-                trace.append(x_NCHW[:keep].clone())
-                progress.update()
-            part = {"images": model.decode(x_NCHW), "latents": x_NCHW, "trace": torch.stack(trace)}
-            write(path, part)
-            parts.append(part)
-            on_batch()
+    parts = list(
+        draw(
+            model, denoiser, sample=sample, seeds=seeds, starts=sample.starts(seeds), schedule=schedule,
+            correction=correction, predictor=predictor, shards=shards, describe=describe, on_batch=on_batch,
+        )
+    )  # fmt: skip
     return SampleSet(
         seeds=seeds,
         images_NCHW=torch.cat([part["images"] for part in parts]),
         latents_NCHW=torch.cat([part["latents"] for part in parts]),
-        labels_N=labels_N,
+        labels_N=sample.labels_for(seeds, model.component.num_classes),
         trace_TNCHW=torch.cat([part["trace"] for part in parts], dim=1),
     )
+
+
+def draw(
+    model: "DiffusionModel",
+    denoiser: "Denoiser",
+    *,
+    sample: Sample,
+    seeds: tuple[int, ...],
+    starts: Sequence[int],
+    schedule: "CacheSchedule",
+    correction: "ChannelAffine",
+    predictor: "Predictor",
+    shards: Path,
+    describe: str,
+    on_batch: Callable[[], None] = lambda: None,
+) -> "Iterator[dict[str, Tensor]]":
+    """The shards of the batches that begin at `starts`, one after the other; those that are missing are drawn.
+
+    A batch is the same images, bit for bit, whoever draws it and whatever else is drawn.
+    """
+    import torch
+    from tqdm import tqdm
+
+    from cq.denoise import denoise
+    from cq.seeding import initial_noise
+    from cq.shards import present
+
+    labels_N = sample.labels_for(seeds, model.component.num_classes)
+
+    def batch(start: int, progress: Any) -> "dict[str, Tensor]":
+        rows = slice(start, start + sample.batch_size)
+        x_NCHW = initial_noise(seeds[rows], model.component.latent_shape).to(model.device)
+        keep = max(0, min(sample.trace - start, len(x_NCHW)))
+        trace: list[Tensor] = []
+        for step in denoise(
+            denoiser,
+            model.noise_scheduler(sample.num_steps),
+            x_NCHW,
+            cond=model.condition(labels_N[rows].to(model.device)),
+            schedule=schedule,
+            correction=correction,
+            predictor=predictor,
+        ):
+            x_NCHW = step.x_NCHW
+            trace.append(x_NCHW[:keep].clone())
+            progress.update()
+        return {"images": model.decode(x_NCHW), "latents": x_NCHW, "trace": torch.stack(trace)}
+
+    paths = {start: shards / f"batch_{start:07d}.safetensors" for start in starts}
+    there = {start for start, path in paths.items() if path.exists()}
+    if there:
+        log.info("%s: %d of %d batches are there already", describe, len(there), len(paths))
+    with tqdm(total=len(paths) * schedule.num_calls, desc=describe, unit="call", mininterval=1.0) as progress:
+        for start, path in paths.items():
+            yield present(path, partial(batch, start, progress))
+            if start in there:
+                progress.update(schedule.num_calls)
+            else:
+                on_batch()
