@@ -60,6 +60,12 @@ class Components:
         """Whether an uncached, unquantized run draws the baseline's very images."""
         return self.baseline_steps == self.sample.num_steps and self.baseline_sampler == self.sampler
 
+    @property
+    def disk_bytes(self) -> int:
+        """About what the run writes."""
+        calls = self.sampler.num_calls(self.sample.num_steps)
+        return _disk_bytes(self.model, self.sample, calls + self.baseline_sampler.num_calls(self.baseline_steps))
+
     @staticmethod
     def of(config: DictConfig) -> "Components":
         """Build every part of `config`; ValueError for the first thing that cannot work.
@@ -82,10 +88,7 @@ class Components:
         planner.check(num_calls)
         sample.check(model.num_classes)
         logger: NoLogger | WandbLogger = build(config.logger, "logger")
-        latent, image = math.prod(model.latent_shape), math.prod(model.image_shape)
-        calls_traced = num_calls + baseline_sampler.num_calls(config.baseline.num_steps)
-        trace = min(sample.trace, sample.num_images) * latent * 2 * calls_traced  # 4 bytes, a mean of both sets
-        needed = 4 * (sample.num_images * (image + 4 * latent) + trace) + 2**24
+        needed = _disk_bytes(model, sample, num_calls + baseline_sampler.num_calls(config.baseline.num_steps))
         records = Path(config.paths.records)
         if records.is_dir():
             raise ValueError(f"paths.records={records}: is a folder. Name a file in it: {records / 'records.jsonl'}.")
@@ -130,6 +133,12 @@ class Components:
             },
         )  # fmt: skip
         return parts
+
+
+def _disk_bytes(model: "ModelComponent", sample: "Sample", calls_traced: int) -> int:
+    latent, image = math.prod(model.latent_shape), math.prod(model.image_shape)
+    trace = min(sample.trace, sample.num_images) * latent * 2 * calls_traced  # 4 bytes, a mean of both sets
+    return 4 * (sample.num_images * (image + 4 * latent) + trace) + 2**24
 
 
 def described(component: Any) -> dict[str, Any]:

@@ -88,8 +88,10 @@ def execute(config: DictConfig, choices: Mapping[str, str]) -> RunRecord:
         return found
     source = Source.now()
     check_committed(path, source)
+    from cq.memory import within_budget
     from cq.pipeline import run
 
+    parts = within_budget(parts)
     try:
         outcome = run(parts)
     except Exception as error:

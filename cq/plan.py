@@ -15,11 +15,14 @@ from torch import Tensor
 from cq.calibrate.loops import NO_CORRECTION
 from cq.components import Components, described
 from cq.contracts import Quantizer, ReadsStatistics
+from cq.memory import GIB, call_bytes, peak_bytes
 from cq.models.denoiser import GuidedDenoiser
 from cq.preflight import needs_moments
+from cq.processes import device
 from cq.quantize.observers import MinMax
 from cq.quantize.ptq import PTQ
 from cq.quantize.reconstruct import Reconstruct
+from cq.stages import Run
 
 # Measured on the bundled ldm_mini: seconds of the stages of 90 recorded runs (results/runs.jsonl, 250 steps, 700
 # images, 2 cores) over what its timed calls say.
@@ -62,10 +65,10 @@ def time_calls(
 
     quantizer: of the first quantized run, if there is one; where it is more than range search, min-max stands in.
     """
-    model = parts.model.load()
+    model = parts.model.load().on(device(), getattr(torch, parts.dtype))
     batch = min(BATCH, parts.sample.batch_size)
-    x_NCHW = torch.randn(batch, *parts.model.latent_shape, generator=torch.Generator().manual_seed(0))
-    cond = model.condition(torch.zeros(batch, dtype=torch.int64))
+    x_NCHW = torch.randn(batch, *parts.model.latent_shape, generator=torch.Generator().manual_seed(0)).to(model.device)
+    cond = model.condition(torch.zeros(batch, dtype=torch.int64, device=model.device))
     options: dict[str, Any] = {"call": 0, "timestep": torch.tensor(500), "cond": cond}
     features = model.denoiser(x_NCHW, reuse={}, **options).features
 
@@ -74,6 +77,7 @@ def time_calls(
         for _ in range(repeats):
             started = clock()
             denoiser(x_NCHW, reuse=reuse, **options)
+            _finish(model.device)
             seconds.append((clock() - started) / batch)
         return statistics.median(seconds)
 
@@ -131,6 +135,46 @@ def estimate_seconds(
         timed = parts.latency.repeats * parts.latency.batch_size
         stages["timing"] = timed * (deployed + of_baseline) * SMALL_BATCH_FACTOR
     return stages
+
+
+def _finish(where: torch.device) -> None:
+    if where.type == "cuda":
+        torch.cuda.synchronize(where)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run will take, as if nothing were in the store. memory: peak bytes, where the network runs; by stage."""
+
+    images: int
+    network_calls: int
+    seconds: Mapping[str, float]
+    memory: Mapping[str, int]
+    disk: int
+
+    def __str__(self) -> str:
+        hours = sum(self.seconds.values()) / 3600
+        stage = max(self.memory, key=lambda name: self.memory[name])
+        return (
+            f"{self.images} images, {self.network_calls} network calls an image and batch, about {hours:.2f} hours, "
+            f"peak memory {self.memory[stage] / GIB:.2f} GiB ({stage}), {self.disk / GIB:.2f} GiB on disk"
+        )
+
+
+def plan_of(parts: Components, *, interval: int | None, clock: Callable[[], float] = time.perf_counter) -> Plan:
+    """The plan of one run, from a few timed calls and two counted ones of its own model.
+
+    interval: of an evenly spaced schedule, None for an uncached run.
+    """
+    quantized = parts.quantizer.num_samples > 0
+    model = Run(parts).model
+    memory = peak_bytes(parts, call_bytes(parts, model), on_cpu=model.device.type == "cpu")
+    calls = time_calls(parts, parts.quantizer if quantized else None, clock=clock)
+    return Plan(
+        images=parts.sample.num_images, network_calls=parts.sampler.num_calls(parts.sample.num_steps),
+        seconds=estimate_seconds(parts, calls, interval=interval, quantized=quantized), memory=memory,
+        disk=parts.disk_bytes,
+    )  # fmt: skip
 
 
 # Stages that runs share, and which of their parts must agree for that, beside model, step count and seed.

@@ -78,16 +78,20 @@ class Processes:
         """Everybody's value. Raises PeerError where another process brought an error; one's own is for the caller."""
         if self._apart:
             return [value]
-        from accelerate.utils import gather_object
-
-        _state()
         said = "" if error is None else f"process {self.index}: {type(error).__name__}: {error}"
-        answers = gather_object([(said, value)])
+        answers = self._gather(said, value)
         told = [text for text, _ in answers if text]
         self._failed = self._failed or bool(told)
         if told and error is None:
             raise PeerError("; ".join(told))
         return [answer for _, answer in answers]
+
+    def _gather(self, said: str, value: Any) -> list[tuple[str, Any]]:
+        from accelerate.utils import gather_object
+
+        _state()
+        answers: list[tuple[str, Any]] = gather_object([(said, value)])
+        return answers
 
 
 @cache

@@ -79,7 +79,7 @@ class DiffusionModel:
             part = getattr(self, field.name)
             if isinstance(part, nn.Module):
                 part.to(device)
-        self.denoiser.network.backbone.to(device=device, dtype=dtype)
+        nn.Module.to(self.denoiser.network.backbone, device=device, dtype=dtype)  # diffusers' own warns of any dtype
         return replace(self, denoiser=replace(self.denoiser, dtype=dtype))
 
     def noise_scheduler(self, num_steps: int) -> Any:

@@ -1,0 +1,181 @@
+"""What memory a run needs at its peak, from live tensors counted in two small calls of its own network.
+
+Counted are the bytes of tensors that are alive at once. What a library keeps for itself (a convolution's scratch space,
+an allocator's gaps) is not seen; the process as it is after loading is measured and added.
+"""
+
+import dataclasses
+import logging
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from cq.components import Components
+from cq.models.diffusion import DiffusionModel
+from cq.preflight import needs_moments
+from cq.stages import Run
+
+log = logging.getLogger(__name__)
+
+GIB = 2**30
+
+
+class _Live(TorchDispatchMode):
+    """Bytes of storages that were made inside the mode and are alive, and their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._seen: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        known = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self._add(leaf.untyped_storage(), known)
+        return out
+
+    def _add(self, storage: Any, known: set[int]) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in known or key in self._seen:
+            return
+        self._seen.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._drop, key, size)
+
+    def _drop(self, key: int, size: int) -> None:
+        self._seen.discard(key)
+        self.now -= size
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallBytes:
+    """base: the process with its model loaded. image: peak of one image's call. map: of an image's cached maps, as
+    calibration keeps them. decode: peak of decoding one image."""
+
+    base: int
+    image: int
+    map: int
+    decode: int
+
+
+@torch.no_grad()
+def call_bytes(parts: Components, model: DiffusionModel) -> CallBytes:
+    """Count the tensors of calls of one and of two images; the difference is an image's."""
+
+    def call(batch: int) -> tuple[int, int, int]:
+        x_NCHW = torch.zeros(batch, *parts.model.latent_shape, device=model.device)
+        cond = model.condition(torch.zeros(batch, dtype=torch.int64, device=model.device))
+        with _live() as live:
+            out = model.denoiser(x_NCHW, call=0, timestep=torch.tensor(500), cond=cond, reuse={})
+        kept = sum(_bytes(parts.calibrate.reduce(held)) for held in out.features.values())
+        with _live() as decoding:
+            model.decode(x_NCHW)
+        return live.peak, kept, decoding.peak
+
+    one, two = call(1), call(2)
+    image, held, decode = (b - a for a, b in zip(one, two, strict=True))
+    base = psutil.Process().memory_info().rss if model.device.type == "cpu" else torch.cuda.memory_allocated()
+    return CallBytes(base=base, image=image, map=held, decode=decode)
+
+
+@contextmanager
+def _live() -> Iterator[_Live]:
+    mode = _Live()
+    with mode:
+        yield mode
+
+
+def _bytes(x: Tensor) -> int:
+    return x.numel() * x.element_size()
+
+
+def peak_bytes(parts: Components, found: CallBytes, *, on_cpu: bool) -> dict[str, int]:
+    """Peak of each stage in the memory the network runs in; the largest one is the run's.
+
+    on_cpu: whether that is also where images and the calibration's ring are kept.
+    """
+    calls = parts.sampler.num_calls(parts.sample.num_steps)
+    ring = 0 if parts.offload and not on_cpu else found.map * min(parts.calibrate.window, calls - 1)
+    image = 4 * prod(parts.model.latent_shape) + prod(parts.model.image_shape)
+    sets = 3 * image * parts.sample.num_images if on_cpu else 0  # both sets, and the shards of one being joined
+    batch = min(parts.sample.batch_size, parts.sample.num_images)
+    stages = {"samples": found.base + sets + batch * max(found.image, found.decode)}
+    if needs_moments(parts.correct_cache) or hasattr(parts.planner, "reach"):
+        compared = 4 * found.map  # a map in float64, and its product with another
+        batch = min(parts.calibrate.batch_size, parts.calibrate.num_samples)
+        stages["statistics"] = found.base + batch * (found.image + ring + compared)
+    if parts.quantizer.num_samples:
+        batch = min(parts.quantizer.batch_size, parts.quantizer.num_samples)
+        stages["quant_params"] = found.base + batch * found.image + parts.quantizer.num_samples * found.map
+    return stages
+
+
+def fitted(parts: Components, found: CallBytes, *, on_cpu: bool) -> Components:
+    """The run with batches, and the place of the calibration's ring, such that it stays within `max_memory`.
+
+    Batches are halved where they have to be; what they added up to is accumulated over more of them. Raises ValueError
+    where even a batch of one does not fit.
+    """
+    if parts.max_memory is None:
+        return parts
+    limit = int(parts.max_memory * GIB)
+    while True:
+        stages = peak_bytes(parts, found, on_cpu=on_cpu)
+        stage = max(stages, key=lambda name: stages[name])
+        if stages[stage] <= limit:
+            return parts
+        if stage == "statistics" and not on_cpu and not parts.offload:
+            parts = dataclasses.replace(parts, offload=True)
+            continue
+        name = {"samples": "sample", "statistics": "calibrate", "quant_params": "quantizer"}[stage]
+        part: Any = getattr(parts, name)
+        batch = min(part.batch_size, getattr(part, "num_images", 0) or part.num_samples)
+        if batch == 1 or not _has_batch(part):
+            raise ValueError(
+                f"budget.max_memory={parts.max_memory}: {stage} needs about {stages[stage] / GIB:.2f} GiB at its "
+                f"smallest batch. Set budget.max_memory to at least {stages[stage] / GIB * 1.05:.2f}, or take fewer "
+                "images or a smaller calibrate.max_interval."
+            )
+        parts = dataclasses.replace(parts, **{name: dataclasses.replace(part, batch_size=batch // 2)})
+
+
+def within_budget(parts: Components) -> Components:
+    """`fitted` to this machine; of several processes the main one decides. Nothing is loaded without `max_memory`."""
+    if parts.max_memory is None:
+        return parts
+    model = Run(parts).model
+    processes = parts.store.processes
+    with processes.step():
+        found = call_bytes(parts, model) if processes.is_main else None
+    found = processes.told(found)
+    assert found is not None
+    chosen = fitted(parts, found, on_cpu=model.device.type == "cpu")
+    for key, value in changes(parts, chosen).items():
+        log.info("budget.max_memory=%s: %s=%d", parts.max_memory, key, value)
+    return chosen
+
+
+def _has_batch(part: Any) -> bool:
+    return any(field.name == "batch_size" for field in dataclasses.fields(part))
+
+
+def changes(before: Components, after: Components) -> Mapping[str, int]:
+    """What `fitted` chose, by configuration key."""
+    keys = {"sample": "sample", "calibrate": "calibrate", "quantizer": "quantize"}
+    return {
+        f"{key}.batch_size": getattr(after, name).batch_size
+        for name, key in keys.items()
+        if getattr(after, name) != getattr(before, name)
+    }

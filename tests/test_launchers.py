@@ -1,0 +1,56 @@
+"""Sweeps go to a cluster or to local cores by a choice of launcher; submitit's own local executor stands in for Slurm."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cq.record import read
+from tests.tiny_runs import quick
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def sweep(tiny_folder: Path, root: Path, *overrides: str) -> None:
+    arguments = quick(tiny_folder, root, "evaluate=none", "budget.num_steps=4", "sample.num_images=2", *overrides)
+    done = subprocess.run(
+        [sys.executable, "-m", "cq", "-m", f"hydra.sweep.dir={root}/sweep", *arguments],
+        cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    (record,) = read(root / "records.jsonl")
+    assert record.status == "ok"
+
+
+def test_a_sweep_runs_as_a_job_of_submitit(tiny_folder: Path, tmp_path: Path) -> None:
+    sweep(tiny_folder, tmp_path, "hydra/launcher=submitit_local")
+    assert list((tmp_path / "sweep/.submitit").rglob("*_result.pkl"))
+
+
+@pytest.mark.parametrize("launcher", ["slurm", "cores"])
+def test_a_launcher_composes(launcher: str, tiny_folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "cq", f"hydra/launcher={launcher}", "--cfg", "hydra", "-p", "hydra.launcher"],
+        cwd=REPOSITORY, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "hydra_plugins." in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("sinfo") is None, reason="needs a Slurm that answers")
+def test_a_sweep_runs_as_a_job_of_slurm(tiny_folder: Path, tmp_path: Path) -> None:
+    """Against a real Slurm. One node is enough: Debian's slurmctld, slurmd, slurm-client and munge, a slurm.conf with
+    this host as its only node, and munged, slurmctld and slurmd running.
+
+    The folder of the run must be one that the node sees, too.
+    """
+    sweep(
+        tiny_folder, tmp_path, "hydra/launcher=slurm", "hydra.launcher.mem_gb=null", "hydra.launcher.cpus_per_task=1",
+        "hydra.launcher.timeout_min=10",
+    )  # fmt: skip
+    assert list((tmp_path / "sweep/.submitit").rglob("*_result.pkl"))

@@ -1,0 +1,60 @@
+"""The memory planner: what it counts, what it chooses, what it refuses."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cq.components import Components
+from cq.memory import GIB, CallBytes, call_bytes, changes, fitted, peak_bytes
+from cq.plan import plan_of
+from cq.stages import Run
+from tests.tiny_runs import composed, quick
+
+FOUND = CallBytes(base=GIB, image=GIB // 8, map=GIB // 64, decode=0)
+
+
+def parts_of(tiny_folder: Path, root: Path, *overrides: str) -> Components:
+    return Components.of(composed(quick(tiny_folder, root, *overrides))[0])
+
+
+def test_calls_are_counted_by_image_and_maps_by_their_size(tiny_folder: Path, tmp_path: Path) -> None:
+    parts = parts_of(tiny_folder, tmp_path)
+    model = Run(parts).model
+    found = call_bytes(parts, model)
+    assert found.map == 2 * 16 * 8 * 8 * 4  # both halves of guidance, 16 channels at the cut, 8 x 8, float32
+    assert found.image > found.map
+    assert found.decode > 32 * 32 * 4
+    assert found.base > 2**25
+
+
+def test_what_fits_is_left_alone_and_what_does_not_is_halved(tiny_folder: Path, tmp_path: Path) -> None:
+    parts = parts_of(tiny_folder, tmp_path, "schedule=dps", "sample.num_images=16", "sample.batch_size=16")
+    assert fitted(parts, FOUND, on_cpu=True) == parts
+    large = fitted(replace(parts, max_memory=4.0), FOUND, on_cpu=True)
+    assert changes(parts, large) == {}
+    small = fitted(replace(parts, max_memory=1.6), FOUND, on_cpu=True)
+    assert changes(parts, small) == {"sample.batch_size": 4, "calibrate.batch_size": 1}
+    assert max(peak_bytes(small, FOUND, on_cpu=True).values()) <= 1.6 * GIB
+
+
+def test_on_a_gpu_the_ring_is_moved_before_the_batch_shrinks(tiny_folder: Path, tmp_path: Path) -> None:
+    parts = replace(parts_of(tiny_folder, tmp_path, "schedule=dps"), max_memory=1.5)
+    chosen = fitted(parts, FOUND, on_cpu=False)
+    assert chosen.offload
+    assert changes(parts, chosen) == {}
+
+
+def test_a_run_that_cannot_fit_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    parts = replace(parts_of(tiny_folder, tmp_path, "schedule=dps"), max_memory=1.01)
+    with pytest.raises(ValueError, match=r"budget\.max_memory=1\.01: .*at its smallest batch\. Set budget\.max_memory"):
+        fitted(parts, FOUND, on_cpu=True)
+
+
+def test_a_plan_says_images_calls_hours_memory_and_disk(tiny_folder: Path, tmp_path: Path) -> None:
+    parts = parts_of(tiny_folder, tmp_path, "schedule=uniform")
+    plan = plan_of(parts, interval=2)
+    assert (plan.images, plan.network_calls, plan.disk) == (4, 10, parts.disk_bytes)
+    assert sum(plan.seconds.values()) > 0
+    for word in ("4 images", "10 network calls", "hours", "GiB (samples)", "on disk"):
+        assert word in str(plan)
