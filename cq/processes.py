@@ -91,6 +91,8 @@ class Processes:
 
         _state()
         answers: list[tuple[str, Any]] = gather_object([(said, value)])
+        if len(answers) != self.count:
+            raise RuntimeError(f"{len(answers)} of {self.count} processes are connected: accelerate was set up before.")
         return answers
 
 
@@ -105,13 +107,16 @@ def device() -> "torch.device":
 
     Apple's GPUs have no float64, which the statistics are summed in: there it is the CPU.
     """
-    import torch
-
     chosen: torch.device = _state().device
-    return torch.device("cpu") if chosen.type == "mps" else chosen
+    return chosen
 
 
 def _state() -> Any:
+    import torch
     from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
 
-    return PartialState(timeout=LONGEST_WAIT) if here().count > 1 else PartialState()
+    found = torch.accelerator.current_accelerator(check_available=True)
+    on_cpu = found is None or found.type == "mps" or parse_flag_from_env("ACCELERATE_USE_CPU")
+    waiting = {"timeout": LONGEST_WAIT} if here().count > 1 else {}
+    return PartialState(cpu=on_cpu, **waiting)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torchmetrics.functional.image  # noqa: F401 - imported here, so that no fork has to
+from accelerate import PartialState
 from omegaconf import DictConfig
 
 from cq.components import Components
@@ -24,7 +25,7 @@ from tests.killed_runs import check_nothing_is_left_over, digests, ended, fork, 
 from tests.tiny_runs import composed, quick
 
 RUN = (
-    "experiment=table5/cache_dps", "correct@correct.cache=channel_affine", "evaluate=none", "budget.num_steps=4",
+    "experiment=table5/cache_dps", "correct@correct.cache=channel_affine", "budget.num_steps=4",
     "calibrate.num_samples=3", "calibrate.batch_size=1", "sample.num_images=7", "sample.batch_size=2",
 )  # fmt: skip
 
@@ -42,6 +43,7 @@ def ranks(count: int, config: DictConfig, choices: dict[str, str], log: Path) ->
                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
             }  # fmt: skip
         here.cache_clear()
+        PartialState._reset_state()  # the parent was alone
         execute(config, choices)
 
     return [fork(lambda index=index: rank(index), log.with_suffix(f".{index}.log")) for index in range(count)]  # type: ignore[misc]

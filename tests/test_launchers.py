@@ -1,4 +1,4 @@
-"""Sweeps go to a cluster or to local cores by a choice of launcher; submitit's own local executor stands in for Slurm."""
+"""Sweeps go to a cluster or to local cores by a launcher; submitit's own local executor stands in for Slurm."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 def sweep(tiny_folder: Path, root: Path, *overrides: str) -> None:
-    arguments = quick(tiny_folder, root, "evaluate=none", "budget.num_steps=4", "sample.num_images=2", *overrides)
+    arguments = quick(tiny_folder, root, "budget.num_steps=4", "sample.num_images=2", *overrides)
     done = subprocess.run(
         [sys.executable, "-m", "cq", "-m", f"hydra.sweep.dir={root}/sweep", *arguments],
         cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},

@@ -22,7 +22,7 @@ def test_calls_are_counted_by_image_and_maps_by_their_size(tiny_folder: Path, tm
     parts = parts_of(tiny_folder, tmp_path)
     model = Run(parts).model
     found = call_bytes(parts, model)
-    assert found.map == 2 * 16 * 8 * 8 * 4  # both halves of guidance, 16 channels at the cut, 8 x 8, float32
+    assert found.map == 2 * 8 * 8 * 8 * 4  # both halves of guidance, 8 channels at the cut, 8 x 8, float32
     assert found.image > found.map
     assert found.decode > 32 * 32 * 4
     assert found.base > 2**25
