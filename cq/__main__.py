@@ -84,11 +84,17 @@ def _near(name: str, known: list[str]) -> str:
 _errors: list[ValueError | RunError] = []  # of the jobs of this command; Hydra would end with the first one
 
 
+class JobError(RuntimeError):
+    """A job that a launcher ran in another process could not be done; only the message comes back."""
+
+
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _run(config: DictConfig) -> None:
     try:
         execute(config, HydraConfig.get().runtime.choices)
     except (ValueError, RunError) as error:
+        if not HydraConfig.get().launcher._target_.endswith(".BasicLauncher"):
+            raise JobError(str(error)) from None
         _errors.append(error)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             log.error("%s", error)  # the other jobs of the sweep go on
@@ -110,6 +116,9 @@ def main() -> None:
             raise
         sys.stderr.write(f"cq: {explain(error)}\n")
         raise SystemExit(REFUSED) from None
+    except JobError as error:
+        sys.stderr.write(f"cq: {error}\n")
+        raise SystemExit(FAILED) from None
     finally:
         os.environ["HYDRA_FULL_ERROR"] = tracebacks
     for failure in _errors:

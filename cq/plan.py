@@ -1,8 +1,12 @@
-"""What a run will cost, from a few timed calls of its own model, before it starts."""
+"""What a run will cost, from a few timed calls of its own model, before it starts.
+
+`python -m cq.plan experiment=table5/cache_dps` says it for any overrides that `cq` takes, and starts nothing.
+"""
 
 import json
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +19,7 @@ from torch import Tensor
 from cq.calibrate.loops import NO_CORRECTION
 from cq.components import Components, described
 from cq.contracts import Quantizer, ReadsStatistics
-from cq.memory import GIB, call_bytes, peak_bytes
+from cq.memory import GIB, call_bytes, peak_bytes, within_budget
 from cq.models.denoiser import GuidedDenoiser
 from cq.preflight import needs_moments
 from cq.processes import device
@@ -156,7 +160,7 @@ class Plan:
         hours = sum(self.seconds.values()) / 3600
         stage = max(self.memory, key=lambda name: self.memory[name])
         return (
-            f"{self.images} images, {self.network_calls} network calls an image and batch, about {hours:.2f} hours, "
+            f"{self.images} images of {self.network_calls} network calls, about {hours:.2f} hours, "
             f"peak memory {self.memory[stage] / GIB:.2f} GiB ({stage}), {self.disk / GIB:.2f} GiB on disk"
         )
 
@@ -200,3 +204,27 @@ def total_seconds(runs: Sequence[tuple[Components, Mapping[str, float]]]) -> flo
                 done.add(key)
             total += seconds
     return total
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the plan of one run. Exit status 0, or 2 where the input is refused or the run cannot fit."""
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from cq.__main__ import CONF, REFUSED, explain
+
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose("config", overrides=list(sys.argv[1:] if arguments is None else arguments))
+        parts = within_budget(Components.of(config))
+        plan = plan_of(parts, interval=config.schedule.get("interval"))
+    except (ValueError, HydraException, OmegaConfBaseException, OSError) as error:
+        sys.stderr.write(f"cq.plan: {explain(error)}\n")
+        return REFUSED
+    sys.stdout.write(f"{plan}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

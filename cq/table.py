@@ -87,7 +87,9 @@ def recorded(jobs: Sequence[Job]) -> list[RunRecord | None]:
 
 def announce(todo: Sequence[Job]) -> None:
     """Log about how long the runs will take, from timed calls of the first one's model."""
+    from cq.memory import GIB, call_bytes, peak_bytes
     from cq.plan import estimate_seconds, time_calls, total_seconds
+    from cq.stages import Run
 
     parts = [Components.of(job.config) for job in todo]
     quantizers = [part.quantizer for part in parts if part.quantizer.num_samples > 0]
@@ -100,9 +102,16 @@ def announce(todo: Sequence[Job]) -> None:
         for job, part in zip(todo, parts, strict=True)
     ]  # fmt: skip
     total = total_seconds(list(zip(parts, stages, strict=True)))
+    model = Run(parts[0]).model
+    counted = call_bytes(parts[0], model)
+    peak = max(max(peak_bytes(part, counted, on_cpu=model.device.type == "cpu").values()) for part in parts)
     log.info(
         "a full call takes %.1f ms an image, a cached one %.1f ms: about %.0f minutes for everything",
         calls.full * 1e3, calls.cached * 1e3, max(1, total / 60),
+    )  # fmt: skip
+    log.info(
+        "%d images, peak memory about %.1f GiB, at most %.1f GiB on disk",
+        sum(part.sample.num_images for part in parts), peak / GIB, sum(part.disk_bytes for part in parts) / GIB,
     )  # fmt: skip
 
 

@@ -15,13 +15,15 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 def sweep(tiny_folder: Path, root: Path, *overrides: str) -> None:
-    arguments = quick(tiny_folder, root, "budget.num_steps=4", "sample.num_images=2", *overrides)
+    """A sweep of one good run and one that its sampler refuses; the good one is recorded, the other one is told."""
+    arguments = quick(tiny_folder, root, "sample.num_images=2", "budget.num_steps=4,3", *overrides)
     done = subprocess.run(
         [sys.executable, "-m", "cq", "-m", f"hydra.sweep.dir={root}/sweep", *arguments],
         cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 1, done.stderr[-3000:]
+    assert "budget.num_steps=3" in done.stderr
     (record,) = read(root / "records.jsonl")
     assert record.status == "ok"
 
@@ -44,10 +46,25 @@ def test_a_launcher_composes(launcher: str, tiny_folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("sinfo") is None, reason="needs a Slurm that answers")
 def test_a_sweep_runs_as_a_job_of_slurm(tiny_folder: Path, tmp_path: Path) -> None:
-    """Against a real Slurm. One node is enough: Debian's slurmctld, slurmd, slurm-client and munge, a slurm.conf with
-    this host as its only node, and munged, slurmctld and slurmd running.
+    """Against a real Slurm; one node is enough. On Debian, as root:
 
-    The folder of the run must be one that the node sees, too.
+    apt-get install slurmctld slurmd slurm-client munge, then in /etc/slurm/slurm.conf
+
+        ClusterName=one
+        SlurmctldHost=HOST(127.0.0.1)
+        SlurmUser=root
+        StateSaveLocation=/var/spool/slurmctld
+        SlurmdSpoolDir=/var/spool/slurmd
+        ProctrackType=proctrack/linuxproc
+        TaskPlugin=task/none
+        SelectType=select/cons_tres
+        SelectTypeParameters=CR_Core
+        ReturnToService=2
+        NodeName=HOST NodeAddr=127.0.0.1 CPUs=2 RealMemory=16000 State=UNKNOWN
+        PartitionName=all Nodes=HOST Default=YES MaxTime=INFINITE State=UP
+
+    with HOST as `hostname -s` says, and munged (as user munge), slurmctld and slurmd started; `sinfo` then shows an
+    idle node. What the test asks for is one core and no share of the memory.
     """
     sweep(
         tiny_folder, tmp_path, "hydra/launcher=slurm", "hydra.launcher.mem_gb=null", "hydra.launcher.cpus_per_task=1",

@@ -111,9 +111,34 @@ def test_what_came_later_is_no_part_of_an_older_question(answered: Answered) -> 
     old = {key: document[key] for key in ledger.IDENTITY}
     old["correct"] = {slot: document["correct"][slot] for slot in ("cache", "quant")}
     assert config_digest(config) == digest_of(old)[:20]
-    later = ("sampler=plms", "predict=taylor1", "correct@correct.output=offset_only")
+    later = (
+        "sampler=plms", "predict=taylor1", "correct@correct.output=offset_only", "compute.dtype=bfloat16",
+        "compute.compile=true",
+    )  # fmt: skip
     digests = {config_digest(composed([*answered.arguments, override])[0]) for override in later}
-    assert len({*digests, config_digest(config)}) == 4
+    assert len({*digests, config_digest(config)}) == 6
+
+
+def test_a_limit_of_memory_is_no_part_of_the_question(answered: Answered) -> None:
+    config, _ = composed([*answered.arguments, "budget.max_memory=3"])
+    assert find(known(answered.records), config, answered.record.model["weights_digest"]) == answered.record
+
+
+def test_every_committed_record_is_found_by_its_configuration() -> None:
+    """Questions are named as they were when the committed runs were made; a part that came later changes no name.
+
+    One record for each row of a table: its own configuration, with what came later added, has its own name.
+    """
+    records = {record.experiment: record for record in known(ledger.REPOSITORY / "results/runs.jsonl")}
+    assert records
+    for record in records.values():
+        config = OmegaConf.create(dict(record.config))
+        for key, before in ledger.LATER.items():
+            if OmegaConf.select(config, key) is None:
+                OmegaConf.update(config, key, before, force_add=True)
+        if "baseline" not in config:
+            config.baseline = {"num_steps": config.sample.num_steps, "sampler": config.sampler}
+        assert config_digest(config) == record.config_digest, record.experiment
 
 
 def test_numbers_that_no_component_reads_are_no_part_of_the_question(answered: Answered) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from cq.components import Components
 from cq.memory import GIB, CallBytes, call_bytes, changes, fitted, peak_bytes
-from cq.plan import plan_of
+from cq.plan import main, plan_of
 from cq.stages import Run
 from tests.tiny_runs import composed, quick
 
@@ -56,5 +56,17 @@ def test_a_plan_says_images_calls_hours_memory_and_disk(tiny_folder: Path, tmp_p
     plan = plan_of(parts, interval=2)
     assert (plan.images, plan.network_calls, plan.disk) == (4, 10, parts.disk_bytes)
     assert sum(plan.seconds.values()) > 0
-    for word in ("4 images", "10 network calls", "hours", "GiB (samples)", "on disk"):
+    for word in ("4 images", "10 network calls,", "hours", "GiB (samples)", "on disk"):
         assert word in str(plan)
+
+
+def test_the_command_says_the_plan_or_refuses(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = quick(tiny_folder, tmp_path, "schedule=uniform")
+    assert main(arguments) == 0
+    assert "4 images of 10 network calls" in capsys.readouterr().out
+    assert main([*arguments, "budget.max_memory=0.01"]) == 2
+    assert "budget.max_memory=0.01: " in capsys.readouterr().err
+    assert main([*arguments, "budget.max_memory=-1"]) == 2
+    assert "budget.max_memory=-1.0: must be above 0" in capsys.readouterr().err

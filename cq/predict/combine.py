@@ -14,5 +14,5 @@ def combine(weights: Sequence[float], maps: Sequence[Tensor]) -> Tensor:
     wide = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype  # a forecast is a difference of maps
     total = weights[0] * maps[0].to(wide)
     for weight, held in zip(weights[1:], maps[1 : len(weights)], strict=True):
-        total = total + weight * held
+        total = total + weight * held.to(wide)
     return total.to(dtype)

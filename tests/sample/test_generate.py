@@ -20,7 +20,7 @@ CALLS = 4
 SCHEDULE = CacheSchedule(num_calls=CALLS, refresh_calls=(0, 2), planner="test", interval=2)
 NO_CORRECTION = ChannelAffine(schedule="", tables={}, r2={})
 SAMPLE = Sample(num_images=5, batch_size=2, num_steps=CALLS, labels="balanced", classes=None, trace=3)
-SEEDS = (10, 11, 12, 13, 14)
+SEEDS = (10, 11, 12, 13, 14, 15, 16)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_images_latents_and_traces_are_those_of_the_loop(model: DiffusionModel, 
     whole = torch.cat(states, dim=1)
     assert torch.equal(found.latents_NCHW, whole[-1])
     assert torch.equal(found.trace_TNCHW, whole[:, :3])
-    assert found.seeds == SEEDS
+    assert found.seeds == SEEDS[:5]
     assert found.labels_N.tolist() == [0, 1, 2, 3, 4]
     assert found.images_NCHW.dtype == torch.uint8
     assert found.images_NCHW.shape == (5, 1, 32, 32)
@@ -101,7 +101,8 @@ def test_a_shard_that_was_damaged_between_kill_and_resume_is_drawn_again(
 
 
 def test_the_batch_size_changes_rounding_only(model: DiffusionModel, tmp_path: Path) -> None:
-    small, large = (drawn(model, tmp_path / str(n), replace(SAMPLE, batch_size=n)) for n in (1, 5))
+    seven = replace(SAMPLE, num_images=7)
+    small, large = (drawn(model, tmp_path / str(n), replace(seven, batch_size=n)) for n in (1, 7))
     # other batch sizes take other float32 kernels; latents reach 40
     assert_close(small.latents_NCHW, large.latents_NCHW, rtol=1e-4, atol=1e-4)
     assert_close(small.trace_TNCHW, large.trace_TNCHW, rtol=1e-4, atol=1e-4)
