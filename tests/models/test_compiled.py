@@ -37,7 +37,7 @@ def small_unet() -> UNetCut:
 )
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 def test_full_and_cached_calls_are_two_graphs_without_a_break(network: Any, site: str, cond: Any) -> None:
-    torch._dynamo.reset()  # type: ignore[no-untyped-call]
+    torch._dynamo.reset()
     counters.clear()
     plain = GuidedDenoiser(network=network(), sites=(site,), guidance=None, null_first=True, call_index=CallIndex())
     fast = compiled(plain, backend="eager")
