@@ -54,6 +54,7 @@ def test_every_choice_of_every_group_is_named() -> None:
         "logger",
         "scale",
         "debug",
+        "hydra/launcher",
     ):
         for file in (CONF / group).glob("*.yaml"):
             assert f"`{file.stem}`" in TEXT, f"conf/{group}/{file.name} is not in the README"
