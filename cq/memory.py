@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cq.components import Components
+from cq.evaluate.fidelity import SSIM_BYTES, SSIM_VALUES, Fidelity
 from cq.models.diffusion import DiffusionModel
 from cq.preflight import needs_moments
 from cq.stages import Run
@@ -112,6 +113,8 @@ def peak_bytes(parts: Components, found: CallBytes, *, on_cpu: bool) -> dict[str
     sets = 3 * image * parts.sample.num_images if on_cpu else 0  # both sets, and the shards of one being joined
     batch = min(parts.sample.batch_size, parts.sample.num_images)
     stages = {"samples": found.base + sets + batch * max(found.image, found.decode)}
+    if on_cpu and any(isinstance(metric, Fidelity) for metric in parts.metrics.values()):
+        stages["evaluation"] = found.base + sets + max(SSIM_VALUES, prod(parts.model.image_shape)) * SSIM_BYTES
     if needs_moments(parts.correct_cache) or hasattr(parts.planner, "reach"):
         compared = 4 * found.map  # a map in float64, and its product with another
         batch = min(parts.calibrate.batch_size, parts.calibrate.num_samples)
@@ -139,9 +142,9 @@ def fitted(parts: Components, found: CallBytes, *, on_cpu: bool) -> Components:
         if stage == "statistics" and not on_cpu and not parts.offload:
             parts = dataclasses.replace(parts, offload=True)
             continue
-        name = {"samples": "sample", "statistics": "calibrate", "quant_params": "quantizer"}[stage]
-        part: Any = getattr(parts, name)
-        batch = min(part.batch_size, getattr(part, "num_images", 0) or part.num_samples)
+        name = {"samples": "sample", "statistics": "calibrate", "quant_params": "quantizer"}.get(stage, "")
+        part: Any = getattr(parts, name, None)
+        batch = 1 if part is None else min(part.batch_size, getattr(part, "num_images", 0) or part.num_samples)
         if batch == 1 or not _has_batch(part):
             raise ValueError(
                 f"budget.max_memory={parts.max_memory}: {stage} needs about {stages[stage] / GIB:.2f} GiB at its "

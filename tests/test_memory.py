@@ -56,7 +56,7 @@ def test_a_plan_says_images_calls_hours_memory_and_disk(tiny_folder: Path, tmp_p
     plan = plan_of(parts, interval=2)
     assert (plan.images, plan.network_calls, plan.disk) == (4, 10, parts.disk_bytes)
     assert sum(plan.seconds.values()) > 0
-    for word in ("4 images", "10 network calls,", "hours", "GiB (samples)", "on disk"):
+    for word in ("4 images", "10 network calls,", "hours", "GiB (evaluation)", "on disk"):
         assert word in str(plan)
 
 

@@ -14,6 +14,9 @@ from cq.evaluate.bootstrap import METHOD, check_resamples, interval_of_mean
 from cq.evaluate.features import check_images
 from cq.evaluate.protocol import EvaluationContext, Score
 
+SSIM_VALUES = 2**14  # pixels times channels of an image set at once; each image's score is the same in any split
+SSIM_BYTES = 5 * 11 * 11 * 8  # a value of both images, their squares and product, once for each tap of the window
+
 
 def psnr_db(images_NCHW: Tensor, baseline_NCHW: Tensor, *, cap_db: float, batch_size: int) -> Tensor:
     """Peak signal-to-noise ratio of each uint8 pair in dB, peak 255, float64 [N]; equal images get `cap_db`."""
@@ -28,7 +31,8 @@ def ssim(images_NCHW: Tensor, baseline_NCHW: Tensor, *, batch_size: int) -> Tens
     """Structural similarity of each uint8 pair (Wang et al. 2004: Gaussian window, sigma 1.5), float64 [N]."""
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    pairs = zip(torch.split(images_NCHW, batch_size), torch.split(baseline_NCHW, batch_size), strict=True)
+    at_once = max(1, min(batch_size, SSIM_VALUES // images_NCHW[0].numel()))  # float64 convolutions unfold their input
+    pairs = zip(torch.split(images_NCHW, at_once), torch.split(baseline_NCHW, at_once), strict=True)
     parts = [
         structural_similarity_index_measure(ours.double(), theirs.double(), data_range=255.0, reduction="none")
         for ours, theirs in pairs
