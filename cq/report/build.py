@@ -28,7 +28,7 @@ def build_table(name: str, records: Sequence[RunRecord], paper: Paper) -> Table:
     superseded = []
     order = {record.key: place for place, record in enumerate(records)}  # place of the last record of a key
     for record in sorted(mine, key=lambda record: order[record.key]):
-        asked = (record.experiment, record.seed, *_budget(record))
+        asked = (record.experiment, record.model["name"], record.seed, *_budget(record))
         earlier = by_seed.pop(asked, None)
         if earlier is not None:
             superseded.append(earlier.key)

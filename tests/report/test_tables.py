@@ -127,6 +127,13 @@ def test_a_rerun_of_an_older_configuration_is_the_latest(paper: Paper) -> None:
     assert _cells(build_table("table5", [record(), changed, record()], paper), FRECHET) == ["10.000 [9.500, 10.500]"]
 
 
+def test_one_experiment_on_two_models_gives_two_rows(paper: Paper) -> None:
+    other = replace(record(), config_digest="f" * 64, model={**record().model, "name": "other"})
+    table = build_table("table5", [record(), other], paper)
+    assert [row.model for row in table.rows] == [record().model["name"], "other"]
+    assert table.superseded == ()
+
+
 def test_two_experiments_cannot_claim_one_seed_of_a_row(paper: Paper) -> None:
     with pytest.raises(ValueError, match="seed=0 of row 'same'"):
         build_table("table5", [record("same"), record("same", experiment="synthetic/other")], paper)
