@@ -95,9 +95,7 @@ class Store:
         self.seconds[stage] = elapsed - self._nested
         self._nested = outer + elapsed
 
-    def _publish(
-        self, artifact: "Artifact", folder: Path, description: str, made: Mapping[str, float | None]
-    ) -> None:
+    def _publish(self, artifact: "Artifact", folder: Path, description: str, made: Mapping[str, float | None]) -> None:
         temporary = folder.with_suffix(f".{os.getpid()}.tmp")
         temporary.mkdir()
         artifact.save(temporary)

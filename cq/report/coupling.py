@@ -14,7 +14,7 @@ from cq.report.cells import Stat, mean_of
 from cq.report.contexts import NONE, schedule_of
 from cq.report.metrics import Column, against_full_precision
 from cq.report.paired import by_seed, decided, rule
-from cq.report.paper import Published
+from cq.report.paper import Paper, Published
 from cq.report.tables import Row, Table
 from cq.report.text import bullets, pipes
 
@@ -33,6 +33,10 @@ NOTE = (
     "Loss: by a metric against the data, how much worse than full precision, which may be below zero; by the error "
     "against full precision, that error. Errors that know nothing of each other add up in squares, to less than their "
     "sum."
+)
+MOOT = (
+    "In {} of these one technique alone loses nothing that is decided, or gains: there 'more than the sum' does not "
+    "mean that errors feed each other."
 )
 
 
@@ -53,6 +57,7 @@ class Losses:
     """What each of `PARTS` loses by one metric, over the seeds that all rows share.
 
     excess: both less the sum. verdict: its sign where that is decided by the rule of `cq.report.paired`, else 0.
+    each_loses: whether either technique alone decidedly loses anything.
     per_seed: the losses of each part, seed by seed.
     """
 
@@ -60,18 +65,19 @@ class Losses:
     per_seed: tuple[tuple[float, ...], ...]
     excess: Stat
     verdict: int
+    each_loses: bool
 
     @property
     def stats(self) -> tuple[Stat, ...]:
         return tuple(map(mean_of, self.per_seed))
 
 
-def couplings(table: Table, rows: Sequence[Row] | None = None) -> list[Coupling]:
-    """One for every plainly combined row whose parts stand in the table too. rows: of these only."""
-    plain = [row for row in table.rows if row.ok and all(_choice(row, key) in NONE for key in CORRECTIONS)]
+def couplings(rows: Sequence[Row], paper: Paper) -> list[Coupling]:
+    """One for every plainly combined row whose parts are among `rows` too."""
+    plain = [row for row in rows if row.ok and all(_choice(row, key) in NONE for key in CORRECTIONS)]
     found = []
     for both in plain:
-        if not (_cached(both) and both.records[0].quantized) or (rows is not None and both not in rows):
+        if not (_cached(both) and both.records[0].quantized):
             continue
         steps = ("num_steps",)
         exact = _partner(both, plain, lambda row: row.is_full_precision, (), steps)
@@ -84,7 +90,7 @@ def couplings(table: Table, rows: Sequence[Row] | None = None) -> list[Coupling]
         )
         if exact and quantized and cached:
             keys = [row.records[0].paper_row for row in (quantized, cached, both)]
-            values = [v for key in keys if "/" not in key for v in (table.paper.find(PAPER, key) or {}).values()]
+            values = [v for key in keys if "/" not in key for v in (paper.find(PAPER, key) or {}).values()]
             found.append(
                 Coupling(
                     schedule=schedule_of(both.records[0]), exact=exact, quantized=quantized, cached=cached, both=both,
@@ -116,17 +122,18 @@ def losses(coupling: Coupling, column: Column) -> Losses | None:
     total = tuple(map(math.fsum, zip(alone, other, strict=True)))
     excess = [b - s for b, s in zip(both, total, strict=True)]
     return Losses(
-        column=column, per_seed=(alone, other, total, both), excess=mean_of(excess), verdict=decided(excess)
-    )
+        column=column, per_seed=(alone, other, total, both), excess=mean_of(excess), verdict=decided(excess),
+        each_loses=decided(alone) == decided(other) == 1,
+    )  # fmt: skip
 
 
 def coupling_markdown(table: Table) -> str:
     """For each metric a line a budget and schedule, and the paper's numbers below; "" without such rows."""
-    found = couplings(table)
+    found = couplings(table.rows, table.paper)
     sections: list[str] = []
     seeds: set[int] = set()
     for column in loss_columns(table):
-        lines, tally = [], []
+        lines, tally, moot = [], [], 0
         for coupling in found:
             loss = losses(coupling, column)
             if loss is not None:
@@ -134,12 +141,13 @@ def coupling_markdown(table: Table) -> str:
                 stats = [stat.text(column.decimals) for stat in loss.stats]
                 lines.append([*_budget(coupling), *stats, excess, VERDICTS[loss.verdict]])
                 tally.append(loss.verdict)
+                moot += not loss.each_loses
                 seeds.add(loss.excess.num)
         if lines:
             heads = ["schedule", "model", "steps", "N", "bits", *PARTS, "both - sum", "verdict"]
             shares = ", ".join(f"{words} in {tally.count(sign)}" for sign, words in VERDICTS.items())
             sections += ["", f"## Loss by {column.title}", "", *pipes([heads, *lines]), ""]
-            sections += bullets([f"Both lose {shares} of {len(tally)}."])
+            sections += bullets([f"Both lose {shares} of {len(tally)}.", *([MOOT.format(moot)] if moot else [])])
     if not sections:
         return ""
     notes = [NOTE, rule(seeds), *_in_the_paper(found)]
@@ -153,7 +161,7 @@ def coupling_frame(table: Table) -> "pd.DataFrame":
     names = ("quantization", "caching", "sum", "both")
     lines = []
     for column in loss_columns(table):
-        for coupling in couplings(table):
+        for coupling in couplings(table.rows, table.paper):
             loss = losses(coupling, column)
             if loss is None:
                 continue

@@ -43,7 +43,7 @@ def write_figures(table: Table, folder: Path, *, thumbnails: Path) -> list[Path]
         "images": lambda: image_figure(chosen, thumbnails=thumbnails),
         "tradeoff": lambda: tradeoff_figure(table, looks),
         "intervals": lambda: interval_figure(table, looks),
-        "coupling": lambda: coupling_figure(table, couplings(table, chosen.rows), chosen.titled(COUPLING)),
+        "coupling": lambda: coupling_figure(table, couplings(chosen.rows, table.paper), chosen.titled(COUPLING)),
         "preparation": lambda: preparation_figure(table, chosen, looks),
         "overview": lambda: overview_figure(chosen, looks, thumbnails=thumbnails, title=table.title),
     }

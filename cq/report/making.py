@@ -52,8 +52,10 @@ class Makers:
         """Stage of the preparation to seconds; None where the time of one is not known."""
         artifacts = dict(record.artifacts)
         if not record.made:
-            behind = [self._behind.get((stage, artifacts.get(stage, ""), record.seed)) for stage in ASKING]
-            artifacts |= {INSIDE: digest for digest in behind if digest and INSIDE not in record.artifacts}
+            for stage in ASKING:
+                behind = self._behind.get((stage, artifacts.get(stage, ""), record.seed))
+                if behind is not None:
+                    artifacts.setdefault(INSIDE, behind)
         found: dict[str, float] = {}
         for stage in PREPARATION:
             if stage not in (record.made or artifacts):

@@ -71,6 +71,8 @@ def preparation_figure(table: Table, chosen: Chosen, looks: Looks) -> "Figure | 
 
     Rows of one budget. None where their preparation does not differ by whole seconds.
     """
+    from matplotlib.ticker import SymmetricalLogLocator
+
     known = prepared(table)
     rows = [row for row in chosen.rows if row.preparation is not None] if known else []
     metrics = [column for column in judging(table.metrics) if any(row.judged_by(column.key) for row in rows)]
@@ -85,7 +87,8 @@ def preparation_figure(table: Table, chosen: Chosen, looks: Looks) -> "Figure | 
             if row.judged_by(column.key) and row.preparation is not None:
                 _point(axes, looks, row, column.key)
         axes.set_xscale("symlog", linthresh=1, linscale=0.4)
-        axes.set_xlim(left=-0.15)
+        axes.set_xlim(-0.15, 1.6 * max(row.preparation.total.mean for row in rows if row.preparation))
+        axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1, subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.grid(color=GRID, linewidth=0.7)
         axes.set_axisbelow(True)
@@ -140,7 +143,7 @@ def _point(axes: "Axes", looks: Looks, row: Row, key: str) -> None:
 
 
 def _by_setting(points: Sequence[Mapping[str, Published]]) -> dict[str, list[Mapping[str, Published]]]:
-    """Setting and quality metric, as a title, to its points."""
+    """Setting, as a title, to its points."""
 
     def name(values: Mapping[str, Published]) -> str:
         return values[TIME].setting
@@ -159,9 +162,10 @@ def _draw_published(axes: "Axes", setting: str, points: Sequence[Mapping[str, Pu
         budget = values[TIME].budget
         name = values[TIME].method + (f", N={budget['cache_interval']}" if "cache_interval" in budget else "")
         right = time > max(v[TIME].value for v in shown) / 4
+        above = place % 2 == 0  # neighbours in turns, or long names run into each other
         axes.annotate(
-            name, (time, quality), xytext=(-6 if right else 6, 4), textcoords="offset points", fontsize=8,
-            ha="right" if right else "left",
+            name, (time, quality), xytext=(-6 if right else 6, 5 if above else -5), textcoords="offset points",
+            fontsize=8, ha="right" if right else "left", va="bottom" if above else "top",
         )  # fmt: skip
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
@@ -170,4 +174,4 @@ def _draw_published(axes: "Axes", setting: str, points: Sequence[Mapping[str, Pu
     axes.set_axisbelow(True)
     axes.set_xlabel(f"preparation, {units}")
     axes.set_ylabel(metric)
-    axes.set_title(f"The paper's: {setting}", fontsize=9)
+    axes.set_title(wrapped(f"The paper's: {setting}", 44), fontsize=9)

@@ -35,7 +35,8 @@ BUDGET = {  # number of a run's budget to the column that publishes it
 class Published:
     """One published value. exact: printed as such; otherwise read off a plot. confidence: in the transcription.
 
-    unit: of the value, or "". text: value, unit and the mark of the confidence, for a cell. needs: what running the row takes, or "".
+    unit: of the value, or "". text: value, unit and the mark of the confidence, for a cell. needs: what running the row
+    takes, or "".
     """
 
     table: str

@@ -40,9 +40,9 @@ def render_table(
 ) -> RenderedTable:
     """Write `out`/tables/<name>.md, .csv, .tex and, unless `figures` is False, `out`/figures/<name>_*.png, .svg.
 
-    Also `out`/tables/<name>_winners.md, .csv where rows differ in nothing but their schedule, <name>_coupling where each
-    technique stands alone and combined, and <name>_preparation where the time to prepare differs. thumbnails: the
-    folder to which the records' thumbnail paths are relative. Raises ValueError as `build_table`.
+    Also `out`/tables/<name>_winners.md, .csv where rows differ in nothing but their schedule, <name>_coupling.* where
+    each technique stands alone and combined, and <name>_preparation.* where the time to prepare differs. thumbnails:
+    the folder to which the records' thumbnail paths are relative. Raises ValueError as `build_table`.
     """
     table = build_table(name, records, read_paper(paper_csv))
     markdown = to_markdown(table)
@@ -86,18 +86,18 @@ def to_csv(frame: "pd.DataFrame") -> str:
 
 
 def to_latex(table: Table) -> str:
-    """A booktabs table no larger than a page, with what stands behind the numbers as comments above it.
+    """A booktabs table, scaled down where it is wider than a line; what stands behind the numbers as comments above.
 
-    Scaled down where it is too wide or too high, so that a long one belongs on a page of its own.
+    Many columns read best on a page of their own, turned.
     """
     heads, *body = _strings(table.frame())
-    lines = ["% needs \\usepackage{booktabs} and \\usepackage{adjustbox}; wide: \\usepackage{pdflscape}, landscape"]
+    lines = ["% needs \\usepackage{booktabs,graphicx}; to turn the page: \\usepackage{pdflscape}, landscape"]
     lines += [f"% {' '.join(note.split())}" for note in notes(table)]
-    lines += [r"\begin{adjustbox}{max totalsize={\linewidth}{0.95\textheight}}"]
+    lines += [r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"]
     lines += [rf"\begin{{tabular}}{{{'l' * len(heads)}}}", r"\toprule"]
     lines += [" & ".join(map(latex_cell, heads)) + r" \\", r"\midrule"]
     lines += [" & ".join(map(latex_cell, row)) + r" \\" for row in body]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{adjustbox}"]) + "\n"
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}%", "}"]) + "\n"
 
 
 def _strings(frame: "pd.DataFrame") -> list[list[str]]:
