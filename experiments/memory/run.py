@@ -166,9 +166,10 @@ class Judge:
     def _latents(self, schedule: CacheSchedule) -> torch.Tensor:
         model, seeds = self._model, image_seeds("tuning", run_seed=0, count=self._sizes.images)
         labels = torch.arange(len(seeds)) % max(1, model.component.num_classes)
+        noise = initial_noise(seeds, model.component.latent_shape)
         *_, last = denoise(
-            model.denoiser, model.noise_scheduler(self._sizes.steps), initial_noise(seeds, model.component.latent_shape),
-            cond=model.condition(labels), schedule=schedule, correction=NO_CORRECTION,
+            model.denoiser, model.noise_scheduler(self._sizes.steps), noise, cond=model.condition(labels),
+            schedule=schedule, correction=NO_CORRECTION,
         )  # fmt: skip
         return last.x_NCHW
 
@@ -180,6 +181,7 @@ def mean(values: torch.Tensor) -> tuple[float, float]:
 
 def compare(name: str, collections: list[Collection], sizes: Sizes, repeats: int) -> dict[str, Any]:
     """For each collection what it took and, for each interval, how good the schedule is that follows from it."""
+    # All measurements before this process loads anything: a process may inherit the peak of the one that started it.
     took: dict[str, list[dict[str, Any]]] = {}
     statistics: dict[str, TrajectoryStatistics] = {}
     for repeat in range(repeats):
@@ -210,7 +212,10 @@ def compare(name: str, collections: list[Collection], sizes: Sizes, repeats: int
             }  # fmt: skip
             log.info("%s: %s", collection.name, row)
         rows.append(row)
-    uniform = {n: Uniform(interval=n).plan(PlanRequest(exact.num_calls, L1(), lambda: exact)) for n in INTERVALS}
+    uniform = {
+        n: Uniform(interval=n).plan(PlanRequest(num_calls=exact.num_calls, cost=L1(), statistics=lambda: exact))
+        for n in INTERVALS
+    }
     return {
         "collections": rows,
         "uniform": {str(n): judged(uniform[n], best[n], exact, judge, n) for n in INTERVALS},
