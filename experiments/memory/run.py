@@ -271,17 +271,18 @@ def draw(results: dict[str, Any], path: Path) -> None:
         for axes in grid.flat:
             axes.plot([whole["kept_bytes"] / MIB], _exact_at(axes, whole), "D", color="black", markersize=5, zorder=4)
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:g}")
             axes.grid(color="#E5E5E5", linewidth=0.7)
             axes.set_axisbelow(True)
         for axes in grid[1]:
             axes.set_xlabel("MiB of maps kept (counted)")
-        grid[0, 0].set_yscale("symlog", linthresh=1)
         grid[0, 0].set_ylabel("peak over the loop alone,\nMiB (measured)")
         grid[1, 0].set_ylabel("relative error of the distances, %")
         grid[0, 1].set_ylabel("true cost above the optimum, %")
         grid[1, 1].set_ylabel(wrapped("latent error less that of the exact schedule (bars: standard error)", 36))
         for axes, n in zip(grid[0, 1:], INTERVALS, strict=True):
             axes.set_title(f"N = {n}")
+            at_least(axes, 1.0)
             uniform = results["uniform"][str(n)]
             axes.text(
                 0.97, 0.95, f"uniform: {100 * (uniform['true_cost_over_optimum'] - 1):+.1f} %",
@@ -294,7 +295,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
                 0.97, 0.95, f"exact: {exact['error']:.3f}, uniform: {uniform['difference_to_exact']:+.3f}",
                 transform=axes.transAxes, ha="right", va="top", fontsize=8,
             )  # fmt: skip
-            axes.margins(y=0.2)
+            at_least(axes, 0.004)
         handles, labels = grid[0, 0].get_legend_handles_labels()
         handles.append(grid[0, 0].lines[-1])
         figure.legend(handles, [*labels, "all of each map"], loc="outside lower center", ncols=4, frameon=False)
@@ -304,6 +305,13 @@ def draw(results: dict[str, Any], path: Path) -> None:
         )  # fmt: skip
         for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
             figure.savefig(path.with_suffix(suffix), metadata=metadata, bbox_inches="tight", pad_inches=0.12)
+
+
+def at_least(axes: Any, span: float) -> None:
+    """Widen the vertical axis around zero and what is drawn, so that rounding does not look like a difference."""
+    low, high = axes.get_ylim()
+    low, high = min(low, -0.1 * span), max(high, 0.9 * span)
+    axes.set_ylim(low, high + 0.2 * (high - low))
 
 
 def _exact_at(axes: Any, whole: dict[str, Any]) -> list[float]:
