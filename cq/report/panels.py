@@ -36,7 +36,7 @@ def coupling_figure(table: Table, found: Sequence[Coupling], title: str) -> "Fig
     panels: Any = figure.subplots(1, num, squeeze=False, width_ratios=widths)[0]
     models = {coupling.both.model for coupling in found}
     for axes, column in zip(panels, columns, strict=False):
-        names = []
+        names: list[str] = []
         for loss, coupling in [(losses(coupling, column), coupling) for coupling in found]:
             if loss is None:
                 continue
