@@ -208,6 +208,7 @@ def _record(
         measured=outcome.measured if outcome else None,
         scores=outcome.scores if outcome else {},
         seconds=outcome.seconds if outcome else {},
+        made=outcome.made if outcome else {},
         artifacts=outcome.digests if outcome else {},
         images_digest=outcome.images_digest if outcome else "",
         schedule={"num_calls": outcome.schedule.num_calls, "refresh_calls": list(outcome.schedule.refresh_calls)}

@@ -324,8 +324,9 @@ def run(parts: Components) -> RunOutcome:
     return RunOutcome(
         schedule=schedule, correction=correction, output=output, params=params, samples=samples, baseline=baseline,
         scores=scores, missing=missing, counted=this.counted(schedule, params),
-        measured=timing.summary(), seconds=dict(parts.store.seconds), digests=dict(parts.store.digests),
-        weights_digest=parts.model.weights_digest(), images_digest=digest_of_tensor(samples.images_NCHW),
+        measured=timing.summary(), seconds=dict(parts.store.seconds), made=dict(parts.store.made),
+        digests=dict(parts.store.digests), weights_digest=parts.model.weights_digest(),
+        images_digest=digest_of_tensor(samples.images_NCHW),
     )  # fmt: skip
 
 

@@ -56,7 +56,8 @@ def test_a_record_holds_what_is_needed_to_believe_it(answered: Answered) -> None
     assert record.budget == {"num_steps": 10, "cache_interval": 2, "weight_bits": None, "act_bits": None}
     assert record.schedule["num_calls"] == 10
     assert len(record.schedule["refresh_calls"]) == 5
-    assert set(record.artifacts) == set(record.seconds) - {"load"}
+    assert set(record.artifacts) == set(record.seconds) - {"load"} == set(record.made)
+    assert None not in record.made.values()
     assert {"statistics", "schedule", "samples", "samples_full_precision"} <= set(record.artifacts)
     assert (answered.records.parent / record.thumbnails).read_bytes().startswith(b"\x89PNG")
     assert read(answered.records) == [record]

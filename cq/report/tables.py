@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from cq.record import RunRecord
 from cq.report.cells import COSTS, DASH, Stat, cost_text
+from cq.report.making import Preparation
 from cq.report.metrics import Column, against_full_precision
-from cq.report.paper import DIRECTION, Published
+from cq.report.paper import DIRECTION, Paper, Published
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +29,7 @@ class Row:
     """One configuration: the records of its seeds (`ok` are those that ran), and what they say together.
 
     published: what the paper says of the row that this one stands for. paper: the same where the budget is the paper's
-    own, so that the two may stand side by side; else empty.
+    own, so that the two may stand side by side; else empty. preparation: None where it is not known.
     """
 
     label: str
@@ -40,6 +41,7 @@ class Row:
     costs: Mapping[str, Stat]
     published: Mapping[str, Published]
     paper: Mapping[str, Published]
+    preparation: Preparation | None
 
     @property
     def ok(self) -> tuple[RunRecord, ...]:
@@ -88,7 +90,8 @@ class Table:
     """One table, ready to be written.
 
     superseded: (experiment, seed, digest) of earlier runs left out of it. unmatched: keys of published rows that there
-    are none of. not_run: published rows of this table for which no run stands.
+    are none of. not_run: published rows of this table for which no run stands. paper: the published values of all
+    tables and plots.
     """
 
     name: str
@@ -97,6 +100,7 @@ class Table:
     superseded: tuple[tuple[str, int, str], ...]
     unmatched: tuple[str, ...]
     not_run: tuple[Mapping[str, Published], ...]
+    paper: Paper
 
     @property
     def title(self) -> str:
