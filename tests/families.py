@@ -26,20 +26,22 @@ def component(family: str, folder: Path) -> ModelComponent:
     made: dict[str, Any] = {
         "ldm": lambda: LatentDiffusion(
             weights=weights, site="up_blocks.2.resnets.2", guidance=1.5, num_classes=10, latent_shape=latents,
-            image_shape=(1, 32, 32),
+            image_shape=(1, 32, 32), release=None,
         ),
         "uncond": lambda: LatentDiffusion(
             weights=weights, site="up_blocks.1.resnets.2", guidance=None, num_classes=0, latent_shape=latents,
-            image_shape=(1, 32, 32),
+            image_shape=(1, 32, 32), release=None,
         ),
-        "ddpm": lambda: PixelDiffusion(weights=weights, site="up_blocks.2.resnets.2", image_shape=(3, 16, 16)),
+        "ddpm": lambda: PixelDiffusion(
+            weights=weights, site="up_blocks.2.resnets.2", image_shape=(3, 16, 16), release=None,
+        ),
         "sd": lambda: StableDiffusion(
             weights=weights, site="up_blocks.1.resnets.2", guidance=7.5, prompts=weights, latent_shape=latents,
-            image_shape=(3, 32, 32),
+            image_shape=(3, 32, 32), release=None,
         ),
         "dit": lambda: DiffusionTransformer(
             weights=weights, site="blocks.1-4", guidance=1.5, num_classes=10, latent_shape=latents,
-            image_shape=(1, 32, 32),
+            image_shape=(1, 32, 32), release=None,
         ),
     }  # fmt: skip
     model: ModelComponent = made[family]()
