@@ -131,12 +131,7 @@ def write_tiny_sd(folder: Path) -> None:
         vocab_size=60, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
         max_position_embeddings=8, bos_token_id=52, eos_token_id=53, pad_token_id=53,
     )  # fmt: skip
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=8)
+    tokenizer = letter_tokenizer(folder, length=8)
     scheduler = PNDMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1,
         set_alpha_to_one=False,
@@ -148,6 +143,16 @@ def write_tiny_sd(folder: Path) -> None:
     pipeline.save_pretrained(folder)
     (folder / "evaluation.txt").write_text("a cat\na dog\na red hat\n")
     (folder / "calibration.txt").write_text("a cow\na pig\n")
+
+
+def letter_tokenizer(folder: Path, *, length: int) -> CLIPTokenizer:
+    """CLIP's tokenizer with 54 tokens; its files stay in `folder`."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=length)
 
 
 def tiny_vae(channels: int) -> AutoencoderKL:

@@ -170,7 +170,8 @@ def _asked(converter: Any, state: State) -> Names:
 
 def _filled(config: Mapping[str, Any], state: State, names: Names) -> nn.Module:
     """The part of `config` with its weights; ValueError unless keys and parameters go up evenly."""
-    module: nn.Module = build_part(config)
+    with torch.device("meta"):  # nothing is drawn that would be overwritten
+        module: nn.Module = build_part(config)
     expected = module.state_dict()
     missing = [_original(name, names) for name in sorted(set(expected) - set(names))]
     left = sorted({*(set(state) - set(names.values())), *(names[name] for name in set(names) - set(expected))})
@@ -179,7 +180,8 @@ def _filled(config: Mapping[str, Any], state: State, names: Names) -> nn.Module:
         told += [f"has {_listed(left)}, which has no place in it"] if left else []
         raise ValueError(f"{config['_class_name']}: the checkpoint {' and '.join(told)}. Is it another model's?")
     converted = {name: _shaped(name, key, state[key], expected[name], module) for name, key in names.items()}
-    module.load_state_dict(converted)
+    module.load_state_dict(converted, assign=True)
+    assert not any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers()))
     return module.eval().requires_grad_(False)
 
 
@@ -189,7 +191,7 @@ def _shaped(name: str, key: str, value: Tensor, parameter: Tensor, module: nn.Mo
     parent, _, last = layer.rpartition(".")
     if last in THIRDS and re.search(r"\.qkv\.(weight|bias)$", key) and len(value) == 3 * len(parameter):
         heads: Any = module.get_submodule(parent).heads
-        value = value.unflatten(0, (heads, 3, -1))[:, THIRDS.index(last)].flatten(0, 1)
+        value = value.unflatten(0, (heads, 3, -1))[:, THIRDS.index(last)].flatten(0, 1).clone()
     if value.squeeze().shape != parameter.squeeze().shape:
         raise ValueError(
             f"{key}: has shape {list(value.shape)} and becomes {name} of shape {list(parameter.shape)}. Is it another "

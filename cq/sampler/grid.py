@@ -15,7 +15,7 @@ class GridDDIM(DDIMScheduler):  # type: ignore[misc]
         """timesteps: in sampling order, none below the one after it."""
         if self.config.prediction_type != "epsilon":
             raise ValueError(
-                f"prediction_type={self.config.prediction_type!r}: this sampler takes predicted noise. Use sampler=ddim."
+                f"prediction_type={self.config.prediction_type!r}: the quadratic grid is for noise. Use sampler=ddim."
             )
         self.num_inference_steps = len(timesteps)
         self.timesteps = torch.tensor(timesteps)

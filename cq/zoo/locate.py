@@ -65,8 +65,8 @@ def _snapshot(reference: str) -> Path:
     except Exception as error:  # of the network, of the hub, or of its licence
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
-            f"{reference!r}: is not in the hub's cache, and the hub cannot be asked ({reason}). Download it where there is "
-            "a network and give its folder."
+            f"{reference!r}: is not in the hub's cache, and the hub cannot be asked ({reason}). Download it where "
+            "there is a network, and give its folder."
         ) from error
 
 
