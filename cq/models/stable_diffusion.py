@@ -43,6 +43,8 @@ class StableDiffusion:
     image_shape: tuple[int, int, int]
     release: Release | None = field(metadata=CAME_LATER)
 
+    parts: ClassVar[tuple[str, ...]] = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+
     @property
     def num_classes(self) -> int:
         """How many evaluation prompts there are."""
@@ -60,18 +62,22 @@ class StableDiffusion:
 
     def check(self) -> None:
         """Raise ValueError, before anything is loaded, for a model, prompts or a site that are not there."""
-        from cq.models.sites import check_cut, cuts_of
-
-        check_folder(self.weights, ("unet", "vae", "text_encoder", "tokenizer", "scheduler"), self.release)
-        check_part(self.weights, "unet", kind="UNet2DConditionModel", latent_shape=self.latent_shape)
-        check_decoder(self.weights, self.latent_shape, self.image_shape)
-        check_cut(self.site, cuts_of(part_config(self.weights, "unet")))
+        check_folder(self.weights, self.parts, self.release)
+        self.check_network()
         shared = set(self.read_prompts("evaluation")) & set(self.read_prompts("calibration"))
         if shared:
             raise ValueError(
                 f"model.prompts={self.prompts!r}: {len(shared)} prompts are in both files, {min(shared)!r} among them. "
                 "Nothing may be calibrated on what it is evaluated with: take them out of calibration.txt."
             )
+
+    def check_network(self) -> None:
+        """Raise ValueError for another network, or for a site that it does not have."""
+        from cq.models.sites import check_cut, cuts_of
+
+        check_part(self.weights, "unet", kind="UNet2DConditionModel", latent_shape=self.latent_shape)
+        check_decoder(self.weights, self.latent_shape, self.image_shape)
+        check_cut(self.site, cuts_of(part_config(self.weights, "unet")))
 
     def content_digest(self) -> str:
         """SHA-256 of both prompt files; they decide images as the weights do."""
