@@ -64,17 +64,19 @@ def convert(state: State, parts: Architecture, *, ema: bool) -> dict[str, Any]:
     for keys that are left over or missing, and for a noise schedule other than that of `parts`.
     """
     state = dict(state)
-    _take_ema(state, ema=ema)
+    unet = {key: state.pop(key) for key in list(state) if key.startswith(UNET)}
+    unet_names = _unet_names(unet, parts["unet"])
+    _checked(parts["unet"], unet, unet_names)  # before the averaged weights, which are known by these names
+    _take_ema(state, unet, ema=ema)
     _check_schedule(state, parts["scheduler"])
     first_stage = dict(parts["vae"])
     if first_stage["scaling_factor"] is None:
         if "scale_factor" not in state:
             raise ValueError("the checkpoint has no 'scale_factor', which this model's first stage is scaled by.")
         first_stage["scaling_factor"] = float(state.pop("scale_factor"))
-    unet = {key: state.pop(key) for key in list(state) if key.startswith(UNET)}
     vae = {key: state.pop(key) for key in list(state) if key.startswith(FIRST_STAGE)}
     made = {
-        "unet": _filled(parts["unet"], unet, _unet_names(unet, parts["unet"])),
+        "unet": _filled(parts["unet"], unet, unet_names),
         "vae": _filled(first_stage, vae, _first_stage_names(vae, first_stage)),
         "scheduler": build_part(parts["scheduler"]),
     }
@@ -88,9 +90,9 @@ def convert(state: State, parts: Architecture, *, ema: bool) -> dict[str, Any]:
     return made
 
 
-def _take_ema(state: State, *, ema: bool) -> None:
-    """Drop one of the two sets of the denoiser's weights; averaged ones are stored under names without dots."""
-    names = {EMA + key.removeprefix("model.").replace(".", ""): key for key in state if key.startswith(UNET)}
+def _take_ema(state: State, unet: State, *, ema: bool) -> None:
+    """Take the averaged weights out of `state`, and into `unet`; they are stored under names without dots."""
+    names = {EMA + key.removeprefix("model.").replace(".", ""): key for key in unet}
     averaged = {key for key in state if key.startswith(EMA)} - OF_TRAINING
     if averaged or ema:
         missing, left = sorted(set(names) - averaged), sorted(averaged - set(names))
@@ -101,7 +103,7 @@ def _take_ema(state: State, *, ema: bool) -> None:
     for name in averaged:
         value = state.pop(name)
         if ema:
-            state[names[name]] = value
+            unet[names[name]] = value
 
 
 def _check_schedule(state: State, config: Mapping[str, Any]) -> None:
@@ -168,8 +170,8 @@ def _asked(converter: Any, state: State) -> Names:
     }
 
 
-def _filled(config: Mapping[str, Any], state: State, names: Names) -> nn.Module:
-    """The part of `config` with its weights; ValueError unless keys and parameters go up evenly."""
+def _checked(config: Mapping[str, Any], state: State, names: Names) -> nn.Module:
+    """The part of `config` without weights; ValueError unless keys and parameters go up evenly."""
     with torch.device("meta"):  # nothing is drawn that would be overwritten
         module: nn.Module = build_part(config)
     expected = module.state_dict()
@@ -179,6 +181,13 @@ def _filled(config: Mapping[str, Any], state: State, names: Names) -> nn.Module:
         told = [f"lacks {_listed(missing)}"] if missing else []
         told += [f"has {_listed(left)}, which has no place in it"] if left else []
         raise ValueError(f"{config['_class_name']}: the checkpoint {' and '.join(told)}. Is it another model's?")
+    return module
+
+
+def _filled(config: Mapping[str, Any], state: State, names: Names) -> nn.Module:
+    """The part of `config` with its weights. Raises ValueError as `_checked`, and for another shape."""
+    module = _checked(config, state, names)
+    expected = module.state_dict()
     converted = {name: _shaped(name, key, state[key], expected[name], module) for name, key in names.items()}
     module.load_state_dict(converted, assign=True)
     assert not any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers()))
