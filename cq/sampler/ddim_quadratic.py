@@ -39,8 +39,8 @@ class QuadraticDDIM:
 
     def noise_scheduler(self, config: Mapping[str, Any], num_steps: int) -> Any:
         """A fresh noise scheduler with its timesteps set."""
-        from cq.sampler.grid import GridDDIM
+        from cq.sampler.grid import grid_ddim
 
-        fresh = GridDDIM.from_config(config)
+        fresh = grid_ddim().from_config(config)
         fresh.set_grid(self.timesteps(num_steps))
         return fresh

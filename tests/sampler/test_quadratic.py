@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from cq.sampler.ddim_quadratic import QuadraticDDIM
-from cq.sampler.grid import GridDDIM
+from cq.sampler.grid import grid_ddim
 
 CIFAR = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "clip_sample": False}
 
@@ -56,7 +56,7 @@ def test_other_numbers_of_steps_are_refused(steps: int) -> None:
 @pytest.mark.parametrize("one", [False, True])
 def test_on_diffusers_own_grid_it_is_diffusers_ddim(clip: bool, one: bool) -> None:
     config = {**CIFAR, "clip_sample": clip, "set_alpha_to_one": one}
-    stock, own = DDIMScheduler(**config), GridDDIM(**config)
+    stock, own = DDIMScheduler(**config), grid_ddim()(**config)
     stock.set_timesteps(20)
     own.set_grid(stock.timesteps.tolist())
     x = torch.randn(2, 3, 4, 4)
