@@ -45,7 +45,7 @@ def _snapshot(reference: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    match = re.fullmatch(rf"{HUB}([\w.-]+/[\w.-]+)@([\w./-]+)", reference)
+    match = re.fullmatch(rf"{HUB}(\w[\w.-]*/\w[\w.-]*)@([\w./-]+)", reference)
     if match is None:
         raise ValueError(f"{reference!r}: must be hub:ORG/NAME@REVISION, as in 'hub:google/ddpm-cifar10-32@main'.")
     wanted: dict[str, Any] = {
@@ -78,7 +78,8 @@ def _is_whole(folder: Path) -> bool:
     parts: dict[str, Any] = json.loads(index.read_text(encoding="utf-8"))
     skipped = {pattern.removesuffix("/*") for pattern in NOT_FETCHED}
     names = [name for name, kind in parts.items() if isinstance(kind, list) and kind[0] and name not in skipped]
-    return all(_has_files(folder / name if (folder / name).is_dir() else folder) for name in names)
+    alone = (folder / "config.json").is_file()  # a repository of one network has its files at the top
+    return all(_has_files(folder if alone and not (folder / name).is_dir() else folder / name) for name in names)
 
 
 def _has_files(part: Path) -> bool:
