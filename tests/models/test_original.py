@@ -231,7 +231,7 @@ def test_a_key_too_many_is_refused_by_name(name: str, key: str, originals: Any) 
 
 def test_another_models_checkpoint_is_refused(originals: Any) -> None:
     bedroom, church = originals["ldm_bedroom256"], originals["ldm_church256"]
-    with pytest.raises(ValueError, match="UNet2DModel: the checkpoint lacks .*Is it another model's"):
+    with pytest.raises(ValueError, match=r"UNet2DModel: the checkpoint lacks .*Is it another model's"):
         convert(bedroom[0].state, church[1], ema=False)
     with pytest.raises(ValueError, match=r"noise schedule ends at .* beta 0\.0015 to 0\.0155"):
         convert(bedroom[0].state, {**bedroom[1], "scheduler": church[1]["scheduler"]}, ema=False)
