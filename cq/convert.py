@@ -79,8 +79,7 @@ def main() -> None:
 
 
 def _architecture(path: Path) -> str:
-    release = OmegaConf.load(path).get("release")
-    return str(release.architecture) if release and release.architecture else ""
+    return str(OmegaConf.select(OmegaConf.load(path), "release.architecture") or "")
 
 
 if __name__ == "__main__":

@@ -124,7 +124,8 @@ class DiTCut(nn.Module):
         return timesteps_N, cond
 
     def _block(self, block: Any, hidden: Tensor, given: Any, attn: Tensor | None, mlp: Tensor | None) -> Tensor:
-        return _run_block(block, hidden, *given, attn, mlp)
+        timesteps_N, labels_N = given
+        return _run_block(block, hidden, timesteps_N, labels_N, attn, mlp)
 
     def _head(self, hidden: Tensor, given: Any) -> Tensor:
         """As the end of diffusers' forward: tokens of the patches."""

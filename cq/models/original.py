@@ -200,7 +200,7 @@ def _shaped(name: str, key: str, value: Tensor, parameter: Tensor, module: nn.Mo
     parent, _, last = layer.rpartition(".")
     if last in THIRDS and re.search(r"\.qkv\.(weight|bias)$", key) and len(value) == 3 * len(parameter):
         heads: Any = module.get_submodule(parent).heads
-        value = value.unflatten(0, (heads, 3, -1))[:, THIRDS.index(last)].flatten(0, 1).clone()
+        value = value.view(heads, 3, -1, *value.shape[1:])[:, THIRDS.index(last)].flatten(0, 1).clone()
     if value.squeeze().shape != parameter.squeeze().shape:
         raise ValueError(
             f"{key}: has shape {list(value.shape)} and becomes {name} of shape {list(parameter.shape)}. Is it another "

@@ -97,7 +97,7 @@ class Original:
         classes = randomized(Classes(release.classes, release.unet.context), 4) if release.classes else None
         parts: Any = (unet, averaged, first_stage, classes)
         checkpoint = released(*parts, betas=release.betas, scale_factor=release.scale_factor)
-        return Original(*parts, checkpoint)
+        return Original(unet, averaged, first_stage, classes, checkpoint)
 
     @property
     def state(self) -> dict[str, Tensor]:

@@ -77,7 +77,7 @@ class CrossAttention(nn.Module):
 
     def forward(self, x_NLC: Tensor, context_NMC: Tensor) -> Tensor:
         def split(y: Tensor) -> Tensor:
-            return y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            return y.view(*y.shape[:-1], self.heads, -1).transpose(1, 2)
 
         mixed = attend(split(self.to_q(x_NLC)), split(self.to_k(context_NMC)), split(self.to_v(context_NMC)))
         out: Tensor = self.to_out(mixed.transpose(1, 2).flatten(2))
@@ -91,7 +91,8 @@ class Gated(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.proj(x).chunk(2, dim=-1)
-        return value * F.gelu(gate)
+        gated: Tensor = value * F.gelu(gate)
+        return gated
 
 
 class Block(nn.Module):
@@ -124,20 +125,20 @@ class SpatialTransformer(nn.Module):
     def forward(self, x: Tensor, emb: Tensor, context: Tensor | None) -> Tensor:
         tokens = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2)
         tokens = self.transformer_blocks[0](tokens, context)
-        out: Tensor = x + self.proj_out(tokens.transpose(1, 2).unflatten(2, x.shape[2:]))
+        out: Tensor = x + self.proj_out(tokens.transpose(1, 2).reshape(x.shape))
         return out
 
 
 class Plain(nn.Module):
     """A convolution that ignores time and context. name: under which its weights are stored."""
 
-    def __init__(self, name: str, conv: nn.Conv2d, *, double: bool = False) -> None:
+    def __init__(self, name: str, conv: nn.Conv2d, *, enlarge: bool = False) -> None:
         super().__init__()
         self.add_module(name, conv)
-        self.name, self.double = name, double
+        self.name, self.enlarge = name, enlarge
 
     def forward(self, x: Tensor, emb: Tensor, context: Tensor | None) -> Tensor:
-        if self.double:
+        if self.enlarge:
             x = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
         out: Tensor = self.get_submodule(self.name)(x)
         return out
@@ -204,7 +205,7 @@ class UNet(nn.Module):
                 now = mult * width
                 layers += [attention(now)] if factor in shape.attended else []
                 if level and index == 2:
-                    conv = Plain("conv", nn.Conv2d(now, now, 3, padding=1), double=True)
+                    conv = Plain("conv", nn.Conv2d(now, now, 3, padding=1), enlarge=True)
                     layers.append(residual(now, now, "up") if shape.residual else conv)
                     factor //= 2
                 outputs.append(nn.ModuleList(layers))
@@ -244,7 +245,8 @@ class ConvPair(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
-        return h + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
+        out: Tensor = h + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
+        return out
 
 
 class OneHead(nn.Module):
@@ -256,7 +258,7 @@ class OneHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x)
         q, k, v = (conv(h).flatten(2).transpose(1, 2)[:, None] for conv in (self.q, self.k, self.v))
-        mixed = attend(q, k, v)[:, 0].transpose(1, 2).unflatten(2, x.shape[2:])
+        mixed = attend(q, k, v)[:, 0].transpose(1, 2).reshape(x.shape)
         out: Tensor = x + self.proj_out(mixed)
         return out
 
