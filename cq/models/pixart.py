@@ -37,7 +37,8 @@ class PixArtCut(DiTCut):
     def units(self) -> list[str]:
         """Patch embedding, modulation, text projection, every block, the head."""
         blocks = [f"transformer_blocks.{i}" for i in range(self.blocks)]
-        return ["pos_embed.proj", "adaln_single.emb", "adaln_single.linear", "caption_projection", *blocks, self.last]
+        modulation = ["adaln_single.emb.timestep_embedder", "adaln_single.linear"]
+        return ["pos_embed.proj", *modulation, "caption_projection", *blocks, self.last]
 
     def _whole(self, x_NCHW: Tensor, timesteps_N: Tensor, cond: Tensor | None) -> Tensor:
         assert cond is not None
