@@ -127,6 +127,8 @@ def described(component: Any) -> dict[str, Any]:
     out: dict[str, Any] = {"class": f"{type(component).__module__}.{type(component).__qualname__}"}
     for field in dataclasses.fields(component):
         value = getattr(component, field.name)
+        if value is None and field.metadata.get("came_later"):
+            continue  # so that what was stored before there was such a field keeps its name
         out[field.name] = described(value) if dataclasses.is_dataclass(value) else value
     if hasattr(component, "content_digest"):  # a component that reads a file is what the file says
         out["content"] = component.content_digest()

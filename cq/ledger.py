@@ -30,6 +30,7 @@ LATER: Mapping[str, Any] = {  # groups and slots that came later, with what ever
     "cache": {"_target_": "cq.cache.cut.CutPoint"},
     "predict": {"_target_": "cq.predict.last.Last"},
     "correct.output": {"_target_": "cq.correct.none.NoCorrection"},
+    "model.release": None,
 }
 PACKAGES = ("torch", "diffusers", "torchmetrics", "clean-fid", "hydra-core", "numpy", "scipy")
 THUMBNAILS = 10
@@ -60,7 +61,7 @@ def config_digest(config: DictConfig) -> str:
     for key, before in LATER.items():
         group, _, slot = key.partition(".")
         holder, name = (resolved[group], slot) if slot else (resolved, group)
-        if holder[name] == before:
+        if name in holder and holder[name] == before:
             del holder[name]
     question = {key: resolved[key] for key in counts if key in resolved}
     if resolved["schedule"].get("path"):

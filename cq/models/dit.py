@@ -36,13 +36,15 @@ class DiTCut(nn.Module):
         """Raise ValueError for a site that this transformer does not have."""
         check_blocks(sites, self.blocks)
 
+    last = "proj_out_2"  # the layer that draws the patches
+
     def splits(self) -> dict[str, int]:
         """No layer of a DiT reads a concatenation."""
         return {}
 
     def edges(self) -> frozenset[str]:
         """The first and the last layer."""
-        return frozenset({"pos_embed.proj", "proj_out_2"})
+        return frozenset({"pos_embed.proj", self.last})
 
     def units(self) -> list[str]:
         """The patch embedding, every block, and both projections of the head."""
@@ -59,7 +61,7 @@ class DiTCut(nn.Module):
             place = parse(site)
             if isinstance(place, Range) and place.last > place.first:
                 block = f"transformer_blocks.{place.last}.attn1"
-                names += [f"{block}.to_{x}" for x in "qkv"] if place.last < self.blocks else ["proj_out_2"]
+                names += [f"{block}.to_{x}" for x in "qkv"] if place.last < self.blocks else [self.last]
         return list(dict.fromkeys(names))
 
     def full(
@@ -76,7 +78,7 @@ class DiTCut(nn.Module):
             if isinstance(place, Part):
                 handles.append(self._module(place).register_forward_hook(_keep_output(parts, site)))
         try:
-            out = self.backbone(x_NCHW, timestep=timestep.expand(len(x_NCHW)), class_labels=cond, return_dict=False)[0]
+            out = self._whole(x_NCHW, timestep.expand(len(x_NCHW)), cond)
         finally:
             for handle in handles:
                 handle.remove()
@@ -96,10 +98,10 @@ class DiTCut(nn.Module):
         parts = {
             (place.block, place.part): held for site, held in reuse.items() if isinstance(place := parse(site), Part)
         }
-        timesteps_N = timestep.expand(len(x_NCHW))
         size = self.backbone.config.patch_size
         height, width = x_NCHW.shape[-2] // size, x_NCHW.shape[-1] // size
         hidden = self.backbone.pos_embed(x_NCHW)
+        given = self._given(hidden, timestep.expand(len(x_NCHW)), cond)
         index = 0
         while index < self.blocks:
             last, held = ranges.get(index, (index, None))
@@ -109,18 +111,34 @@ class DiTCut(nn.Module):
                 continue
             block = self.backbone.transformer_blocks[index]
             attn, mlp = (parts.get((index, name)) for name in PARTS)
-            hidden = _run_block(block, hidden, timesteps_N, cond, attn, mlp)
+            hidden = self._block(block, hidden, given, attn, mlp)
             index += 1
-        return self._noise(self._head(hidden, timesteps_N, cond, height, width))
+        return self._noise(self._map(self._head(hidden, given), height, width))
 
-    def _head(self, hidden: Tensor, timesteps_N: Tensor, labels_N: Tensor | None, height: int, width: int) -> Tensor:
-        """As the end of diffusers' forward."""
+    def _whole(self, x_NCHW: Tensor, timesteps_N: Tensor, cond: Tensor | None) -> Tensor:
+        out: Tensor = self.backbone(x_NCHW, timestep=timesteps_N, class_labels=cond, return_dict=False)[0]
+        return out
+
+    def _given(self, hidden: Tensor, timesteps_N: Tensor, cond: Tensor | None) -> Any:
+        """What every block and the head are given beside the hidden state."""
+        return timesteps_N, cond
+
+    def _block(self, block: Any, hidden: Tensor, given: Any, attn: Tensor | None, mlp: Tensor | None) -> Tensor:
+        timesteps_N, labels_N = given
+        return _run_block(block, hidden, timesteps_N, labels_N, attn, mlp)
+
+    def _head(self, hidden: Tensor, given: Any) -> Tensor:
+        """As the end of diffusers' forward: tokens of the patches."""
         model = self.backbone
+        timesteps_N, labels_N = given
         emb = model.transformer_blocks[0].norm1.emb(timesteps_N, labels_N, hidden_dtype=hidden.dtype)
         shift, scale = model.proj_out_1(nn.functional.silu(emb)).chunk(2, dim=1)
         hidden = model.norm_out(hidden) * (1 + scale[:, None]) + shift[:, None]
-        tokens = model.proj_out_2(hidden)
-        size, channels = model.patch_size, model.out_channels
+        tokens: Tensor = model.proj_out_2(hidden)
+        return tokens
+
+    def _map(self, tokens: Tensor, height: int, width: int) -> Tensor:
+        size, channels = self.backbone.config.patch_size, self.backbone.out_channels
         grid = tokens.reshape(-1, height, width, size, size, channels)
         return torch.einsum("nhwpqc->nchpwq", grid).reshape(-1, channels, height * size, width * size)
 
