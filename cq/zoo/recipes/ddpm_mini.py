@@ -40,7 +40,7 @@ class PixelDiffusionRecipe:
     norm_groups: int = 5
     bf16: bool = False  # convolutions of so few channels gain nothing
     name: str = "ddpm_mini"
-    num_steps: int = 7_000
+    num_steps: int = 12_000
     batch_size: int = 64
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
