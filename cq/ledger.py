@@ -30,6 +30,7 @@ LATER: Mapping[str, Any] = {  # groups and slots that came later, with what ever
     "cache": {"_target_": "cq.cache.cut.CutPoint"},
     "predict": {"_target_": "cq.predict.last.Last"},
     "correct.output": {"_target_": "cq.correct.none.NoCorrection"},
+    "protocol": {"_target_": "cq.evaluate.paper_protocol.NoProtocol"},
 }
 PACKAGES = ("torch", "diffusers", "torchmetrics", "clean-fid", "hydra-core", "numpy", "scipy")
 THUMBNAILS = 10

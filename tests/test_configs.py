@@ -14,10 +14,18 @@ from cq.components import Components
 from cq.config import Paths, RunConfig
 from tests.tiny_runs import composed
 
-NO_COMPONENTS = ("debug", "evaluate", "experiment", "paths", "scale")  # these set other groups' choices and numbers
+NO_COMPONENTS = (
+    "debug",
+    "evaluate",
+    "experiment",
+    "paths",
+    "protocol",
+    "scale",
+)  # these set other groups' choices and numbers
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
 SLOTS = {  # groups used under other names
     "correct": ("correct@correct.cache", "correct@correct.quant", "correct@correct.output"), "metric": (),
+    "protocol": (),  # wants models of its own: tests/evaluate/test_paper_protocol.py
 }  # fmt: skip
 FAMILY = {"ldm_mini": "ldm", "ldm_uncond_mini": "uncond", "ddpm_mini": "ddpm", "sd_mini": "sd", "dit_mini": "dit"}
 SITES = {"dit": "blocks.1-4", "sd": "up_blocks.1.resnets.2", "uncond": "up_blocks.1.resnets.2"}
