@@ -77,7 +77,7 @@ def read_images(files: Sequence[Path]) -> Tensor:
 def read_npz(path: Path) -> Tensor:
     """uint8 [N, 3, H, W] of `arr_0` of a sample batch of guided-diffusion's. Raises ValueError for equal images."""
     try:
-        with np.load(path) as stored:
+        with path.open("rb") as raw, np.load(raw) as stored:  # numpy leaves a broken file open
             images = torch.from_numpy(stored["arr_0"])
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path}: cannot be read ({error}). Give an npz file with images under arr_0.") from error

@@ -7,7 +7,7 @@ Legend of shape suffixes: N image, C channel, H W space, F feature (2048).
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -115,11 +115,30 @@ def torchmetrics_distance(features_NF: Tensor, ref_mu_F: Tensor, ref_sigma_FF: T
     return float(metric.compute())
 
 
-def write_inception_reference(path: Path, features_NF: Tensor, *, weights: Path) -> None:
-    """Store mean, covariance, count and the hash of the weights as npz (`mu` and `sigma` as clean-fid's files)."""
+def _mode_of(stored: Mapping[str, Any], path: Path) -> str | None:
+    """In which mode statistics were made: two modes may share their weights. None where they do not say.
+
+    Ours say it, but those from before there were more than two modes; clean-fid's say it by their name.
+    """
+    if "mode" in stored:
+        return str(stored["mode"])
+    if "weights" in stored:
+        return "torchmetrics" if "torchmetrics" in path.stem else "clean"
+    return next((mode for mode in get_args(Mode) if f"_{mode}_" in path.name), None)
+
+
+def write_inception_reference(path: Path, features_NF: Tensor, *, mode: Mode, weights: Path) -> None:
+    """Store mean, covariance, count, mode and the hash of the weights (`mu` and `sigma` as in clean-fid's files)."""
     mu_F, sigma_FF = moments(features_NF)
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, mu=mu_F.numpy(), sigma=sigma_FF.numpy(), count=len(features_NF), weights=sha256_of_file(weights))
+    np.savez(
+        path,
+        mu=mu_F.numpy(),
+        sigma=sigma_FF.numpy(),
+        count=len(features_NF),
+        mode=mode,
+        weights=sha256_of_file(weights),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,10 +173,10 @@ class InceptionFrechet:
             raise MetricUnavailable(f"{name}: needs the statistics of the data set, {path}. Build them with: {command}")
         stored = np.load(path)
         digest = sha256_of_file(weights)
-        if "weights" not in stored and f"_{self.mode}_" not in path.name:
+        if _mode_of(stored, path) != self.mode:
             raise ValueError(
-                f"reference={self.reference!r}: does not say by which weights and resize it was made. Build one with: "
-                f"{command}, or name clean-fid's statistics as clean-fid does, DATA_{self.mode}_SPLIT_SIZE.npz."
+                f"reference={self.reference!r}: is not known to be made in mode {self.mode}. Build it with: {command}, "
+                f"or name clean-fid's statistics as clean-fid does, DATA_{self.mode}_SPLIT_SIZE.npz."
             )
         if "weights" in stored and str(stored["weights"]) != digest:
             raise ValueError(

@@ -49,7 +49,7 @@ class ReferenceBatch:
                 "damaged file. Download it again, or set reference_sha256=null to take it as it is."
             )
         try:
-            with np.load(file) as stored:
+            with file.open("rb") as raw, np.load(raw) as stored:  # numpy leaves a broken file open
                 keys = frozenset(stored.files)
         except (ValueError, OSError, zipfile.BadZipFile) as error:
             raise ValueError(f"reference={path!r}: is no npz file ({error}). Give a reference batch.") from error
