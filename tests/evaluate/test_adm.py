@@ -21,7 +21,7 @@ from cq.evaluate.reference_batch import write_reference_batch
 from cq.evaluate.tf_inception import NAMES, TFInception, find_weights
 from cq.zoo.classifier import ImageFeatures
 
-KINDS = ("fid", "sfid", "inception_score", "precision", "recall", "kid")
+KINDS: tuple[adm.Kind, ...] = ("fid", "sfid", "inception_score", "precision", "recall", "kid")
 COUNT = 240
 Samples = Callable[[Tensor, Tensor], SampleSet]
 
@@ -315,7 +315,7 @@ def test_the_whole_evaluation_on_the_true_architecture(
     context = EvaluationContext(
         samples=samples(pictures(4, 1, size=16), torch.ones(4, 1)), baseline=None, sampling={"steps": 5}
     )
-    kinds = ("inception_score", "precision", "recall", "kid")
+    kinds: tuple[adm.Kind, ...] = ("inception_score", "precision", "recall", "kid")
     found = metric(tmp_path / "a.npz", weights=str(weights), scores=kinds).compute(context)
     assert set(found) == {f"{kind}_adm" for kind in kinds}
     assert found["kid_adm"].protocol["features"] == f"{sha256_of_file(weights)}, resize tensorflow"

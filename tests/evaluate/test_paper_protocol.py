@@ -8,14 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from omegaconf import DictConfig
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from cq.__main__ import CONF
 from cq.config import build
+from cq.evaluate import adm
 from cq.evaluate.features import sha256_of_file
 from cq.evaluate.paper_protocol import PaperProtocol
-from cq.ledger import config_digest
+from cq.ledger import config_digest, execute
 from cq.preflight import check_protocol, check_protocol_choices
+from cq.zoo.classifier import ImageFeatures
+from tests.families import component
 from tests.tiny_runs import composed
 
 NAMES = sorted(path.stem for path in (CONF / "protocol").glob("*.yaml") if path.stem != "none")
@@ -58,15 +63,21 @@ def check(config: DictConfig, model: Any) -> PaperProtocol:
     return protocol
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> str:
-    """The override for a folder of data that holds every reference, all one small file."""
-    (tmp_path / "adm").mkdir()
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of data: every reference is there, all one small file."""
+    path = tmp_path_factory.mktemp("data")
+    (path / "adm").mkdir()
     for name in NAMES:
-        reference = build(composed([f"protocol={name}"])[0].protocol, "protocol").reference
+        reference = OmegaConf.to_container(OmegaConf.load(CONF / "protocol" / f"{name}.yaml"))["protocol"]["reference"]  # type: ignore[index,call-overload]
         if reference is not None:
-            np.savez(tmp_path / "adm" / Path(reference).name, mu=np.zeros(3), sigma=np.eye(3))
-    return f"paths.data={tmp_path}"
+            np.savez(path / "adm" / Path(reference).name, mu=np.zeros(3), sigma=np.eye(3))
+    return path
+
+
+@pytest.fixture
+def data(folder: Path) -> str:
+    return f"paths.data={folder}"
 
 
 def test_every_row_of_the_paper_has_its_protocol() -> None:
@@ -91,9 +102,9 @@ def test_a_protocol_sets_up_sampling_and_metrics_that_agree_with_it_and_the_pape
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_protocol_lists_every_field_of_its_class(name: str) -> None:
-    config, _ = composed([f"protocol={name}"])
+    listed = OmegaConf.load(CONF / "protocol" / f"{name}.yaml").protocol
     fields = dataclasses.fields(PaperProtocol)
-    assert {str(key) for key in config.protocol} == {"_target_", *(field.name for field in fields)}
+    assert {str(key) for key in listed} == {"_target_", *(field.name for field in fields)}
     assert all(field.default is field.default_factory is dataclasses.MISSING for field in fields)
 
 
@@ -147,7 +158,7 @@ def test_fewer_steps_against_the_baseline_of_the_protocol_are_a_row_of_it(data: 
     assert config.sample.num_steps == 50
 
 
-def test_a_missing_or_another_reference_is_refused_before_anything_is_drawn(tmp_path: Path, data: str) -> None:
+def test_a_missing_or_another_reference_is_refused_before_anything_is_drawn(folder: Path, data: str) -> None:
     model = Model((3, 256, 256), 1.5, 1000)
     away, _ = composed(["protocol=imagenet256_50k", "paths.data=nowhere"])
     with pytest.raises(ValueError, match=r"VIRTUAL_imagenet256_labeled.npz': there is no such file.*https://openai"):
@@ -155,7 +166,7 @@ def test_a_missing_or_another_reference_is_refused_before_anything_is_drawn(tmp_
     pinned, _ = composed(["protocol=imagenet256_50k", data, f"protocol.reference_sha256={'f' * 64}"])
     with pytest.raises(ValueError, match=r"protocol.reference='.*its SHA-256 is .* and f+ is asked for"):
         check(pinned, model)
-    digest = sha256_of_file(tmp_path / "adm/VIRTUAL_imagenet256_labeled.npz")
+    digest = sha256_of_file(folder / "adm/VIRTUAL_imagenet256_labeled.npz")
     right, _ = composed(["protocol=imagenet256_50k", data, f"protocol.reference_sha256={digest}"])
     check(right, model)
 
@@ -202,6 +213,52 @@ def test_no_protocol_leaves_the_names_of_runs_as_they_were_and_another_changes_t
     ],
 )
 def test_a_protocol_that_contradicts_itself_is_refused(fields: dict[str, Any], told: str) -> None:
-    protocol: PaperProtocol = build(composed(["protocol=imagenet256_50k"])[0].protocol, "protocol")
+    root = OmegaConf.merge({"paths": {"data": "data"}}, OmegaConf.load(CONF / "protocol/imagenet256_50k.yaml"))
+    protocol: PaperProtocol = build(root.protocol, "protocol")
     with pytest.raises(ValueError, match=told):
         dataclasses.replace(protocol, **fields)
+
+
+def test_a_run_under_a_protocol_says_so_in_every_score(
+    tiny_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a tiny model, the numbers brought down to it; the Inception network is stood in for."""
+    monkeypatch.setattr(adm, "TFInception", Drawn)
+    monkeypatch.setattr(adm, "find_weights", lambda path, metric: tmp_path)
+    (tmp_path / "adm").mkdir()
+    images = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
+    np.savez(tmp_path / "adm/cifar10_train.npz", arr_0=images)
+    paths = [f"paths.{name}={tmp_path}/{name}" for name in ("store", "records", "tracking")] + [
+        f"paths.data={tmp_path}"
+    ]
+    config, choices = composed(
+        ["protocol=cifar10_50k", "protocol.num_images=4", "protocol.image_shape=[3,16,16]", "protocol.num_steps=10",
+         "metrics.adm.scores=[precision,recall,kid,inception_score]", "metrics.fidelity.resamples=40",
+         "sample.batch_size=2", "sample.trace=2", "latency=none", "logger=none", *paths]
+    )  # fmt: skip
+    model = component("ddpm", tiny_folders["ddpm"])
+    node: dict[Any, Any] = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}  # type: ignore[arg-type]
+    config.model = {"_target_": "cq.models.pixel.PixelDiffusion", **node}
+    record = execute(config, choices)
+    assert record.status == "ok"
+    assert record.note == ""
+    assert {"precision_adm", "recall_adm", "kid_adm", "inception_score_adm", "psnr_fp_db"} <= set(record.scores)
+    stated = [score["protocol"]["paper_protocol"] for score in record.scores.values()]
+    assert all((said["name"], said["num_images"], said["num_steps"]) == ("cifar10_50k", 4, 10) for said in stated)
+    config.sample.num_images = 5
+    with pytest.raises(ValueError, match=r"sample.num_images=5: protocol=cifar10_50k says 4"):
+        execute(config, choices)
+
+
+class Drawn:
+    """Stands in for the network: fixed random projections of the pixels."""
+
+    digest = "projections"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        generator = torch.Generator().manual_seed(5)
+        self.projections = [torch.randn(768, dim, generator=generator) / 20 for dim in (6, 5, 4)]
+
+    def extract(self, images_NCHW: Tensor, *, batch_size: int) -> ImageFeatures:
+        flat_NF = images_NCHW.float().flatten(1) / 127.5 - 1
+        return ImageFeatures(*(flat_NF @ projection for projection in self.projections))
