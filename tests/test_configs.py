@@ -84,6 +84,8 @@ def test_every_choice_composes_and_builds(
     arguments += tiny_weights(composed(arguments)[1]["model"], tiny_folders)
     if choice == "sample=smoke":
         arguments.append("evaluate=paired")  # too few images for the default
+    if choice in ("evaluate=adm", "evaluate=adm_text"):
+        arguments.append("sample.num_images=2049")  # what their Frechet distances need
     if choice in ("model=ddpm_mini", "model=sd_mini"):
         arguments.append("evaluate=fidelity")  # these tiny models draw in colour
     if choice == "schedule=from_file":
