@@ -32,7 +32,7 @@ table1: $(VENV)/.installed
 	$(FILL) sample=images300 budget.cache_interval=3,10,15
 
 table2: $(VENV)/.installed
-	$(FILL) sample=images300 budget.cache_interval=5
+	$(FILL) sample=images300
 
 table3: $(VENV)/.installed
 	$(FILL) sample=images300 budget.cache_interval=2,5,10

@@ -10,13 +10,23 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from cq.config import build, check_budget
-from cq.preflight import check_baseline, check_layers, check_metrics, check_reach, check_seeds, check_strategy
+from cq.preflight import (
+    check_baseline,
+    check_layers,
+    check_metrics,
+    check_protocol,
+    check_protocol_choices,
+    check_reach,
+    check_seeds,
+    check_strategy,
+)
 from cq.store import Store, check_writable
 
 if TYPE_CHECKING:  # these bring torch
     from cq.calibrate.trajectory import Calibrate
     from cq.contracts import CacheStrategy, Corrector, Cost, Metric, Predictor, Quantizer, Sampler, SchedulePlanner
     from cq.evaluate.latency import Latency
+    from cq.evaluate.paper_protocol import NoProtocol, PaperProtocol
     from cq.models.diffusion import ModelComponent
     from cq.sample.generate import Sample
     from cq.tracking import NoLogger, WandbLogger
@@ -44,6 +54,7 @@ class Components:
     quantizer: "Quantizer"
     sample: "Sample"
     metrics: Mapping[str, "Metric"]
+    protocol: "NoProtocol | PaperProtocol"
     latency: "Latency"
     store: Store
     logger: "NoLogger | WandbLogger"
@@ -61,6 +72,8 @@ class Components:
         What needs no torch comes first: torch alone takes longer to import than all of the checks before it.
         """
         check_budget(config)
+        protocol: NoProtocol | PaperProtocol = build(config.protocol, "protocol")
+        check_protocol_choices(protocol, model=config.model, metrics=config.metrics)
         model: ModelComponent = build(config.model, "model")
         planner: SchedulePlanner = build(config.schedule, "schedule")
         sample: Sample = build(config.sample, "sample")
@@ -74,6 +87,9 @@ class Components:
         check_strategy(strategy, model, num_calls=num_calls)
         planner.check(num_calls)
         sample.check(model.num_classes)
+        check_protocol(
+            protocol, model=model, sample=sample, sampler=baseline_sampler, num_steps=config.baseline.num_steps
+        )
         logger: NoLogger | WandbLogger = build(config.logger, "logger")
         latent, image = math.prod(model.latent_shape), math.prod(model.image_shape)
         calls_traced = num_calls + baseline_sampler.num_calls(config.baseline.num_steps)
@@ -101,12 +117,15 @@ class Components:
             quantizer=build(config.quantize, "quantize"),
             sample=sample,
             metrics={name: build(node, f"metrics.{name}") for name, node in config.metrics.items()},
+            protocol=protocol,
             latency=build(config.latency, "latency"),
             store=Store(Path(config.paths.store)),
             logger=logger,
             run_seed=config.seed,
         )
         check_metrics(parts.metrics, num_images=sample.num_images, channels=model.image_shape[0])
+        for name, metric in parts.metrics.items():
+            protocol.check_metric(f"metrics.{name}", metric)
         check_layers(parts.quantizer, model)
         check_reach(
             parts.planner, parts.correct_cache, parts.predictor, calibrate=parts.calibrate, cost=parts.cost,

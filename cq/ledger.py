@@ -31,6 +31,7 @@ LATER: Mapping[str, Any] = {  # groups and slots that came later, with what ever
     "predict": {"_target_": "cq.predict.last.Last"},
     "correct.output": {"_target_": "cq.correct.none.NoCorrection"},
     "model.release": None,
+    "protocol": {"_target_": "cq.evaluate.paper_protocol.NoProtocol"},
 }
 PACKAGES = ("torch", "diffusers", "torchmetrics", "clean-fid", "hydra-core", "numpy", "scipy")
 THUMBNAILS = 10

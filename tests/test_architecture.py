@@ -21,7 +21,8 @@ EVERYBODY = (  # the nouns: anyone may import these
 NOUNS_MAY = {"contracts": ("calibrate.moments",)}  # and they import each other only, but for this
 OF_THE_ZOO = ("zoo.locate", "zoo.classifier")  # what the rest may import from the zoo
 TOP = (  # these put the others together
-    "components", "outcome", "preflight", "pipeline", "ledger", "tracking", "plan", "table", "__main__", "convert",
+    "components", "outcome", "preflight", "pipeline", "ledger", "tracking", "plan", "table", "score", "prompts",
+    "convert", "__main__",
 )  # fmt: skip
 LONGEST = 350
 NO_NAMES = ("utils", "util", "helpers", "helper", "common", "misc")

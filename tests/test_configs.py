@@ -14,10 +14,18 @@ from cq.components import Components
 from cq.config import Paths, RunConfig
 from tests.tiny_runs import composed
 
-NO_COMPONENTS = ("debug", "evaluate", "experiment", "paths", "scale")  # these set other groups' choices and numbers
+NO_COMPONENTS = (
+    "debug",
+    "evaluate",
+    "experiment",
+    "paths",
+    "protocol",
+    "scale",
+)  # these set other groups' choices and numbers
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
 SLOTS = {  # groups used under other names
     "correct": ("correct@correct.cache", "correct@correct.quant", "correct@correct.output"), "metric": (),
+    "protocol": (),  # wants models of its own: tests/evaluate/test_paper_protocol.py
 }  # fmt: skip
 MINI = {"ldm_mini": "ldm", "ldm_uncond_mini": "uncond", "ddpm_mini": "ddpm", "sd_mini": "sd", "dit_mini": "dit"}
 FAMILY = {
@@ -89,6 +97,8 @@ def test_every_choice_composes_and_builds(
     arguments += tiny_weights(composed(arguments)[1]["model"], tiny_folders)
     if choice == "sample=smoke":
         arguments.append("evaluate=paired")  # too few images for the default
+    if choice in ("evaluate=adm", "evaluate=adm_text"):
+        arguments.append("sample.num_images=2049")  # what their Frechet distances need
     if choice.startswith("model=") and FAMILY[choice.removeprefix("model=")] not in GREY:
         arguments.append("evaluate=fidelity")  # these tiny models draw in colour
     if choice == "schedule=from_file":

@@ -17,6 +17,8 @@ if TYPE_CHECKING:  # these bring torch, which a check of a configuration does no
 Family = Literal["unet", "transformer"]
 Purpose = Literal["evaluation", "calibration"]
 
+PIXELS = "round to nearest, uint8"  # what `to_pixels` does, as protocols state it
+
 
 class ModelComponent(Protocol):
     """A model's yaml: where its weights are, what it takes, and how it is loaded.

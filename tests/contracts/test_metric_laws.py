@@ -19,7 +19,10 @@ from cq.zoo.classifier import Classifier
 from tests.choices import built, names
 
 COUNT = 150  # above the 128 spatial features, so that covariances are whole
-NEED_A_DOWNLOAD = ("clip_score", "clip_score_own", "fid_clean", "fid_torchmetrics")
+NEED_A_DOWNLOAD = (
+    "adm", "clip_score", "clip_score_own", "clip_scores", "fid_clean", "fid_legacy_pytorch", "fid_legacy_tensorflow",
+    "fid_torchmetrics",
+)  # fmt: skip
 metrics = pytest.mark.parametrize("name", names("metric"))
 
 # what a set gets that equals the one it is compared with; a metric without an ideal says so with None
