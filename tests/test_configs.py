@@ -111,7 +111,7 @@ def test_every_choice_composes_and_builds(
 
 def model_of(experiment: str) -> str:
     """The model that its file names; composing the whole configuration for that takes far longer."""
-    document = OmegaConf.load(CONF / "experiment" / f"{experiment}.yaml")
+    document: Any = OmegaConf.to_container(OmegaConf.load(CONF / "experiment" / f"{experiment}.yaml"))
     overrides = {key: name for entry in document.get("defaults", []) for key, name in entry.items()}
     return str(overrides.get("override /model", "ldm_mini"))
 
