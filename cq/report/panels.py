@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from cq.report.budgets import Chosen
 from cq.report.coupling import PARTS, Coupling, loss_columns, losses, published_losses, published_setting
-from cq.report.looks import PALETTE, Looks, look, new_figure, wrapped
+from cq.report.looks import PALETTE, Looks, look, new_figure, settled, wrapped
 from cq.report.metrics import judging
 from cq.report.paper import Published
 from cq.report.preparation import TIME, prepared, published
@@ -63,7 +63,7 @@ def coupling_figure(table: Table, found: Sequence[Coupling], title: str) -> "Fig
         panels[-1].set_title("The paper's")
     _legend(figure)
     figure.suptitle(f"{table.name}: {title}", fontsize=11, fontweight="bold", x=0.01, ha="left")
-    return figure
+    return settled(figure)
 
 
 def preparation_figure(table: Table, chosen: Chosen, looks: Looks) -> "Figure | None":
@@ -105,7 +105,7 @@ def preparation_figure(table: Table, chosen: Chosen, looks: Looks) -> "Figure | 
     figure.legend(named.values(), named.keys(), loc="outside lower left", ncols=2, frameon=False, fontsize=8)
     title = chosen.titled(f"{table.name}: quality against preparation time")
     figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")
-    return figure
+    return settled(figure)
 
 
 def _bar_axes(axes: "Axes", names: Sequence[str]) -> None:
