@@ -6,7 +6,7 @@ nothing is corrected in any, and what two of them share they share in all settin
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cq.record import BUDGET
@@ -97,7 +97,15 @@ def couplings(rows: Sequence[Row], paper: Paper) -> list[Coupling]:
                     published=tuple(values) if len(values) == len(keys) else (),
                 )
             )  # fmt: skip
-    return found
+    return _told_apart(found)
+
+
+def _told_apart(found: Sequence[Coupling]) -> list[Coupling]:
+    """Named by their cache strategy, too, where there are several."""
+    caches = [str(_choice(coupling.both, "cache")) for coupling in found]
+    if len(set(caches)) < 2:
+        return list(found)
+    return [replace(c, schedule=f"{c.schedule}, {cache}") for c, cache in zip(found, caches, strict=True)]
 
 
 def loss_columns(table: Table) -> list[Column]:

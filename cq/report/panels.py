@@ -48,7 +48,7 @@ def coupling_figure(table: Table, found: Sequence[Coupling], title: str) -> "Fig
                     places, values, linestyle="none", marker="o", markersize=3, markerfacecolor="white",
                     markeredgecolor="#444444", markeredgewidth=0.7,
                 )  # fmt: skip
-            names.append(coupling.schedule + (f"\n{coupling.both.model}" if len(models) > 1 else ""))
+            names.append(wrapped(coupling.schedule, 14) + (f"\n{coupling.both.model}" if len(models) > 1 else ""))
         _bar_axes(axes, names)
         axes.set_ylabel(wrapped(f"loss, {column.title.rpartition(' (')[0]}", 38))
         axes.set_title(f"Ours, {_seeds(found)}")

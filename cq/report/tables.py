@@ -56,10 +56,27 @@ class Row:
 
     @property
     def is_full_precision(self) -> bool:
-        """Whether nothing was cached or quantized: the row that metrics against full precision compare with."""
-        return not self.records[0].quantized and all(
-            record.counted["num_refreshes"] == record.counted["num_calls"] for record in self.ok
+        """Whether nothing was cached, quantized or left out: what metrics against full precision compare with."""
+        return (
+            not self.records[0].quantized
+            and all(record.counted["num_refreshes"] == record.counted["num_calls"] for record in self.ok)
+            and self.is_at_full_length
         )
+
+    @property
+    def is_at_full_length(self) -> bool:
+        """Whether it takes the steps and the sampler of the full-precision images; else it is one of fewer steps."""
+        first = self.records[0]
+        sampler = first.config.get("sampler")
+        baseline = first.config.get("baseline") or {}  # records from before there was a choice have none
+        return self.baseline_steps == first.budget["num_steps"] and baseline.get("sampler", sampler) == sampler
+
+    @property
+    def baseline_steps(self) -> int | None:
+        """Steps of the full-precision images that this row is compared with."""
+        baseline = self.records[0].config.get("baseline") or {}
+        steps = baseline.get("num_steps", self.budget["num_steps"])
+        return None if steps is None else int(steps)
 
     def judged_by(self, key: str) -> bool:
         """Whether a metric says something of this row: it has a value, and not because it compares with itself."""
