@@ -81,7 +81,7 @@ def _draw_panel(axes: "Axes", looks: Looks, rows: Sequence[Row], column: Column,
     lines = list(_lines([row for row in rows if row.budget["cache_interval"] is not None]))
     for number, line in enumerate(lines):
         # Side by side, or error bars of equal length hide each other.
-        aside = 0.07 * (number - (len(lines) - 1) / 2)
+        aside = min(0.07, 0.35 / len(lines)) * (number - (len(lines) - 1) / 2)
         places = [intervals.index(row.budget["cache_interval"]) + aside for row in line]
         _draw_line(axes, look(looks, line[0]), line, places, column, fill="full")
     for row in rows:
