@@ -52,11 +52,14 @@ table7: $(VENV)/.installed
 reconstruction: $(VENV)/.installed
 	$(FILL) sample=images300
 
+SCHEDULES = $(FILL) sample=images300 budget.cache_interval=2,3,5,10,20
 schedules: $(VENV)/.installed
-	$(FILL) sample=images300 budget.cache_interval=2,3,5,10,20 model=ldm_mini,dit_mini
-	$(FILL) sample=images300 budget.cache_interval=2,3,5,10,20 model=sd_mini sampler=plms
+	$(SCHEDULES) model=ldm_mini
+	$(SCHEDULES) model=dit_mini budget.num_steps=50
+	$(SCHEDULES) model=sd_mini sampler=plms budget.num_steps=50
 
-tables: table1 table2 table3 table4 table5 table6 table7 reconstruction schedules
+# table1 comes last: it needs weights that do not ship yet, and says which
+tables: table2 table3 table4 table5 table6 table7 reconstruction schedules table1
 
 clean:
 	rm -rf runs

@@ -150,11 +150,15 @@ def test_two_at_once_make_a_stage_once(tmp_path: Path, caplog: pytest.LogCapture
     assert results[0].digest == results[1].digest
 
 
-def test_seconds_of_a_stage_leave_out_those_of_the_stages_it_asks_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [0.0]
-    monkeypatch.setattr("cq.store.time.monotonic", lambda: now[0])
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The store's clock, in seconds, as the test sets it."""
+    clock = [0.0]
+    monkeypatch.setattr("cq.store.time.monotonic", lambda: clock[0])
+    return clock
+
+
+def test_seconds_of_a_stage_leave_out_those_of_the_stages_it_asks_for(tmp_path: Path, now: list[float]) -> None:
     store = Store(tmp_path)
 
     def inner(_: Path) -> Map:
@@ -179,11 +183,7 @@ def test_seconds_of_a_stage_leave_out_those_of_the_stages_it_asks_for(
     assert later.made == {"inner": 5, "outer": 3}
 
 
-def test_a_stage_asked_for_again_counts_in_the_making_of_whoever_asks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [0.0]
-    monkeypatch.setattr("cq.store.time.monotonic", lambda: now[0])
+def test_a_stage_asked_for_again_counts_in_the_making_of_whoever_asks(tmp_path: Path, now: list[float]) -> None:
     store = Store(tmp_path)
 
     def slow(_: Path) -> Map:

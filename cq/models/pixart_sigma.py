@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from cq.models.diffusion import Family, read_first_stage, read_part, read_scheduler
 from cq.models.stable_diffusion import StableDiffusion, TextModel
-from cq.models.stored import check_decoder, check_part, part_config, part_folder, stored_layers
+from cq.models.stored import check_block_site, check_decoder, check_part, num_blocks, part_folder, stored_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,20 +24,15 @@ class PixArtSigma(StableDiffusion):
     parts: ClassVar[tuple[str, ...]] = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 
     @property
-    def blocks(self) -> int:  # type: ignore[override]
+    def blocks(self) -> int:
         """How many transformer blocks there are, by the model's configuration."""
-        return int(part_config(self.weights, "transformer").get("num_layers", 28))  # diffusers' own default
+        return num_blocks(self.weights)
 
     def check_network(self) -> None:
         """Raise ValueError for another network, or for a site that it does not have."""
-        from cq.models.sites import check_blocks
-
         check_part(self.weights, "transformer", kind="PixArtTransformer2DModel", latent_shape=self.latent_shape)
         check_decoder(self.weights, self.latent_shape, self.image_shape)
-        try:
-            check_blocks((self.site,), self.blocks)
-        except ValueError as error:
-            raise ValueError(f"model.{error}") from error
+        check_block_site(self.weights, self.site)
 
     def layers(self) -> frozenset[str] | None:
         """Layers of the denoiser, and perhaps embeddings; see `stored_layers`."""

@@ -33,7 +33,6 @@ class StableDiffusion:
     """
 
     family: ClassVar[Family] = "unet"
-    blocks: ClassVar[int] = 0
 
     weights: str
     site: str
@@ -44,6 +43,11 @@ class StableDiffusion:
     release: Release | None = field(metadata=CAME_LATER)
 
     parts: ClassVar[tuple[str, ...]] = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+
+    @property
+    def blocks(self) -> int:
+        """Transformer blocks that a strategy can name; none in a U-Net."""
+        return 0
 
     @property
     def num_classes(self) -> int:

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from cq.heads import shapes_of
+from cq.models.sites import check_blocks
 from cq.zoo.locate import locate
 
 LEGACY_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # diffusers renames at load
-
-
 LEGACY_KINDS = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
 FILES = {"scheduler": "scheduler_config.json"}  # where a part's configuration has a name of its own
 
@@ -84,6 +83,19 @@ def check_classes(weights: str, name: str, key: str, num_classes: int) -> None:
         raise ValueError(
             f"model.num_classes={num_classes}: the {name} in {weights!r} knows {known} classes. Set it to 1..{known}."
         )
+
+
+def num_blocks(weights: str) -> int:
+    """How many blocks the model's transformer has, by its configuration."""
+    return int(part_config(weights, "transformer").get("num_layers", 28))  # diffusers' own default
+
+
+def check_block_site(weights: str, site: str) -> None:
+    """Raise ValueError unless `site` is one of the model's transformer."""
+    try:
+        check_blocks((site,), num_blocks(weights))
+    except ValueError as error:
+        raise ValueError(f"model.{error}") from error
 
 
 def stored_layers(weights: str, name: str) -> frozenset[str] | None:

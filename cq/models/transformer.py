@@ -15,7 +15,7 @@ from cq.models.diffusion import (
     to_pixels,
 )
 from cq.models.release import CAME_LATER, Release
-from cq.models.stored import check_classes, check_decoder, check_part, part_config, stored_layers
+from cq.models.stored import check_block_site, check_classes, check_decoder, check_part, num_blocks, stored_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,20 +43,15 @@ class DiffusionTransformer:
     @property
     def blocks(self) -> int:
         """How many transformer blocks there are, by the model's configuration."""
-        return int(part_config(self.weights, "transformer").get("num_layers", 28))  # diffusers' own default
+        return num_blocks(self.weights)
 
     def check(self) -> None:
         """Raise ValueError, before anything is loaded, for a model that is not there or a site it does not have."""
-        from cq.models.sites import check_blocks
-
         check_folder(self.weights, ("transformer", "vae", "scheduler"), self.release)
         check_part(self.weights, "transformer", kind="DiTTransformer2DModel", latent_shape=self.latent_shape)
         check_decoder(self.weights, self.latent_shape, self.image_shape)
         check_classes(self.weights, "transformer", "num_embeds_ada_norm", self.num_classes)
-        try:
-            check_blocks((self.site,), self.blocks)
-        except ValueError as error:
-            raise ValueError(f"model.{error}") from error
+        check_block_site(self.weights, self.site)
 
     def layers(self) -> frozenset[str] | None:
         """Layers of the denoiser, and perhaps embeddings; see `stored_layers`."""
