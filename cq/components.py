@@ -10,13 +10,23 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from cq.config import build, check_budget, check_compute
-from cq.preflight import check_baseline, check_layers, check_metrics, check_reach, check_seeds, check_strategy
+from cq.preflight import (
+    check_baseline,
+    check_layers,
+    check_metrics,
+    check_protocol,
+    check_protocol_choices,
+    check_reach,
+    check_seeds,
+    check_strategy,
+)
 from cq.store import Store, check_writable
 
 if TYPE_CHECKING:  # these bring torch
     from cq.calibrate.trajectory import Calibrate
     from cq.contracts import CacheStrategy, Corrector, Cost, Metric, Predictor, Quantizer, Sampler, SchedulePlanner
     from cq.evaluate.latency import Latency
+    from cq.evaluate.paper_protocol import NoProtocol, PaperProtocol
     from cq.models.diffusion import ModelComponent
     from cq.sample.generate import Sample
     from cq.tracking import NoLogger, WandbLogger
@@ -46,6 +56,7 @@ class Components:
     quantizer: "Quantizer"
     sample: "Sample"
     metrics: Mapping[str, "Metric"]
+    protocol: "NoProtocol | PaperProtocol"
     latency: "Latency"
     store: Store
     logger: "NoLogger | WandbLogger"
@@ -74,6 +85,8 @@ class Components:
         """
         check_budget(config)
         check_compute(config)
+        protocol: NoProtocol | PaperProtocol = build(config.protocol, "protocol")
+        check_protocol_choices(protocol, model=config.model, metrics=config.metrics)
         model: ModelComponent = build(config.model, "model")
         planner: SchedulePlanner = build(config.schedule, "schedule")
         sample: Sample = build(config.sample, "sample")
@@ -87,6 +100,9 @@ class Components:
         check_strategy(strategy, model, num_calls=num_calls)
         planner.check(num_calls)
         sample.check(model.num_classes)
+        check_protocol(
+            protocol, model=model, sample=sample, sampler=baseline_sampler, num_steps=config.baseline.num_steps
+        )
         logger: NoLogger | WandbLogger = build(config.logger, "logger")
         needed = _disk_bytes(model, sample, num_calls + baseline_sampler.num_calls(config.baseline.num_steps))
         records = Path(config.paths.records)
@@ -111,6 +127,7 @@ class Components:
             quantizer=build(config.quantize, "quantize"),
             sample=sample,
             metrics={name: build(node, f"metrics.{name}") for name, node in config.metrics.items()},
+            protocol=protocol,
             latency=build(config.latency, "latency"),
             store=Store(Path(config.paths.store)),
             logger=logger,
@@ -120,6 +137,8 @@ class Components:
             max_memory=config.budget.max_memory,
         )
         check_metrics(parts.metrics, num_images=sample.num_images, channels=model.image_shape[0])
+        for name, metric in parts.metrics.items():
+            protocol.check_metric(f"metrics.{name}", metric)
         check_layers(parts.quantizer, model)
         check_reach(
             parts.planner, parts.correct_cache, parts.predictor, calibrate=parts.calibrate, cost=parts.cost,
@@ -146,6 +165,8 @@ def described(component: Any) -> dict[str, Any]:
     out: dict[str, Any] = {"class": f"{type(component).__module__}.{type(component).__qualname__}"}
     for field in dataclasses.fields(component):
         value = getattr(component, field.name)
+        if value is None and field.metadata.get("came_later"):
+            continue  # so that what was stored before there was such a field keeps its name
         out[field.name] = described(value) if dataclasses.is_dataclass(value) else value
     if hasattr(component, "content_digest"):  # a component that reads a file is what the file says
         out["content"] = component.content_digest()

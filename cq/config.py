@@ -88,6 +88,7 @@ class RunConfig:
     quantize: Any = MISSING
     sample: Any = MISSING
     metrics: Any = MISSING
+    protocol: Any = MISSING
     latency: Any = MISSING
     logger: Any = MISSING
 
@@ -146,7 +147,7 @@ def build(node: Any, key: str) -> Any:
         raise ValueError(
             f"{key}._target_={target!r}: only components of the package `cq` can be built. Put yours there."
         )
-    kind = _component(target, key)
+    kind = component_named(target, key)
     given = {k: v for k, v in node.items() if k != "_target_"}
     fields = {f.name: f for f in dataclasses.fields(kind)}
     hints = typing.get_type_hints(kind)
@@ -166,7 +167,8 @@ def build(node: Any, key: str) -> Any:
         raise ValueError(message if message.startswith(f"{key.split('.')[0]}.") else f"{key}.{message}") from error
 
 
-def _component(target: str, key: str) -> Any:
+def component_named(target: str, key: str) -> Any:
+    """The class that `_target_` names. Raises ValueError where there is none, or no component."""
     module, _, name = target.rpartition(".")
     try:
         kind = getattr(importlib.import_module(module), name)

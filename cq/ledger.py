@@ -32,6 +32,8 @@ LATER: Mapping[str, Any] = {  # groups and slots that came later, with what ever
     "predict": {"_target_": "cq.predict.last.Last"},
     "correct.output": {"_target_": "cq.correct.none.NoCorrection"},
     "compute": {"dtype": "float32", "compile": False},
+    "model.release": None,
+    "protocol": {"_target_": "cq.evaluate.paper_protocol.NoProtocol"},
 }
 PACKAGES = ("torch", "diffusers", "torchmetrics", "clean-fid", "hydra-core", "numpy", "scipy")
 THUMBNAILS = 10
@@ -62,7 +64,7 @@ def config_digest(config: DictConfig) -> str:
     for key, before in LATER.items():
         group, _, slot = key.partition(".")
         holder, name = (resolved[group], slot) if slot else (resolved, group)
-        if holder[name] == before:
+        if name in holder and holder[name] == before:
             del holder[name]
     question = {key: resolved[key] for key in counts if key in resolved}
     if resolved["schedule"].get("path"):
@@ -220,6 +222,7 @@ def _record(
         measured=outcome.measured if outcome else None,
         scores=outcome.scores if outcome else {},
         seconds=outcome.seconds if outcome else {},
+        made=outcome.made if outcome else {},
         artifacts=outcome.digests if outcome else {},
         images_digest=outcome.images_digest if outcome else "",
         schedule={"num_calls": outcome.schedule.num_calls, "refresh_calls": list(outcome.schedule.refresh_calls)}

@@ -22,6 +22,7 @@ class RunOutcome:
     counted: Mapping[str, float]
     measured: Mapping[str, Any] | None
     seconds: Mapping[str, float]
+    made: Mapping[str, float | None]
     digests: Mapping[str, str]
     weights_digest: str
     images_digest: str

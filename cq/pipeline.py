@@ -8,6 +8,7 @@ from cq.components import Components
 from cq.contracts import Denoiser
 from cq.evaluate.protocol import EvaluationContext, MetricUnavailable
 from cq.models.corrected import corrected
+from cq.models.diffusion import PIXELS
 from cq.outcome import RunOutcome
 from cq.processes import Processes, device
 from cq.sampler.ddim import DDIM
@@ -62,13 +63,14 @@ def _outcome(
             scores |= {key: score.as_json() for key, score in metric.compute(context).items()}
         except MetricUnavailable as error:
             missing[name] = str(error)
-            log.warning("%s not computed: %s", name, error)
+            scores |= {key: score.as_json() for key, score in error.found.items()}
+            log.warning("%s not computed%s: %s", name, " in full" if error.found else "", error)
     return RunOutcome(
         schedule=schedule, correction=correction, output=output, params=params, samples=samples, baseline=baseline,
         scores=scores, missing=missing, counted=this.counted(schedule, params),
-        measured=timing.summary(), seconds=dict(parts.store.seconds), digests=dict(parts.store.digests),
-        weights_digest=parts.model.weights_digest(), images_digest=digest_of_tensor(samples.images_NCHW),
-        device=_device_name(parts.store.processes),
+        measured=timing.summary(), seconds=dict(parts.store.seconds), made=dict(parts.store.made),
+        digests=dict(parts.store.digests), weights_digest=parts.model.weights_digest(),
+        images_digest=digest_of_tensor(samples.images_NCHW), device=_device_name(parts.store.processes),
     )  # fmt: skip
 
 
@@ -84,9 +86,12 @@ def _solver(parts: Components) -> str:
 
 
 def _sampling_protocol(parts: Components) -> dict[str, Any]:
+    stated = parts.protocol.stated()
+    if stated and hasattr(parts.model, "content_digest"):  # prompts decide images as the weights do
+        stated["prompts"] = parts.model.content_digest()[:12]
     return {
         "model": parts.model.weights, "weights": parts.model.weights_digest()[:12],
         "guidance": parts.model.guidance, "eta": 0.0, "steps": parts.baseline_steps,
         "classes": parts.sample.labels if parts.sample.classes is None else f"{parts.sample.labels} of "
-        f"{list(parts.sample.classes)}", "pixel_rounding": "round to nearest, uint8",
+        f"{list(parts.sample.classes)}", "pixel_rounding": PIXELS, **stated,
     }  # fmt: skip

@@ -1,15 +1,22 @@
 """What two parts of a run demand of each other, refused in seconds instead of after a calibration pass."""
 
+import hashlib
 from collections.abc import Mapping
+from dataclasses import fields
 from math import ceil
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
 
 if TYPE_CHECKING:  # these bring torch, which a check of a configuration does not need
     from cq.artifacts import TrajectoryStatistics
     from cq.calibrate.moments import PairMoments
     from cq.calibrate.trajectory import Calibrate
     from cq.contracts import CacheStrategy, Corrector, Cost, Metric, Predictor, Quantizer, Sampler, SchedulePlanner
+    from cq.evaluate.paper_protocol import NoProtocol, PaperProtocol
     from cq.models.diffusion import ModelComponent
+    from cq.sample.generate import Sample
 
 
 def check_baseline(sampler: "Sampler", num_steps: int) -> None:
@@ -18,6 +25,93 @@ def check_baseline(sampler: "Sampler", num_steps: int) -> None:
         sampler.check(num_steps)
     except ValueError as error:
         raise ValueError(str(error).replace("budget.num_steps", "baseline.num_steps")) from error
+
+
+def check_protocol_choices(
+    protocol: "NoProtocol | PaperProtocol", *, model: DictConfig, metrics: DictConfig
+) -> None:  # fmt: skip
+    """Raise ValueError where what the protocol sets up was swapped for something that cannot take its numbers."""
+    from cq.config import component_named
+    from cq.evaluate.paper_protocol import PaperProtocol
+
+    if not isinstance(protocol, PaperProtocol):
+        return
+    if protocol.prompts is not None:
+        target = model["_target_"]
+        if "prompts" not in {field.name for field in fields(component_named(target, "model"))}:
+            raise ValueError(
+                f"model._target_={target!r}: protocol={protocol.name} draws from prompts, and this model takes none. "
+                "Choose a text-to-image model, or another protocol."
+            )
+    for name in map(str, metrics):
+        if "_target_" not in metrics[name]:
+            raise ValueError(
+                f"metrics.{name}: protocol={protocol.name} sets it up, and another evaluate, scale or debug has put "
+                "other metrics in its place. Leave those out, or set protocol=none."
+            )
+
+
+def check_protocol(
+    protocol: "NoProtocol | PaperProtocol", *, model: "ModelComponent", sample: "Sample", sampler: "Sampler",
+    num_steps: int,
+) -> None:  # fmt: skip
+    """Raise ValueError where the images would not be drawn as the protocol says, or its reference is not at hand.
+
+    sampler, num_steps: the baseline's.
+    """
+    from cq.evaluate.paper_protocol import PaperProtocol
+    from cq.models.diffusion import PIXELS
+
+    if not isinstance(protocol, PaperProtocol):
+        return
+    found: dict[str, Any] = {
+        "model.image_shape": model.image_shape,
+        "model.guidance": model.guidance,
+        "model.num_classes": model.num_classes,
+        "sample.num_images": sample.num_images,
+        "sample.labels": sample.labels,
+        "sample.classes": sample.classes,
+        "baseline.num_steps": num_steps,
+        "baseline.sampler": type(sampler).__name__,
+        "protocol.eta": 0.0,
+        "protocol.pixels": PIXELS,
+    }
+    for key, asked in protocol.of_sampling().items():
+        if found[key] == asked:
+            continue
+        if key.startswith("protocol."):
+            raise ValueError(f"{key}={asked!r}: this program draws with {found[key]!r}. Set it to that.")
+        raise ValueError(
+            f"{key}={found[key]!r}: protocol={protocol.name} says {asked!r}, and numbers of two protocols do not "
+            "compare. Set it to that, choose another model or protocol, or set protocol=none."
+        )
+    if protocol.prompts_sha256 is not None:
+        lines = model.read_prompts("evaluation")  # type: ignore[attr-defined]  # only text models get here
+        digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        if digest != protocol.prompts_sha256:
+            raise ValueError(
+                f"model.prompts={protocol.prompts!r}: SHA-256 of its evaluation prompts is {digest}, and "
+                f"protocol={protocol.name} has {protocol.prompts_sha256}: other prompts. Make the folder again."
+            )
+    if protocol.reference is not None:
+        check_reference(protocol)
+
+
+def check_reference(protocol: "PaperProtocol") -> None:
+    """Raise ValueError for a reference that is missing or not the one whose hash the protocol has."""
+    path = Path(protocol.reference or "")
+    if not path.is_file():
+        raise ValueError(
+            f"protocol.reference={protocol.reference!r}: there is no such file, and protocol={protocol.name} compares "
+            f"with {protocol.reference_set}. Get it there with: {protocol.reference_from}"
+        )
+    if protocol.reference_sha256 is not None:
+        from cq.evaluate.reference_batch import ReferenceBatch
+
+        try:
+            ReferenceBatch.open(str(path), sha256=protocol.reference_sha256, metric="adm")
+        except ValueError as error:
+            raise ValueError(f"protocol.{error}") from error
 
 
 def check_strategy(strategy: "CacheStrategy", model: "ModelComponent", *, num_calls: int) -> None:

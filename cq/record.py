@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
@@ -34,6 +34,9 @@ COUNTED = (
 MEASURED = ("seconds_per_image", "peak_mem_mib", "device")
 SCORE = ("value", "low", "high", "better", "protocol", "fingerprint", "curve")
 BETTER = ("down", "up")
+PREPARATION = (  # stages before the first image is drawn
+    "statistics", "schedule", "cache_correction", "quant_params", "quant_correction", "output_correction",
+)  # fmt: skip
 NON_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
 log = logging.getLogger(__name__)
@@ -52,7 +55,10 @@ class RunRecord:
         low-bit kernels that ran: fake quantization is never timed.
     scores: metric to {value, low, high, better, protocol, fingerprint, curve}; low and high bound the bootstrap
         interval (None without one), better is "down" or "up", curve is one number a call or [].
-    seconds, artifacts: stage to wall clock in seconds and to digest. schedule: {} or {num_calls, refresh_calls}.
+    seconds, artifacts: stage to wall clock in seconds of this run and to digest.
+    made: stage to seconds of making its artefact, by whichever run made it, and of the stages that were asked for in
+        the making; None where it was not kept whole; {} in records from before it was kept.
+    schedule: {} or {num_calls, refresh_calls}.
     thumbnails: PNG strip of the first images, relative to the folder of the record file, or "".
     note: why a run failed or did not run.
     Raises ValueError where a field has the wrong type or a nested key is missing.
@@ -79,6 +85,7 @@ class RunRecord:
     measured: Mapping[str, Any] | None
     scores: Mapping[str, Any]
     seconds: Mapping[str, Any]
+    made: Mapping[str, Any] = field(default_factory=dict)
     artifacts: Mapping[str, Any]
     images_digest: str
     schedule: Mapping[str, Any]
@@ -89,8 +96,8 @@ class RunRecord:
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
             raise ValueError(f"schema={self.schema!r}: this version reads schema {SCHEMA}; run the experiment again.")
-        for field in fields(self):
-            self._check_type(field.name, field.type)
+        for each in fields(self):
+            self._check_type(each.name, each.type)
         if self.status not in STATUSES:
             raise ValueError(f"status={self.status!r}: must be one of {list(STATUSES)}.")
         if not self.experiment or not self.table or not self.label:
@@ -148,7 +155,8 @@ class RunRecord:
             raise ValueError(
                 f"schema={document.get('schema')!r}: this version reads schema {SCHEMA}; run the experiment again."
             )
-        _require("record", document, tuple(field.name for field in fields(cls)), exact=True)
+        document.setdefault("made", {})
+        _require("record", document, tuple(each.name for each in fields(cls)), exact=True)
         if isinstance(document["scores"], dict):
             document["scores"] = {name: _numbers(score) for name, score in document["scores"].items()}
         return cls(**document)

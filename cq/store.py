@@ -1,6 +1,6 @@
 """Stage results by the digest of what produced them; the only module that knows the layout on disk.
 
-<root>/<stage>/<digest>/            a finished artefact: artifact.json, tensors.safetensors, key.json
+<root>/<stage>/<digest>/            a finished artefact: artifact.json, tensors.safetensors, key.json, seconds.json
 <root>/<stage>/<digest>.partial/    shards of an unfinished one (cq.shards); a later run goes on from them
 <root>/<stage>/<digest>.<pid>.tmp/  an artefact being written; renamed when it is complete
 <root>/<stage>/<digest>.lock        empty; held while the artefact is made, so that nobody makes it twice
@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # brings torch, which a check of the folders does not need
 log = logging.getLogger(__name__)
 
 A = TypeVar("A", bound="Artifact")
+AGAIN = "the stage is computed again on the next run."
 
 
 class Store:
@@ -39,7 +40,10 @@ class Store:
         self.processes = here() if processes is None else processes
         self.seconds: dict[str, float] = {}  # stage to seconds, without those of the stages inside it
         self.digests: dict[str, str] = {}  # stage to the digest of its artefact
-        self._held: dict[Path, Artifact] = {}
+        # Stage to seconds of making its artefact, by whichever run made it; None where that was not kept whole.
+        self.made: dict[str, float | None] = {}
+        self._held: dict[Path, tuple[Artifact, dict[str, float | None]]] = {}
+        self._asked: dict[str, float | None] = {}  # as `made`, of what the stage that is being made asked for
         self._nested = 0.0
 
     def get(self, stage: str, key: Mapping[str, Any], kind: type[A], make: Callable[[Path], A]) -> A:
@@ -50,18 +54,21 @@ class Store:
         Of several processes the main one makes it, alone, and the others read it.
         """
         folder = self._folder(stage, key, kind)
-        held = self._held.get(folder)
-        if held is not None:
+        if folder in self._held:
+            held, made = self._held[folder]
             assert isinstance(held, kind)
+            self._asked |= made
             return held
         with self.timed(stage), self.processes.step():
             if self.processes.is_main:
                 with self.processes.alone():
-                    artifact, verb = self._found_or_made(folder, key, kind, make)
+                    artifact, verb, made = self._found_or_made(stage, folder, key, kind, make)
         if not self.processes.is_main:
-            artifact, verb = kind.load(folder), "read"
+            artifact, verb, made = kind.load(folder), "read", {}
         self.digests[stage] = artifact.digest
-        self._held[folder] = artifact
+        self._held[folder] = (artifact, made)
+        self.made |= made
+        self._asked |= made
         log.info("%s %s: %.1f s, %s", stage, verb, self.seconds[stage], artifact.digest[:12])
         return artifact
 
@@ -90,8 +97,8 @@ class Store:
         return self.root / stage / digest_of({"stage": stage, "schema": kind.schema, "key": dict(key)})[:20]
 
     def _found_or_made(
-        self, folder: Path, key: Mapping[str, Any], kind: type[A], make: Callable[[Path], A]
-    ) -> tuple[A, str]:
+        self, stage: str, folder: Path, key: Mapping[str, Any], kind: type[A], make: Callable[[Path], A]
+    ) -> tuple[A, str, dict[str, float | None]]:
         description = json.dumps(key, indent=1, sort_keys=True) + "\n"
         folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(folder.with_suffix(".lock")):
@@ -101,15 +108,22 @@ class Store:
             if folder.exists():
                 artifact = kind.load(folder)
                 _check_key(folder, description)
+                made = {stage: None, **_read_seconds(folder)}
                 verb = "found"
             else:
                 partial.mkdir(exist_ok=True)
-                artifact = make(partial)
-                self._publish(artifact, folder, description)
+                resumed = any(partial.iterdir())  # how long the attempts before took, nobody was left to say
+                began, outer, self._asked = time.monotonic(), self._asked, {}
+                try:
+                    artifact = make(partial)
+                finally:
+                    made, self._asked = self._asked, outer
+                made[stage] = None if resumed else time.monotonic() - began - self._nested
+                self._publish(artifact, folder, description, made)
                 verb = "done"
             if partial.exists():
                 shutil.rmtree(partial)
-        return artifact, verb
+        return artifact, verb, made
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -120,11 +134,12 @@ class Store:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + elapsed - self._nested
         self._nested = outer + elapsed
 
-    def _publish(self, artifact: "Artifact", folder: Path, description: str) -> None:
+    def _publish(self, artifact: "Artifact", folder: Path, description: str, made: Mapping[str, float | None]) -> None:
         temporary = folder.with_suffix(f".{os.getpid()}.tmp")
         temporary.mkdir()
         artifact.save(temporary)
         (temporary / "key.json").write_text(description)
+        (temporary / "seconds.json").write_text(_seconds_document(made))
         for path in (*temporary.iterdir(), temporary):
             _force_to_disk(path)
         os.rename(temporary, folder)
@@ -180,8 +195,30 @@ def _check_key(folder: Path, description: str) -> None:
     if not file.is_file() or file.read_text(errors="replace") != description:
         raise ValueError(
             f"{file}: does not say what the artefact beside it was made from; it was changed or damaged. "
-            f"Delete {folder}; the stage is computed again on the next run."
+            f"Delete {folder}; {AGAIN}"
         )
+
+
+def _seconds_document(made: Mapping[str, float | None]) -> str:
+    from cq.artifacts import digest_of
+
+    return json.dumps({"seconds": dict(made), "digest": digest_of(dict(made))}, indent=1) + "\n"
+
+
+def _read_seconds(folder: Path) -> dict[str, float | None]:
+    """Stage to seconds of making this artefact and what it asked for; {} where it was made before they were kept."""
+    file = folder / "seconds.json"
+    if not file.exists():
+        return {}
+    try:
+        text = file.read_text()
+        made: dict[str, float | None] = json.loads(text)["seconds"]
+        intact = _seconds_document(made) == text
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file}: cannot be read ({error}). Delete {folder}; {AGAIN}") from error
+    if not intact:
+        raise ValueError(f"{file}: was changed or damaged after it was written. Delete {folder}; {AGAIN}")
+    return made
 
 
 def _force_to_disk(path: Path) -> None:

@@ -42,4 +42,5 @@ def tiny(tiny_folder: Path) -> LatentDiffusion:
         num_classes=10,
         latent_shape=(4, 8, 8),
         image_shape=(1, 32, 32),
+        release=None,
     )

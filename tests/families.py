@@ -9,14 +9,24 @@ from cq.cache.fora import FORA
 from cq.contracts import CacheStrategy
 from cq.models.diffusion import ModelComponent
 from cq.models.latent import LatentDiffusion
+from cq.models.pixart_sigma import PixArtSigma
 from cq.models.pixel import PixelDiffusion
+from cq.models.sdxl import StableDiffusionXL
 from cq.models.stable_diffusion import StableDiffusion
 from cq.models.transformer import DiffusionTransformer
-from tests.tiny import write_tiny_ddpm, write_tiny_dit, write_tiny_ldm, write_tiny_sd, write_tiny_uncond
+from tests.tiny import (
+    write_tiny_ddpm,
+    write_tiny_dit,
+    write_tiny_ldm,
+    write_tiny_pixart,
+    write_tiny_sd,
+    write_tiny_sdxl,
+    write_tiny_uncond,
+)
 
 WRITERS = {
     "ldm": write_tiny_ldm, "uncond": write_tiny_uncond, "ddpm": write_tiny_ddpm, "sd": write_tiny_sd,
-    "dit": write_tiny_dit,
+    "dit": write_tiny_dit, "sdxl": write_tiny_sdxl, "pixart": write_tiny_pixart,
 }  # fmt: skip
 
 
@@ -26,20 +36,30 @@ def component(family: str, folder: Path) -> ModelComponent:
     made: dict[str, Any] = {
         "ldm": lambda: LatentDiffusion(
             weights=weights, site="up_blocks.2.resnets.2", guidance=1.5, num_classes=10, latent_shape=latents,
-            image_shape=(1, 32, 32),
+            image_shape=(1, 32, 32), release=None,
         ),
         "uncond": lambda: LatentDiffusion(
             weights=weights, site="up_blocks.1.resnets.2", guidance=None, num_classes=0, latent_shape=latents,
-            image_shape=(1, 32, 32),
+            image_shape=(1, 32, 32), release=None,
         ),
-        "ddpm": lambda: PixelDiffusion(weights=weights, site="up_blocks.2.resnets.2", image_shape=(3, 16, 16)),
+        "ddpm": lambda: PixelDiffusion(
+            weights=weights, site="up_blocks.2.resnets.2", image_shape=(3, 16, 16), release=None,
+        ),
         "sd": lambda: StableDiffusion(
             weights=weights, site="up_blocks.1.resnets.2", guidance=7.5, prompts=weights, latent_shape=latents,
-            image_shape=(3, 32, 32),
+            image_shape=(3, 32, 32), release=None,
         ),
         "dit": lambda: DiffusionTransformer(
             weights=weights, site="blocks.1-4", guidance=1.5, num_classes=10, latent_shape=latents,
-            image_shape=(1, 32, 32),
+            image_shape=(1, 32, 32), release=None,
+        ),
+        "sdxl": lambda: StableDiffusionXL(
+            weights=weights, site="up_blocks.1.resnets.2", guidance=5.0, prompts=weights, latent_shape=latents,
+            image_shape=(3, 32, 32), release=None,
+        ),
+        "pixart": lambda: PixArtSigma(
+            weights=weights, site="blocks.1-4", guidance=4.5, prompts=weights, latent_shape=latents,
+            image_shape=(3, 32, 32), release=None,
         ),
     }  # fmt: skip
     model: ModelComponent = made[family]()
@@ -52,5 +72,13 @@ STRATEGIES: dict[str, CacheStrategy] = {
     "delta_dit_empty": DeltaDiT(skipped=0, boundary=0.5, keep=1),
     "fora": FORA(),
 }
-KIND = {"ldm": "unet", "uncond": "unet", "ddpm": "unet", "sd": "unet", "dit": "transformer"}
+KIND = {
+    "ldm": "unet",
+    "uncond": "unet",
+    "ddpm": "unet",
+    "sd": "unet",
+    "dit": "transformer",
+    "sdxl": "unet",
+    "pixart": "transformer",
+}
 PAIRS = [(family, name) for family in WRITERS for name, s in STRATEGIES.items() if KIND[family] in s.families]

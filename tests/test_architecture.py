@@ -22,7 +22,7 @@ NOUNS_MAY = {"contracts": ("calibrate.moments",)}  # and they import each other 
 OF_THE_ZOO = ("zoo.locate", "zoo.classifier")  # what the rest may import from the zoo
 TOP = (  # these put the others together
     "components", "outcome", "preflight", "stages", "memory", "pipeline", "ledger", "tracking", "plan", "table",
-    "__main__",
+    "score", "prompts", "convert", "__main__",
 )  # fmt: skip
 LONGEST = 350
 NO_NAMES = ("utils", "util", "helpers", "helper", "common", "misc")
@@ -87,7 +87,8 @@ def test_torch_is_not_needed_to_look_at_a_configuration() -> None:
     heavy = ("torch", "diffusers", "wandb", "torchmetrics", "safetensors", "matplotlib", "pandas")
     light = ["__main__", "config", "components", "preflight", "ledger", "store", "heads", "record", "tracking", "table",
              "models/latent", "models/sites", "models/stored", "models/pixel", "models/transformer",
-             "models/stable_diffusion", "phases", "sample/generate",
+             "models/stable_diffusion", "models/sdxl", "models/pixart_sigma", "models/release", "models/architecture",
+             "models/diffusion", "convert", "phases", "sample/generate",
              *(f"{part}/{path.stem}" for part in ("schedule", "cache", "sampler")
                for path in (PACKAGE / part).glob("*.py"))]  # fmt: skip
     for name in light:

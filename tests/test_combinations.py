@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from cq.ledger import execute
 from cq.record import RunRecord
-from tests.families import WRITERS, component
+from tests.families import component
 from tests.tiny_runs import composed, quick
 
 AFFINE = ("correct@correct.cache=channel_affine", "correct@correct.quant=channel_affine")
@@ -40,15 +40,6 @@ BASELINES = {
 }
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    made = {}
-    for family, write in WRITERS.items():
-        made[family] = tmp_path_factory.mktemp(family)
-        write(made[family])
-    return made
-
-
 def recorded(family: str, folders: dict[str, Path], root: Path, *overrides: str) -> RunRecord:
     """The record of a run on the family's tiny model, whatever component that takes."""
     config, choices = composed([*quick(folders[family], root), *(o for o in overrides if not o.startswith("model."))])
@@ -61,9 +52,9 @@ def recorded(family: str, folders: dict[str, Path], root: Path, *overrides: str)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_it_runs_to_finite_scores(case: str, folders: dict[str, Path], tmp_path: Path) -> None:
+def test_it_runs_to_finite_scores(case: str, tiny_folders: dict[str, Path], tmp_path: Path) -> None:
     family, *overrides = CASES[case]
-    record = recorded(family, folders, tmp_path, *overrides)
+    record = recorded(family, tiny_folders, tmp_path, *overrides)
     assert record.status == "ok"
     assert set(record.scores) == {"psnr_fp_db", "ssim_fp", "latent_error_fp"}
     assert all(math.isfinite(score["value"]) for score in record.scores.values())
@@ -72,20 +63,20 @@ def test_it_runs_to_finite_scores(case: str, folders: dict[str, Path], tmp_path:
 
 
 def test_features_for_grey_images_are_refused_for_colour_before_any_is_drawn(
-    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cq.pipeline.run", lambda parts: pytest.fail("a run was started"))
     told = r"features='zoo:features': takes images of 1 channel.*draws 3.*zoo:scene_features"
     with pytest.raises(ValueError, match=told):
-        recorded("sd", folders, tmp_path, "evaluate=paired")
+        recorded("sd", tiny_folders, tmp_path, "evaluate=paired")
 
 
 @pytest.mark.parametrize("case", BASELINES)
 @pytest.mark.parametrize("planner", ["none", "uniform"])
 def test_a_baseline_drawn_otherwise_is_compared_without_a_curve(
-    case: str, planner: str, folders: dict[str, Path], tmp_path: Path
+    case: str, planner: str, tiny_folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    record = recorded("ldm", folders, tmp_path, f"schedule={planner}", *BASELINES[case])
+    record = recorded("ldm", tiny_folders, tmp_path, f"schedule={planner}", *BASELINES[case])
     assert record.status == "ok"
     error = record.scores["latent_error_fp"]
     assert error["value"] > 0  # the run draws images of its own

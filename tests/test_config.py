@@ -59,8 +59,8 @@ UNIFORM = {"_target_": "cq.schedule.uniform.Uniform"}
 def _here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets this module's classes stand under the package's name."""
     kinds = {"cq.part.Part": Part, "cq.part.Voice": Voice, "cq.part.Mute": Mute}
-    original = cq.config._component
-    monkeypatch.setattr(cq.config, "_component", lambda target, key: kinds.get(target) or original(target, key))
+    original = cq.config.component_named
+    monkeypatch.setattr(cq.config, "component_named", lambda target, key: kinds.get(target) or original(target, key))
 
 
 def test_a_component_is_built_with_nested_ones_and_tuples() -> None:

@@ -20,15 +20,25 @@ NO_COMPONENTS = (
     "experiment",
     "hydra",
     "paths",
+    "protocol",
     "scale",
 )  # these set other groups' choices and numbers
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
 SLOTS = {  # groups used under other names
     "correct": ("correct@correct.cache", "correct@correct.quant", "correct@correct.output"), "metric": (),
     "hydra": (),  # tests/test_launchers.py
+    "protocol": (),  # wants models of its own: tests/evaluate/test_paper_protocol.py
 }  # fmt: skip
-FAMILY = {"ldm_mini": "ldm", "ldm_uncond_mini": "uncond", "ddpm_mini": "ddpm", "sd_mini": "sd", "dit_mini": "dit"}
-SITES = {"dit": "blocks.1-4", "sd": "up_blocks.1.resnets.2", "uncond": "up_blocks.1.resnets.2"}
+MINI = {"ldm_mini": "ldm", "ldm_uncond_mini": "uncond", "ddpm_mini": "ddpm", "sd_mini": "sd", "dit_mini": "dit"}
+FAMILY = {
+    **MINI, "ddpm_cifar10": "ddpm", "ldm_bedroom256": "uncond", "ldm_church256": "uncond", "ldm_imagenet256": "ldm",
+    "sd_v1_4": "sd", "sd_v1_5": "sd", "sdxl": "sdxl", "dit_xl2_256": "dit", "pixart_sigma": "pixart",
+}  # fmt: skip
+GREY = ("ldm", "uncond", "dit")  # what the tiny models of these families draw
+SITES = {
+    "ldm": "up_blocks.2.resnets.2", "dit": "blocks.1-4", "pixart": "blocks.1-4",
+    **dict.fromkeys(("sd", "sdxl", "uncond"), "up_blocks.1.resnets.2"),
+}  # fmt: skip
 TRANSFORMERS = ("cache=delta_dit", "cache=fora")  # what a U-Net cannot be built with
 DEFAULTS_ALLOWED = {"cq.quantize.none.FullPrecision"}  # has no number of its own; the pipeline asks it for two
 
@@ -60,9 +70,14 @@ def tiny_weights(model: str, folders: dict[str, Path]) -> list[str]:
     """Overrides that put a tiny model of its family in the place of a zoo model, cut where the tiny one can be."""
     family = FAMILY[model]
     overrides = [f"model.weights={folders[family]}"]
+    if model not in MINI:  # a published one: with the tiny one's shapes, and nothing that is checked against it
+        shape = "[3,16,16]" if family == "ddpm" else f"[{1 if family in GREY else 3},32,32]"
+        overrides += ["model.release=null", f"model.image_shape={shape}"]
+        overrides += ["model.latent_shape=[4,8,8]"] if family != "ddpm" else []
+        overrides += ["model.num_classes=10"] if family in ("ldm", "dit") else []
     overrides += [f"model.site={SITES[family]}"] if family in SITES else []
     overrides += ["model.image_shape=[3,16,16]"] if family == "ddpm" else []
-    return overrides + ([f"model.prompts={folders[family]}"] if model == "sd_mini" else [])
+    return overrides + ([f"model.prompts={folders[family]}"] if family in ("sd", "sdxl", "pixart") else [])
 
 
 @pytest.fixture
@@ -84,7 +99,9 @@ def test_every_choice_composes_and_builds(
     arguments += tiny_weights(composed(arguments)[1]["model"], tiny_folders)
     if choice == "sample=smoke":
         arguments.append("evaluate=paired")  # too few images for the default
-    if choice in ("model=ddpm_mini", "model=sd_mini"):
+    if choice in ("evaluate=adm", "evaluate=adm_text"):
+        arguments.append("sample.num_images=2049")  # what their Frechet distances need
+    if choice.startswith("model=") and FAMILY[choice.removeprefix("model=")] not in GREY:
         arguments.append("evaluate=fidelity")  # these tiny models draw in colour
     if choice == "schedule=from_file":
         arguments.append(f"schedule.path={tmp_path}/schedule.json")
@@ -94,13 +111,28 @@ def test_every_choice_composes_and_builds(
     Components.of(config)
 
 
+def model_of(experiment: str) -> str:
+    """The model that its file names; composing the whole configuration for that takes far longer."""
+    document: Any = OmegaConf.to_container(OmegaConf.load(CONF / "experiment" / f"{experiment}.yaml"))
+    overrides = {key: name for entry in document.get("defaults", []) for key, name in entry.items()}
+    return str(overrides.get("override /model", "ldm_mini"))
+
+
 @pytest.mark.parametrize("experiment", names("experiment"))
-@pytest.mark.parametrize("scale", ["", *(f"scale={name}" for name in names("scale"))])
 def test_every_experiment_composes_and_builds_with_its_own_numbers(
-    experiment: str, scale: str, root: list[str], tiny_folders: dict[str, Path]
+    experiment: str, root: list[str], tiny_folders: dict[str, Path]
 ) -> None:
-    arguments = [*root, f"experiment={experiment}", *([scale] if scale else [])]
-    arguments += tiny_weights(composed(arguments)[1]["model"], tiny_folders)
+    """The first of every folder at every scale, too."""
+    first = experiment == next(name for name in names("experiment") if name.startswith(experiment.partition("/")[0]))
+    for scale in ["", *(f"scale={name}" for name in names("scale") if first)]:
+        _compose_and_build(experiment, [*root, *([scale] if scale else [])], tiny_folders)
+
+
+def _compose_and_build(experiment: str, arguments: list[str], tiny_folders: dict[str, Path]) -> None:
+    model = model_of(experiment)
+    arguments = [*arguments, f"experiment={experiment}", *tiny_weights(model, tiny_folders)]
+    if FAMILY[model] not in GREY:
+        arguments.append("evaluate=fidelity")
     config, _ = composed(arguments)
     Components.of(config)
     table, _, name = experiment.partition("/")

@@ -51,6 +51,7 @@ def test_every_choice_of_every_group_is_named() -> None:
         "correct",
         "quantize",
         "evaluate",
+        "protocol",
         "logger",
         "scale",
         "debug",

@@ -105,7 +105,7 @@ def test_a_changed_byte_anywhere_is_refused_with_the_remedy(tmp_path: Path) -> N
     Store(tmp_path).get("stage", {"a": 1}, Map, maker([]))
     folder = one_folder(tmp_path)
     files = sorted(folder.iterdir())
-    assert [file.name for file in files] == ["artifact.json", "key.json", "tensors.safetensors"]
+    assert [file.name for file in files] == ["artifact.json", "key.json", "seconds.json", "tensors.safetensors"]
     for file in files:
         content = file.read_bytes()
         for place in range(len(content)):
@@ -150,11 +150,15 @@ def test_two_at_once_make_a_stage_once(tmp_path: Path, caplog: pytest.LogCapture
     assert results[0].digest == results[1].digest
 
 
-def test_seconds_of_a_stage_leave_out_those_of_the_stages_it_asks_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [0.0]
-    monkeypatch.setattr("cq.store.time.monotonic", lambda: now[0])
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The store's clock, in seconds, as the test sets it."""
+    clock = [0.0]
+    monkeypatch.setattr("cq.store.time.monotonic", lambda: clock[0])
+    return clock
+
+
+def test_seconds_of_a_stage_leave_out_those_of_the_stages_it_asks_for(tmp_path: Path, now: list[float]) -> None:
     store = Store(tmp_path)
 
     def inner(_: Path) -> Map:
@@ -172,6 +176,50 @@ def test_seconds_of_a_stage_leave_out_those_of_the_stages_it_asks_for(
     store.get("outer", {}, Map, outer)
     store.get("last", {}, Map, inner)
     assert store.seconds == {"load": 10, "inner": 5, "outer": 3, "last": 5}
+    assert store.made == {"inner": 5, "outer": 3, "last": 5}
+    later = Store(tmp_path)
+    later.get("outer", {}, Map, outer)
+    assert later.seconds == {"outer": 0}
+    assert later.made == {"inner": 5, "outer": 3}
+
+
+def test_a_stage_asked_for_again_counts_in_the_making_of_whoever_asks(tmp_path: Path, now: list[float]) -> None:
+    store = Store(tmp_path)
+
+    def slow(_: Path) -> Map:
+        now[0] += 5
+        return Map(name="inner", values_N=torch.zeros(1))
+
+    def asking(_: Path) -> Map:
+        now[0] += 1
+        return store.get("inner", {}, Map, slow)
+
+    store.get("first", {}, Map, asking)
+    store.get("second", {}, Map, asking)
+    later = Store(tmp_path)
+    later.get("second", {}, Map, asking)
+    assert later.made == {"inner": 5, "second": 1}
+
+
+def test_the_time_of_a_resumed_stage_is_not_known(tmp_path: Path) -> None:
+    def stopped(shards: Path) -> Map:
+        (shards / "first").write_text("done")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Store(tmp_path).get("stage", {}, Map, stopped)
+    for _ in range(2):
+        store = Store(tmp_path)
+        store.get("stage", {}, Map, maker([]))
+        assert store.made == {"stage": None}
+
+
+def test_an_artefact_from_before_times_were_kept_is_read(tmp_path: Path) -> None:
+    Store(tmp_path).get("stage", {}, Map, maker([]))
+    (one_folder(tmp_path) / "seconds.json").unlink()
+    store = Store(tmp_path)
+    store.get("stage", {}, Map, maker([]))
+    assert store.made == {"stage": None}
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -183,6 +183,57 @@ class ClipScore:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClipScores:
+    """One `clip_score_BACKBONE_PRETRAINED` for each of several models: published scores often leave open by which.
+
+    backbones: open_clip's name and tag of each, as `ViT-B-32/openai`. weights: the folder of their files.
+    """
+
+    backbones: tuple[str, ...]
+    weights: str
+    batch_size: int
+    device: str
+    resamples: int
+    bootstrap_seed: int
+
+    def __post_init__(self) -> None:
+        if not self.backbones or len(set(self.backbones)) < len(self.backbones):
+            raise ValueError(f"backbones={list(self.backbones)}: must name at least one, and each once.")
+        for named in self.backbones:
+            if named.count("/") != 1:
+                raise ValueError(f"backbones={named!r}: write open_clip's name and tag, as in ViT-B-32/openai.")
+        self.judges()
+
+    def judges(self) -> list[ClipScore]:
+        """A metric for each backbone. Raises ValueError for one that open_clip does not know."""
+        return [
+            ClipScore(
+                backbone=backbone,
+                pretrained=tag,
+                weights=str(Path(self.weights) / f"{backbone}_{tag}.safetensors"),
+                batch_size=self.batch_size,
+                device=self.device,
+                resamples=self.resamples,
+                bootstrap_seed=self.bootstrap_seed,
+            )
+            for backbone, tag in (named.split("/") for named in self.backbones)
+        ]
+
+    def compute(self, context: EvaluationContext) -> Mapping[str, Score]:
+        """Raises MetricUnavailable where weights are missing, with the scores of those that are there."""
+        scores: dict[str, Score] = {}
+        missing = []
+        for judge in self.judges():
+            try:
+                scores |= judge.compute(context)
+            except MetricUnavailable as error:
+                missing.append(str(error))
+        if missing:
+            raise MetricUnavailable(" ".join(missing), found=scores)
+        return scores
+
+
+@dataclass(frozen=True, kw_only=True)
 class FolderClipScore:
     """`clip_score_NAME`: the score by a model from a folder in open_clip's layout; `clip_score_own` is our own judge.
 

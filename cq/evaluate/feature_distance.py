@@ -3,26 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cq.evaluate.bootstrap import check_resamples
 from cq.evaluate.fidelity import score_of_mean
+from cq.evaluate.own_features import InOwnFeatures
 from cq.evaluate.protocol import EvaluationContext, Score
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureDistance:
+class FeatureDistance(InOwnFeatures):
     """`feature_distance_own_fp`: mean L2 distance of pairs in our own pooled features, over the baseline's mean norm.
 
     Blind to small shifts and grain that PSNR punishes; near sqrt(2) times the spread of the features for unrelated
     images. Not LPIPS.
     """
-
-    features: str
-    batch_size: int
-    resamples: int
-    bootstrap_seed: int
-
-    def __post_init__(self) -> None:
-        check_resamples(self.resamples)
 
     def compute(self, context: EvaluationContext) -> Mapping[str, Score]:
         samples, baseline = context.pairs()

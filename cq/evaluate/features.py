@@ -8,7 +8,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -94,6 +94,15 @@ def check_images(images_NCHW: Tensor) -> None:
         )
 
 
+class Extractor(Protocol):
+    """Whatever finds features in images, and a name for them."""
+
+    @property
+    def digest(self) -> str: ...
+
+    def extract(self, images_NCHW: Tensor, *, batch_size: int) -> "ImageFeatures": ...
+
+
 class FeatureCache:
     """Networks and features met so far; shared by the metrics of a run, harmless to throw away."""
 
@@ -106,7 +115,7 @@ class FeatureCache:
             self._networks[reference] = FeatureNetwork.load(reference)
         return self._networks[reference]
 
-    def features(self, images_NCHW: Tensor, network: FeatureNetwork, *, batch_size: int) -> "ImageFeatures":
+    def features(self, images_NCHW: Tensor, network: Extractor, *, batch_size: int) -> "ImageFeatures":
         key = (network.digest, digest_of_tensor(images_NCHW))
         if key not in self._features:
             self._features[key] = network.extract(images_NCHW, batch_size=batch_size)

@@ -7,7 +7,7 @@ Legend of shape suffixes: N image, C channel, H W space, F feature (2048).
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -17,29 +17,33 @@ from cq.evaluate.bootstrap import METHOD, check_resamples
 from cq.evaluate.features import check_images, sha256_of_file
 from cq.evaluate.gaussian import FrechetToReference, check_count, frechet_distance, moments
 from cq.evaluate.protocol import EvaluationContext, MetricUnavailable, Score
+from cq.evaluate.tf_inception import NAMES, URL, TFInception, find_weights
 
-Mode = Literal["clean", "torchmetrics"]
+Mode = Literal["clean", "legacy_tensorflow", "legacy_pytorch", "torchmetrics"]
 
 CLEAN_NAME = "inception-2015-12-05.pt"  # clean-fid looks for this name
 CLEAN_URL = f"https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{CLEAN_NAME}"
-TORCHMETRICS_SHA256 = "6726825d"  # torch-fidelity's file carries the start of its own hash in its name
-TORCHMETRICS_NAME = f"weights-inception-2015-12-05-{TORCHMETRICS_SHA256}.pth"
-TORCHMETRICS_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{TORCHMETRICS_NAME}"
-URLS: dict[Mode, str] = {"clean": CLEAN_URL, "torchmetrics": TORCHMETRICS_URL}
+TORCHMETRICS_NAME = NAMES[0]
+URLS: dict[Mode, str] = {
+    "clean": CLEAN_URL, "legacy_tensorflow": CLEAN_URL, "legacy_pytorch": URL, "torchmetrics": URL,
+}  # fmt: skip
+OF_TF_INCEPTION = ("legacy_pytorch", "torchmetrics")
 
 
-def check_weights(mode: Mode, weights: Path) -> None:
-    """Raise MetricUnavailable where the file is missing, ValueError where it cannot be the right one."""
-    name = URLS[mode].rpartition("/")[2]
+def check_weights(mode: Mode, weights: Path) -> Path:
+    """The weights. Raises MetricUnavailable where they are missing, ValueError for a file that cannot be the right one.
+
+    The weights of the modes that clean-fid scripts are run as a program: take them from where the message says.
+    """
+    if mode in OF_TF_INCEPTION:
+        return find_weights(str(weights), metric=f"fid_{mode}")
     if not weights.is_file():
         raise MetricUnavailable(f"fid_{mode}: needs the Inception weights. Download {URLS[mode]} to {weights}.")
-    if weights.name != name:
-        raise ValueError(f"weights={str(weights)!r}: the file for mode={mode!r} must be called {name}. Rename it.")
-    if mode == "torchmetrics" and not sha256_of_file(weights).startswith(TORCHMETRICS_SHA256):
-        # it is unpickled: refuse whatever is not the published file
+    if weights.name != CLEAN_NAME:
         raise ValueError(
-            f"{weights}: SHA-256 does not start with {TORCHMETRICS_SHA256}. Delete it and download {URLS[mode]}."
+            f"weights={str(weights)!r}: the file for mode={mode!r} must be called {CLEAN_NAME}. Rename it."
         )
+    return weights
 
 
 def inception_features(
@@ -48,14 +52,18 @@ def inception_features(
     """Pooled Inception features, float64 [N, F], of uint8 images; grey images are repeated to three channels.
 
     clean: bicubic resize to 299 with antialiasing and no rounding (arXiv:2104.11222), one image at a time.
+    legacy_tensorflow: the resize of the TensorFlow graph, inside clean-fid's network. legacy_pytorch: pytorch-fid's.
     torchmetrics: torch's bilinear resize with antialiasing, inside the network.
     """
     check_images(images_NCHW)
-    check_weights(mode, weights)
+    weights = check_weights(mode, weights)
     channels = images_NCHW.shape[1]
     if channels not in (1, 3):
         raise ValueError(f"images with {channels} channels: Inception takes grey (1) or colour (3) images.")
-    network = _clean(weights, device) if mode == "clean" else _torchmetrics(weights, device)
+    if mode == "legacy_pytorch":
+        inception = TFInception(weights, device=device, resize="pytorch")
+        return inception.extract(images_NCHW, batch_size=batch_size).pooled_NF.double()
+    network = _torchmetrics(weights, device) if mode == "torchmetrics" else _clean(weights, device, mode)
     parts = []
     with torch.no_grad():
         for batch_NCHW in torch.split(images_NCHW, batch_size):
@@ -63,12 +71,13 @@ def inception_features(
     return torch.cat(parts)
 
 
-def _clean(weights: Path, device: str) -> Callable[[Tensor], Tensor]:
+def _clean(weights: Path, device: str, mode: Mode) -> Callable[[Tensor], Tensor]:
     from cleanfid.inception_torchscript import InceptionV3W
     from cleanfid.resize import build_resizer
 
-    network = InceptionV3W(str(weights.parent), download=False, resize_inside=False).to(device).eval()
-    resize = build_resizer("clean")
+    inside = mode == "legacy_tensorflow"
+    network = InceptionV3W(str(weights.parent), download=False, resize_inside=inside).to(device).eval()
+    resize = build_resizer(mode)
 
     def extract(batch_NCHW: Tensor) -> Tensor:
         resized = np.stack([resize(image_HWC) for image_HWC in batch_NCHW.permute(0, 2, 3, 1).numpy()])
@@ -106,20 +115,40 @@ def torchmetrics_distance(features_NF: Tensor, ref_mu_F: Tensor, ref_sigma_FF: T
     return float(metric.compute())
 
 
-def write_inception_reference(path: Path, features_NF: Tensor, *, weights: Path) -> None:
-    """Store mean, covariance, count and the hash of the weights as npz (`mu` and `sigma` as clean-fid's files)."""
+def _mode_of(stored: Mapping[str, Any], path: Path) -> str | None:
+    """In which mode statistics were made: two modes may share their weights. None where they do not say.
+
+    Ours say it, but those from before there were more than two modes; clean-fid's say it by their name.
+    """
+    if "mode" in stored:
+        return str(stored["mode"])
+    if "weights" in stored:
+        return "torchmetrics" if "torchmetrics" in path.stem else "clean"
+    return next((mode for mode in get_args(Mode) if f"_{mode}_" in path.name), None)
+
+
+def write_inception_reference(path: Path, features_NF: Tensor, *, mode: Mode, weights: Path) -> None:
+    """Store mean, covariance, count, mode and the hash of the weights (`mu` and `sigma` as in clean-fid's files)."""
     mu_F, sigma_FF = moments(features_NF)
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, mu=mu_F.numpy(), sigma=sigma_FF.numpy(), count=len(features_NF), weights=sha256_of_file(weights))
+    np.savez(
+        path,
+        mu=mu_F.numpy(),
+        sigma=sigma_FF.numpy(),
+        count=len(features_NF),
+        mode=mode,
+        weights=sha256_of_file(weights),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class InceptionFrechet:
-    """`fid_clean` or `fid_torchmetrics`, by `mode`: FID as published, where weights and reference are there.
+    """`fid_MODE`: FID as published, in a mode of clean-fid or as torchmetrics, where weights and reference are there.
 
     weights: the file of the mode (see the message when it is missing). reference: npz of the data set, from
-    `python -m cq.zoo.train reference_clean` or `reference_torchmetrics`. resamples: 0 for no interval; each one
-    takes the spectrum of a 2048 x 2048 matrix, seconds on a CPU.
+    `python -m cq.zoo.train reference_clean` or `reference_torchmetrics`, or one of clean-fid's own statistics under its
+    own name, which holds the mode. resamples: 0 for no interval; each one takes the spectrum of a 2048 x 2048 matrix,
+    seconds on a CPU.
     """
 
     mode: Mode
@@ -137,14 +166,19 @@ class InceptionFrechet:
             check_resamples(self.resamples)
 
     def compute(self, context: EvaluationContext) -> Mapping[str, Score]:
-        name, weights, path = f"fid_{self.mode}", Path(self.weights), Path(self.reference)
-        check_weights(self.mode, weights)
+        name, path = f"fid_{self.mode}", Path(self.reference)
+        weights = check_weights(self.mode, Path(self.weights))
         command = f"python -m cq.zoo.train reference_{self.mode}"
         if not path.is_file():
             raise MetricUnavailable(f"{name}: needs the statistics of the data set, {path}. Build them with: {command}")
         stored = np.load(path)
         digest = sha256_of_file(weights)
-        if str(stored["weights"]) != digest:
+        if _mode_of(stored, path) != self.mode:
+            raise ValueError(
+                f"reference={self.reference!r}: is not known to be made in mode {self.mode}. Build it with: {command}, "
+                f"or name clean-fid's statistics as clean-fid does, DATA_{self.mode}_SPLIT_SIZE.npz."
+            )
+        if "weights" in stored and str(stored["weights"]) != digest:
             raise ValueError(
                 f"reference={self.reference!r}: built with weights {str(stored['weights'])[:12]}, but {digest[:12]} "
                 f"is in use. Rebuild it with: {command}"
@@ -158,7 +192,7 @@ class InceptionFrechet:
             batch_size=self.batch_size,
             device=self.device,
         )
-        if self.mode == "clean":
+        if self.mode != "torchmetrics":
             value = frechet_distance(*moments(features_NF), ref_mu_F, ref_sigma_FF)
         else:
             value = torchmetrics_distance(features_NF, ref_mu_F, ref_sigma_FF, ref_count=int(stored["count"]))

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cq.evaluate.bootstrap import METHOD, check_resamples, interval_around, resampled_counts
+from cq.evaluate.bootstrap import interval_around, resampled_counts
+from cq.evaluate.own_features import InOwnFeatures
 from cq.evaluate.protocol import EvaluationContext, Score
 
 
@@ -26,20 +27,11 @@ def inception_score(logits_NK: Tensor, weights_N: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InceptionScore:
+class InceptionScore(InOwnFeatures):
     """`inception_score_own`: the score of our own classifier's probabilities. Not an Inception number."""
 
-    features: str
-    batch_size: int
-    resamples: int
-    bootstrap_seed: int
-
-    def __post_init__(self) -> None:
-        check_resamples(self.resamples)
-
     def compute(self, context: EvaluationContext) -> Mapping[str, Score]:
-        network = context.cache.network(self.features)
-        found = context.cache.features(context.samples.images_NCHW, network, batch_size=self.batch_size)
+        network, found = self.look(context)
         num = len(found.logits_NK)
         value = float(inception_score(found.logits_NK, torch.ones(num)))
         counts = resampled_counts(num, resamples=self.resamples, seed=self.bootstrap_seed)
@@ -50,7 +42,7 @@ class InceptionScore:
             {
                 "definition": "exp mean KL of class probabilities, one split",
                 "features": network.digest,
-                "interval": f"{METHOD}, {self.resamples} resamples",
+                "interval": self.interval(),
             },
         )
         score = Score(value=value, low=max(low, 1.0), high=high, better="up", protocol=protocol)

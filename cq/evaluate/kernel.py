@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cq.evaluate.bootstrap import METHOD, check_resamples, interval_around, resampled_counts
+from cq.evaluate.bootstrap import interval_around, resampled_counts
+from cq.evaluate.own_features import AgainstReference
 from cq.evaluate.protocol import EvaluationContext, Score
-from cq.evaluate.reference import load_reference
 
 DEGREE = 3
 BLOCK = 1000  # columns of the kernel matrix held at once
@@ -51,38 +51,20 @@ def _within(counts_RN: Tensor, rows_NF: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kernel:
+class Kernel(AgainstReference):
     """`kid_own`: kernel distance in the pooled features of our own network. Not an Inception KID.
 
     Measured against the reference's stored subset of images. Being unbiased it can fall slightly below zero.
     """
 
-    features: str
-    reference: str
-    batch_size: int
-    resamples: int
-    bootstrap_seed: int
-
-    def __post_init__(self) -> None:
-        check_resamples(self.resamples)
-
     def compute(self, context: EvaluationContext) -> Mapping[str, Score]:
-        network = context.cache.network(self.features)
-        reference = load_reference(self.reference, network)
-        found = context.cache.features(context.samples.images_NCHW, network, batch_size=self.batch_size)
+        found, reference = self.compare(context)
         num = len(found.pooled_NF)
         counts = resampled_counts(num, resamples=self.resamples, seed=self.bootstrap_seed)
         counts_RN = torch.stack([torch.ones(num, dtype=torch.float64), *counts])  # row 0: the images as they are
         distances_R = kernel_distance(counts_RN, found.pooled_NF, reference.subset_MF.double())
         value = float(distances_R[0])
         low, high = interval_around(value, distances_R[1:])
-        protocol = context.protocol(
-            "kid_own",
-            {
-                "definition": f"unbiased squared MMD, kernel (xy / F + 1)^{DEGREE}, pooled features, no subsets",
-                "features": network.digest,
-                "reference": reference.digest,
-                "interval": f"{METHOD}, {self.resamples} resamples",
-            },
-        )
+        definition = f"unbiased squared MMD, kernel (xy / F + 1)^{DEGREE}, pooled features, no subsets"
+        protocol = self.protocol(context, "kid_own", reference, definition=definition)
         return {"kid_own": Score(value=value, low=low, high=high, better="down", protocol=protocol)}

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cq.evaluate.bootstrap import METHOD, Interval, check_resamples, interval_around, interval_of_mean
+from cq.evaluate.bootstrap import METHOD, Interval, interval_around, interval_of_mean
+from cq.evaluate.own_features import AgainstReference
 from cq.evaluate.protocol import EvaluationContext, Score
-from cq.evaluate.reference import load_reference
 
 BLOCK = 1000  # rows of a distance matrix held at once
 HALVES = "95 % over halves of the images drawn without replacement, re-centred percentiles"
@@ -91,7 +91,7 @@ def drawn_halves(num_images: int, *, resamples: int, seed: int) -> Iterator[Tens
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrecisionRecall:
+class PrecisionRecall(AgainstReference):
     """`precision_own` and `recall_own`: improved precision and recall in the pooled features of our own network.
 
     Against the reference's stored subset of images. Deviation: the two sets need not be of one size, so numbers of
@@ -104,15 +104,10 @@ class PrecisionRecall:
     that of one image times 2/N - 1/N (delete-half jackknife, Shao and Wu 1989); then moved to the value as elsewhere.
     """
 
-    features: str
-    reference: str
-    batch_size: int
     k: int
-    resamples: int
-    bootstrap_seed: int
 
     def __post_init__(self) -> None:
-        check_resamples(self.resamples)
+        super().__post_init__()
         if self.k < 1:
             raise ValueError(f"k={self.k}: a ball reaches out to the k-th neighbour, so at least 1. 3 is usual.")
 
@@ -128,37 +123,32 @@ class PrecisionRecall:
             )
 
     def compute(self, context: EvaluationContext) -> Mapping[str, Score]:
-        network = context.cache.network(self.features)
-        reference = load_reference(self.reference, network)
-        reference_MF = reference.subset_MF.double()
-        num = len(context.samples.images_NCHW)
+        found, reference = self.compare(context)
+        samples_NF, reference_MF = found.pooled_NF, reference.subset_MF.double()
+        num = len(samples_NF)
         self._check_counts(num, len(reference_MF))
-        samples_NF = context.cache.features(
-            context.samples.images_NCHW, network, batch_size=self.batch_size
-        ).pooled_NF  # fmt: skip
         halves = drawn_halves(num, resamples=self.resamples, seed=self.bootstrap_seed)
         drawn_RN = torch.stack([torch.ones(num, dtype=torch.bool), *halves])  # row 0: the images as they are
         recall_R = recall_of_draws(samples_NF, reference_MF, drawn_RN, k=self.k)
         recall = float(recall_R[0])
         precise_N = precision_of_samples(samples_NF, reference_MF, k=self.k).double()
         of_precision = interval_of_mean(precise_N, resamples=self.resamples, seed=self.bootstrap_seed)
-        found = {
+        shares = {
             "precision_own": (float(precise_N.mean()), of_precision, METHOD, "samples on the reference's manifold"),
             "recall_own": (recall, interval_around(recall, recall_R[1:]), HALVES, "reference on the samples' manifold"),
         }
         scores = {}
-        for name, (value, interval, method, share) in found.items():
+        for name, (value, interval, method, share) in shares.items():
             low, high = _within_unit(interval)
-            protocol = context.protocol(
+            definition = f"share of {share}: balls to the k-th neighbour, pooled features"
+            protocol = self.protocol(
+                context,
                 name,
-                {
-                    "definition": f"share of {share}: balls to the k-th neighbour, pooled features",
-                    "k": self.k,
-                    "num_reference": len(reference_MF),
-                    "features": network.digest,
-                    "reference": reference.digest,
-                    "interval": f"{method}, {self.resamples} resamples",
-                },
+                reference,
+                method=method,
+                definition=definition,
+                k=self.k,
+                num_reference=len(reference_MF),
             )
             scores[name] = Score(value=value, low=low, high=high, better="up", protocol=protocol)
         return scores

@@ -10,7 +10,18 @@ from cq.evaluate.features import FeatureCache
 
 
 class MetricUnavailable(ValueError):  # noqa: N818 - the number is missing, nothing went wrong
-    """The metric needs something that is not on this machine; the message says what, and where it goes."""
+    """The metric needs something that is not on this machine; the message says what, and where it goes.
+
+    found: the scores that could be computed all the same.
+    """
+
+    def __init__(self, message: str, found: "Mapping[str, Score] | None" = None) -> None:
+        super().__init__(message)
+        self.found: Mapping[str, Score] = found or {}
+
+
+class NoBaselineError(ValueError):
+    """There are no full-precision images to compare with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +95,13 @@ class EvaluationContext:
     def pairs(self) -> tuple[SampleSet, SampleSet]:
         """Samples and baseline, row i of both drawn from seed i. Raises ValueError where they do not match.
 
-        Where they were drawn in other calls, their traces differ in length and are no pairs; all else is compared.
+        NoBaselineError where there is no baseline. Where they were drawn in other calls, their traces differ in length
+        and are no pairs; all else is compared.
         """
         samples, baseline = self.samples, self.baseline
         remedy = "Sample the full-precision, uncached model with the same seeds, classes and steps first."
         if baseline is None:
-            raise ValueError(f"baseline=None: paired metrics compare with the full-precision images. {remedy}")
+            raise NoBaselineError(f"baseline=None: paired metrics compare with the full-precision images. {remedy}")
         if samples.seeds != baseline.seeds:
             row = next(
                 (i for i, (a, b) in enumerate(zip(samples.seeds, baseline.seeds, strict=False)) if a != b),

@@ -5,6 +5,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from cq.models.stored import first_stage_kind, part_config, part_folder
+
 if TYPE_CHECKING:  # these bring torch, which a check of a configuration does not need
     import torch
     from torch import Tensor
@@ -12,9 +14,12 @@ if TYPE_CHECKING:  # these bring torch, which a check of a configuration does no
 
     from cq.contracts import Sampler
     from cq.models.denoiser import GuidedDenoiser
+    from cq.models.release import Release
 
 Family = Literal["unet", "transformer"]
 Purpose = Literal["evaluation", "calibration"]
+
+PIXELS = "round to nearest, uint8"  # what `to_pixels` does, as protocols state it
 
 
 class ModelComponent(Protocol):
@@ -110,34 +115,72 @@ def to_pixels(images_NCHW: "Tensor") -> "Tensor":
     return pixels
 
 
-def read_part(kind: Any, folder: Path, name: str) -> Any:
-    """A diffusers or transformers module of a model folder, in float32, for inference."""
-    return kind.from_pretrained(folder / name).float().eval().requires_grad_(False)
+def read_part(kind: Any, weights: str, name: str) -> Any:
+    """A diffusers or transformers module of a model's folder, in float32, for inference."""
+    from cq.models.architecture import set_heads
+
+    part = kind.from_pretrained(part_folder(weights, name)).float().eval().requires_grad_(False)
+    if kind.__name__ == "UNet2DModel":
+        set_heads(part)
+    return part
 
 
-def check_folder(weights: str, parts: tuple[str, ...]) -> Path:
-    """The model's folder. Raises ValueError where it or one of its parts is missing."""
+def read_first_stage(weights: str) -> Any:
+    """The first stage in folder `vae`: AutoencoderKL or VQModel, whose decode quantizes first as LDM's does."""
+    import diffusers
+
+    return read_part(getattr(diffusers, first_stage_kind(weights)), weights, "vae")
+
+
+def read_scheduler(kind: Any, weights: str, release: "Release | None") -> Any:
+    """The stored noise schedule as a scheduler of `kind`; sampled from as `release` says."""
+    stored = dict(part_config(weights, "scheduler"))
+    return kind.from_config(stored if release is None else release.noise(stored))
+
+
+def check_folder(weights: str, parts: tuple[str, ...], release: "Release | None") -> None:
+    """Raise ValueError where the model's folder or one of its parts is missing, or is not the one of `release`."""
     from cq.zoo.locate import locate
 
+    remedy = "" if release is None else f" {release.how_to_get_it}"
     try:
         folder = locate(weights)
     except ValueError as error:
-        raise ValueError(f"model.weights={error}") from error
-    absent = [name for name in parts if not (folder / name).is_dir()]
+        raise ValueError(f"model.weights={error}{remedy}") from error
+    absent = [name for name in parts if not part_folder(weights, name).is_dir()]
     if absent:
         raise ValueError(
             f"model.weights={weights!r}: there is no {' and no '.join(absent)} in {folder}. Give a folder in "
-            f"diffusers' layout, with {', '.join(parts)}."
+            f"diffusers' layout, with {', '.join(parts)}.{remedy}"
         )
-    return folder
+    if release is not None:
+        release.check(part_config(weights, "scheduler"))
+        release.check_converted(folder)
 
 
 def folder_digest(weights: str) -> str:
     """SHA-256 over the names and bytes of every file of the model's folder."""
-    from cq.zoo.locate import locate
+    from cq.zoo.locate import HUB, locate
 
     digest = hashlib.sha256()
     folder = locate(weights)
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        digest.update(str(path.relative_to(folder)).encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+        if weights.startswith(HUB) and not _decides(path):
+            continue
+        digest.update(str(path.relative_to(folder)).encode() + b"\0" + _digest_of_file(path))
     return digest.hexdigest()
+
+
+def _decides(path: Path) -> bool:
+    """Whether a hub's file is part of the model: not its documents, nor what diffusers would not open."""
+    if path.suffix == ".bin":
+        return not any(path.parent.glob("*.safetensors"))
+    return path.suffix in (".json", ".txt", ".model", ".safetensors")
+
+
+def _digest_of_file(path: Path) -> bytes:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**24):
+            digest.update(block)
+    return digest.digest()

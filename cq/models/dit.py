@@ -38,13 +38,15 @@ class DiTCut(nn.Module):
         """Raise ValueError for a site that this transformer does not have."""
         check_blocks(sites, self.blocks)
 
+    last = "proj_out_2"  # the layer that draws the patches
+
     def splits(self) -> dict[str, int]:
         """No layer of a DiT reads a concatenation."""
         return {}
 
     def edges(self) -> frozenset[str]:
         """The first and the last layer."""
-        return frozenset({"pos_embed.proj", "proj_out_2"})
+        return frozenset({"pos_embed.proj", self.last})
 
     def units(self) -> list[str]:
         """The patch embedding, every block, and both projections of the head."""
@@ -61,7 +63,7 @@ class DiTCut(nn.Module):
             place = parse(site)
             if isinstance(place, Range) and place.last > place.first:
                 block = f"transformer_blocks.{place.last}.attn1"
-                names += [f"{block}.to_{x}" for x in "qkv"] if place.last < self.blocks else ["proj_out_2"]
+                names += [f"{block}.to_{x}" for x in "qkv"] if place.last < self.blocks else [self.last]
         return list(dict.fromkeys(names))
 
     def full(
@@ -85,9 +87,7 @@ class DiTCut(nn.Module):
                 handles.append(self._module(place).register_forward_hook(_keep_output(parts, site)))
 
         def run(x_NCHW: Tensor, timestep: Tensor, cond: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-            out = self.backbone(
-                x_NCHW, timestep=timestep.to(x_NCHW.device).expand(len(x_NCHW)), class_labels=cond, return_dict=False
-            )[0]
+            out = self._whole(x_NCHW, timestep.to(x_NCHW.device).expand(len(x_NCHW)), cond)
             features = {}
             for site, place in places.items():
                 held_NLC = (
@@ -108,18 +108,16 @@ class DiTCut(nn.Module):
 
     def shallow(self, x_NCHW: Tensor, timestep: Tensor, cond: Tensor | None, *, reuse: Mapping[str, Tensor]) -> Tensor:
         """The same prediction where the ranges and parts in `reuse` are not run."""
-        ranges: dict[int, tuple[int, Tensor]] = {}
-        parts: dict[tuple[int, str], Tensor] = {}
-        for site, held in reuse.items():
-            place = parse(site)
-            if isinstance(place, Range):
-                ranges[place.first] = (place.last, held)
-            else:
-                parts[place.block, place.part] = held
-        timesteps_N = timestep.to(x_NCHW.device).expand(len(x_NCHW))
+        ranges = {
+            place.first: (place.last, held) for site, held in reuse.items() if isinstance(place := parse(site), Range)
+        }
+        parts = {
+            (place.block, place.part): held for site, held in reuse.items() if isinstance(place := parse(site), Part)
+        }
         size = self.backbone.config.patch_size
         height, width = x_NCHW.shape[-2] // size, x_NCHW.shape[-1] // size
         hidden = self.backbone.pos_embed(x_NCHW)
+        given = self._given(hidden, timestep.to(x_NCHW.device).expand(len(x_NCHW)), cond)
         index = 0
         while index < self.blocks:
             last, deviation = ranges.get(index, (index, None))
@@ -129,18 +127,34 @@ class DiTCut(nn.Module):
                 continue
             block = self.backbone.transformer_blocks[index]
             attn, mlp = (parts.get((index, name)) for name in PARTS)
-            hidden = _run_block(block, hidden, timesteps_N, cond, attn, mlp)
+            hidden = self._block(block, hidden, given, attn, mlp)
             index += 1
-        return self._noise(self._head(hidden, timesteps_N, cond, height, width))
+        return self._noise(self._map(self._head(hidden, given), height, width))
 
-    def _head(self, hidden: Tensor, timesteps_N: Tensor, labels_N: Tensor | None, height: int, width: int) -> Tensor:
-        """As the end of diffusers' forward."""
+    def _whole(self, x_NCHW: Tensor, timesteps_N: Tensor, cond: Tensor | None) -> Tensor:
+        out: Tensor = self.backbone(x_NCHW, timestep=timesteps_N, class_labels=cond, return_dict=False)[0]
+        return out
+
+    def _given(self, hidden: Tensor, timesteps_N: Tensor, cond: Tensor | None) -> Any:
+        """What every block and the head are given beside the hidden state."""
+        return timesteps_N, cond
+
+    def _block(self, block: Any, hidden: Tensor, given: Any, attn: Tensor | None, mlp: Tensor | None) -> Tensor:
+        timesteps_N, labels_N = given
+        return _run_block(block, hidden, timesteps_N, labels_N, attn, mlp)
+
+    def _head(self, hidden: Tensor, given: Any) -> Tensor:
+        """As the end of diffusers' forward: tokens of the patches."""
         model = self.backbone
+        timesteps_N, labels_N = given
         emb = model.transformer_blocks[0].norm1.emb(timesteps_N, labels_N, hidden_dtype=hidden.dtype)
         shift, scale = model.proj_out_1(nn.functional.silu(emb)).chunk(2, dim=1)
         hidden = model.norm_out(hidden) * (1 + scale[:, None]) + shift[:, None]
-        tokens = model.proj_out_2(hidden)
-        size, channels = model.patch_size, model.out_channels
+        tokens: Tensor = model.proj_out_2(hidden)
+        return tokens
+
+    def _map(self, tokens: Tensor, height: int, width: int) -> Tensor:
+        size, channels = self.backbone.config.patch_size, self.backbone.out_channels
         grid = tokens.reshape(-1, height, width, size, size, channels)
         return torch.einsum("nhwpqc->nchpwq", grid).reshape(-1, channels, height * size, width * size)
 

@@ -1,9 +1,20 @@
 """Class-conditional and unconditional latent diffusion U-Nets stored as diffusers folders."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from cq.models.diffusion import DiffusionModel, Family, Purpose, check_folder, folder_digest, read_part, to_pixels
+from cq.models.diffusion import (
+    DiffusionModel,
+    Family,
+    Purpose,
+    check_folder,
+    folder_digest,
+    read_first_stage,
+    read_part,
+    read_scheduler,
+    to_pixels,
+)
+from cq.models.release import CAME_LATER, Release
 from cq.models.stored import check_classes, check_decoder, check_part, part_config, stored_layers
 
 if TYPE_CHECKING:
@@ -14,8 +25,9 @@ if TYPE_CHECKING:
 class LatentDiffusion:
     """A folder with unet, vae, scheduler and, where guided, class_embedder (LDM, arXiv:2112.10752).
 
-    weights: `zoo:NAME` or a local folder. site: the entry ResNet of the cut. guidance: scale of classifier-free
-    guidance, or None for an unconditional model. num_classes: 0 where unconditional.
+    weights: `zoo:NAME`, `hub:ORG/NAME@REVISION` or a local folder. site: the entry ResNet of the cut. guidance: scale
+    of classifier-free guidance, or None for an unconditional model. num_classes: 0 where unconditional. release: facts
+    about published weights.
     """
 
     family: ClassVar[Family] = "unet"
@@ -27,12 +39,14 @@ class LatentDiffusion:
     num_classes: int
     latent_shape: tuple[int, int, int]
     image_shape: tuple[int, int, int]
+    release: Release | None = field(metadata=CAME_LATER)
 
     def check(self) -> None:
         """Raise ValueError, before anything is loaded, for a model that is not there or a site it does not have."""
         from cq.models.sites import check_cut, cuts_of
 
-        check_folder(self.weights, ("unet", "vae", "scheduler", *(("class_embedder",) if self.num_classes else ())))
+        classes = ("class_embedder",) if self.num_classes else ()
+        check_folder(self.weights, ("unet", "vae", "scheduler", *classes), self.release)
         kind = "UNet2DConditionModel" if self.num_classes else "UNet2DModel"
         check_part(self.weights, "unet", kind=kind, latent_shape=self.latent_shape)
         check_decoder(self.weights, self.latent_shape, self.image_shape)
@@ -51,26 +65,24 @@ class LatentDiffusion:
 
     def load(self) -> "LatentModel":
         """Read the weights as float32 in evaluation mode."""
-        from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel, UNet2DModel
+        from diffusers import DDIMScheduler, UNet2DConditionModel, UNet2DModel
 
         from cq.models.call import CallIndex
         from cq.models.class_embedder import ClassEmbedder
         from cq.models.denoiser import GuidedDenoiser
         from cq.models.unet import UNetCut
         from cq.sampler.ddim import DDIM
-        from cq.zoo.locate import locate
 
-        folder = locate(self.weights)
-        unet = read_part(UNet2DConditionModel if self.num_classes else UNet2DModel, folder, "unet")
+        unet = read_part(UNet2DConditionModel if self.num_classes else UNet2DModel, self.weights, "unet")
         denoiser = GuidedDenoiser(
             network=UNetCut(unet).eval(), sites=(), guidance=self.guidance, null_first=True, call_index=CallIndex()
         )
         return LatentModel(
             component=self,
             denoiser=denoiser.with_sites((self.site,)),
-            vae=read_part(AutoencoderKL, folder, "vae"),
-            class_embedder=read_part(ClassEmbedder, folder, "class_embedder") if self.num_classes else None,
-            scheduler=DDIMScheduler.from_pretrained(folder, subfolder="scheduler"),
+            vae=read_first_stage(self.weights),
+            class_embedder=read_part(ClassEmbedder, self.weights, "class_embedder") if self.num_classes else None,
+            scheduler=read_scheduler(DDIMScheduler, self.weights, self.release),
             sampler=DDIM(),
         )
 

@@ -1,9 +1,18 @@
 """Unconditional diffusion in pixel space (DDPM, arXiv:2006.11239) stored as a diffusers folder."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from cq.models.diffusion import DiffusionModel, Family, check_folder, folder_digest, read_part, to_pixels
+from cq.models.diffusion import (
+    DiffusionModel,
+    Family,
+    check_folder,
+    folder_digest,
+    read_part,
+    read_scheduler,
+    to_pixels,
+)
+from cq.models.release import CAME_LATER, Release
 from cq.models.stored import check_part, part_config, stored_layers
 
 if TYPE_CHECKING:
@@ -14,8 +23,9 @@ if TYPE_CHECKING:
 class PixelDiffusion:
     """A folder with unet and scheduler.
 
-    weights: `zoo:NAME` or a local folder. site: the entry ResNet of the cut; the deep one of CacheQuant's CIFAR
-    experiment is the last ResNet of the block before the last.
+    weights: `zoo:NAME`, `hub:ORG/NAME@REVISION` or a local folder. site: the entry ResNet of the cut; the deep one of
+    CacheQuant's CIFAR experiment is the last ResNet of the block before the last. release: facts about published
+    weights.
     """
 
     family: ClassVar[Family] = "unet"
@@ -26,6 +36,7 @@ class PixelDiffusion:
     weights: str
     site: str
     image_shape: tuple[int, int, int]
+    release: Release | None = field(metadata=CAME_LATER)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -36,7 +47,7 @@ class PixelDiffusion:
         """Raise ValueError, before anything is loaded, for a model that is not there or a site it does not have."""
         from cq.models.sites import check_cut, cuts_of
 
-        check_folder(self.weights, ("unet", "scheduler"))
+        check_folder(self.weights, ("unet", "scheduler"), self.release)
         check_part(self.weights, "unet", kind="UNet2DModel", latent_shape=self.latent_shape)
         check_cut(self.site, cuts_of(part_config(self.weights, "unet")))
 
@@ -52,15 +63,13 @@ class PixelDiffusion:
         from cq.models.denoiser import GuidedDenoiser
         from cq.models.unet import UNetCut
         from cq.sampler.ddim import DDIM
-        from cq.zoo.locate import locate
 
-        folder = locate(self.weights)
-        network = UNetCut(read_part(UNet2DModel, folder, "unet")).eval()
+        network = UNetCut(read_part(UNet2DModel, self.weights, "unet")).eval()
         denoiser = GuidedDenoiser(network=network, sites=(), guidance=None, null_first=True, call_index=CallIndex())
         return PixelModel(
             component=self,
             denoiser=denoiser.with_sites((self.site,)),
-            scheduler=DDIMScheduler.from_pretrained(folder, subfolder="scheduler"),
+            scheduler=read_scheduler(DDIMScheduler, self.weights, self.release),
             sampler=DDIM(),
         )
 

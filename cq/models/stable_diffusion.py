@@ -1,12 +1,23 @@
 """Text-conditional latent diffusion (Stable Diffusion v1's parts) stored as a diffusers folder."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from cq.models.diffusion import DiffusionModel, Family, Purpose, check_folder, folder_digest, read_part, to_pixels
-from cq.models.stored import check_decoder, check_part, part_config, stored_layers
+from cq.models.diffusion import (
+    DiffusionModel,
+    Family,
+    Purpose,
+    check_folder,
+    folder_digest,
+    read_first_stage,
+    read_part,
+    read_scheduler,
+    to_pixels,
+)
+from cq.models.release import CAME_LATER, Release
+from cq.models.stored import check_decoder, check_part, part_config, part_folder, stored_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,13 +27,12 @@ if TYPE_CHECKING:
 class StableDiffusion:
     """A folder with unet, vae, text_encoder, tokenizer and scheduler, as diffusers' StableDiffusionPipeline opens it.
 
-    weights: `zoo:NAME` or a local folder. site: the entry ResNet of the cut. prompts: a folder with evaluation.txt and
-    calibration.txt, one prompt a line; label i is line i. The public release calibrated on evaluation prompts; a prompt
-    in both files is refused here.
+    weights: `zoo:NAME`, `hub:ORG/NAME@REVISION` or a local folder. site: the entry ResNet of the cut. prompts: a folder
+    with evaluation.txt and calibration.txt, one prompt a line; label i is line i. The public release calibrated on
+    evaluation prompts; a prompt in both files is refused here. release: facts about published weights.
     """
 
     family: ClassVar[Family] = "unet"
-    blocks: ClassVar[int] = 0
 
     weights: str
     site: str
@@ -30,6 +40,14 @@ class StableDiffusion:
     prompts: str
     latent_shape: tuple[int, int, int]
     image_shape: tuple[int, int, int]
+    release: Release | None = field(metadata=CAME_LATER)
+
+    parts: ClassVar[tuple[str, ...]] = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+
+    @property
+    def blocks(self) -> int:
+        """Transformer blocks that a strategy can name; none in a U-Net."""
+        return 0
 
     @property
     def num_classes(self) -> int:
@@ -48,18 +66,22 @@ class StableDiffusion:
 
     def check(self) -> None:
         """Raise ValueError, before anything is loaded, for a model, prompts or a site that are not there."""
-        from cq.models.sites import check_cut, cuts_of
-
-        check_folder(self.weights, ("unet", "vae", "text_encoder", "tokenizer", "scheduler"))
-        check_part(self.weights, "unet", kind="UNet2DConditionModel", latent_shape=self.latent_shape)
-        check_decoder(self.weights, self.latent_shape, self.image_shape)
-        check_cut(self.site, cuts_of(part_config(self.weights, "unet")))
+        check_folder(self.weights, self.parts, self.release)
+        self.check_network()
         shared = set(self.read_prompts("evaluation")) & set(self.read_prompts("calibration"))
         if shared:
             raise ValueError(
                 f"model.prompts={self.prompts!r}: {len(shared)} prompts are in both files, {min(shared)!r} among them. "
                 "Nothing may be calibrated on what it is evaluated with: take them out of calibration.txt."
             )
+
+    def check_network(self) -> None:
+        """Raise ValueError for another network, or for a site that it does not have."""
+        from cq.models.sites import check_cut, cuts_of
+
+        check_part(self.weights, "unet", kind="UNet2DConditionModel", latent_shape=self.latent_shape)
+        check_decoder(self.weights, self.latent_shape, self.image_shape)
+        check_cut(self.site, cuts_of(part_config(self.weights, "unet")))
 
     def content_digest(self) -> str:
         """SHA-256 of both prompt files; they decide images as the weights do."""
@@ -72,28 +94,26 @@ class StableDiffusion:
 
     def load(self) -> "TextModel":
         """Read the weights as float32 in evaluation mode."""
-        from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+        from diffusers import PNDMScheduler, UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTokenizer
 
         from cq.models.call import CallIndex
         from cq.models.denoiser import GuidedDenoiser
         from cq.models.unet import UNetCut
         from cq.sampler.plms import PLMS
-        from cq.zoo.locate import locate
 
-        folder = locate(self.weights)
-        network = UNetCut(read_part(UNet2DConditionModel, folder, "unet")).eval()
+        network = UNetCut(read_part(UNet2DConditionModel, self.weights, "unet")).eval()
         denoiser = GuidedDenoiser(
             network=network, sites=(), guidance=self.guidance, null_first=True, call_index=CallIndex()
         )
         return TextModel(
             component=self,
             denoiser=denoiser.with_sites((self.site,)),
-            vae=read_part(AutoencoderKL, folder, "vae"),
-            text_encoder=read_part(CLIPTextModel, folder, "text_encoder"),
-            tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+            vae=read_first_stage(self.weights),
+            text_encoder=read_part(CLIPTextModel, self.weights, "text_encoder"),
+            tokenizer=CLIPTokenizer.from_pretrained(part_folder(self.weights, "tokenizer")),
             prompts={"evaluation": self.read_prompts("evaluation"), "calibration": self.read_prompts("calibration")},
-            scheduler=PNDMScheduler.from_pretrained(folder, subfolder="scheduler"),
+            scheduler=read_scheduler(PNDMScheduler, self.weights, self.release),
             sampler=PLMS(),
         )
 

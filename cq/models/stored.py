@@ -2,17 +2,28 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from cq.heads import shapes_of
+from cq.models.sites import check_blocks
 from cq.zoo.locate import locate
 
 LEGACY_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # diffusers renames at load
+LEGACY_KINDS = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
+FILES = {"scheduler": "scheduler_config.json"}  # where a part's configuration has a name of its own
+
+
+def part_folder(weights: str, name: str) -> Path:
+    """Where a part lies: a folder of its name, or the model's own folder, as in repositories of one network."""
+    folder = locate(weights)
+    alone = name in ("unet", "scheduler") and (folder / FILES.get(name, "config.json")).is_file()
+    return folder if alone and not (folder / name).is_dir() else folder / name
 
 
 def part_config(weights: str, name: str) -> Mapping[str, Any]:
     """The configuration of a part of the model's folder. Raises ValueError where there is none."""
-    path = locate(weights) / name / "config.json"
+    path = part_folder(weights, name) / FILES.get(name, "config.json")
     try:
         config: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -26,6 +37,8 @@ def check_part(weights: str, name: str, *, kind: str, latent_shape: tuple[int, i
     """Raise ValueError where the denoiser in folder `name` is no `kind` or takes other latents."""
     config = part_config(weights, name)
     found = config.get("_class_name", kind)
+    if found == "Transformer2DModel":  # the one class that several were before diffusers told them apart
+        found = LEGACY_KINDS.get(config.get("norm_type", ""), found)
     if found != kind:
         raise ValueError(
             f"model.weights={weights!r}: its {name} is a {found}, and this model component takes a {kind}. Conditional "
@@ -42,6 +55,7 @@ def check_part(weights: str, name: str, *, kind: str, latent_shape: tuple[int, i
 def check_decoder(weights: str, latent_shape: tuple[int, int, int], image_shape: tuple[int, int, int]) -> None:
     """Raise ValueError where the first stage (vae) does not draw `image_shape` from `latent_shape`."""
     config = part_config(weights, "vae")
+    first_stage_kind(weights)
     factor = 2 ** (len(config["block_out_channels"]) - 1)
     drawn = [config["out_channels"], *(factor * side for side in latent_shape[1:])]
     if list(image_shape) != drawn:
@@ -49,6 +63,17 @@ def check_decoder(weights: str, latent_shape: tuple[int, int, int], image_shape:
             f"model.image_shape={list(image_shape)}: the vae in {weights!r} draws {drawn} from latents of shape "
             f"{list(latent_shape)}. Set model.image_shape or model.latent_shape accordingly."
         )
+
+
+def first_stage_kind(weights: str) -> str:
+    """The diffusers class of the first stage. Raises ValueError for one that no model here is decoded by."""
+    found = str(part_config(weights, "vae").get("_class_name", "AutoencoderKL"))
+    if found not in ("AutoencoderKL", "VQModel"):
+        raise ValueError(
+            f"model.weights={weights!r}: its vae is a {found}, and first stages are AutoencoderKL or VQModel. Give "
+            "another folder."
+        )
+    return found
 
 
 def check_classes(weights: str, name: str, key: str, num_classes: int) -> None:
@@ -60,6 +85,19 @@ def check_classes(weights: str, name: str, key: str, num_classes: int) -> None:
         )
 
 
+def num_blocks(weights: str) -> int:
+    """How many blocks the model's transformer has, by its configuration."""
+    return int(part_config(weights, "transformer").get("num_layers", 28))  # diffusers' own default
+
+
+def check_block_site(weights: str, site: str) -> None:
+    """Raise ValueError unless `site` is one of the model's transformer."""
+    try:
+        check_blocks((site,), num_blocks(weights))
+    except ValueError as error:
+        raise ValueError(f"model.{error}") from error
+
+
 def stored_layers(weights: str, name: str) -> frozenset[str] | None:
     """Names of a network's convolutions, linear layers and attentions, read off the heads of its weight files.
 
@@ -68,7 +106,7 @@ def stored_layers(weights: str, name: str) -> frozenset[str] | None:
     None where no weights can be read as safetensors; a damaged file is named when it is loaded.
     """
     names: set[str] = set()
-    for path in (locate(weights) / name).glob("*.safetensors"):
+    for path in part_folder(weights, name).glob("*.safetensors"):
         shapes = shapes_of(path)
         if shapes is None:
             return None

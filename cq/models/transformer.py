@@ -1,10 +1,21 @@
 """Class-conditional diffusion transformers (DiT, arXiv:2212.09748) stored as diffusers folders."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from cq.models.diffusion import DiffusionModel, Family, Purpose, check_folder, folder_digest, read_part, to_pixels
-from cq.models.stored import check_classes, check_decoder, check_part, part_config, stored_layers
+from cq.models.diffusion import (
+    DiffusionModel,
+    Family,
+    Purpose,
+    check_folder,
+    folder_digest,
+    read_first_stage,
+    read_part,
+    read_scheduler,
+    to_pixels,
+)
+from cq.models.release import CAME_LATER, Release
+from cq.models.stored import check_block_site, check_classes, check_decoder, check_part, num_blocks, stored_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,8 +25,9 @@ if TYPE_CHECKING:
 class DiffusionTransformer:
     """A folder with transformer, vae and scheduler, as diffusers' DiTPipeline opens it.
 
-    weights: `zoo:NAME` or a local folder. site: the blocks whose deviation is cached, `blocks.1-7` for 1 to 6.
-    guidance: scale of classifier-free guidance on the noise (a learned variance is not used).
+    weights: `zoo:NAME`, `hub:ORG/NAME@REVISION` or a local folder. site: the blocks whose deviation is cached,
+    `blocks.1-7` for 1 to 6. guidance: scale of classifier-free guidance on the noise (a learned variance is not used).
+    release: facts about published weights.
     """
 
     family: ClassVar[Family] = "transformer"
@@ -26,24 +38,20 @@ class DiffusionTransformer:
     num_classes: int
     latent_shape: tuple[int, int, int]
     image_shape: tuple[int, int, int]
+    release: Release | None = field(metadata=CAME_LATER)
 
     @property
     def blocks(self) -> int:
         """How many transformer blocks there are, by the model's configuration."""
-        return int(part_config(self.weights, "transformer").get("num_layers", 28))  # diffusers' own default
+        return num_blocks(self.weights)
 
     def check(self) -> None:
         """Raise ValueError, before anything is loaded, for a model that is not there or a site it does not have."""
-        from cq.models.sites import check_blocks
-
-        check_folder(self.weights, ("transformer", "vae", "scheduler"))
+        check_folder(self.weights, ("transformer", "vae", "scheduler"), self.release)
         check_part(self.weights, "transformer", kind="DiTTransformer2DModel", latent_shape=self.latent_shape)
         check_decoder(self.weights, self.latent_shape, self.image_shape)
         check_classes(self.weights, "transformer", "num_embeds_ada_norm", self.num_classes)
-        try:
-            check_blocks((self.site,), self.blocks)
-        except ValueError as error:
-            raise ValueError(f"model.{error}") from error
+        check_block_site(self.weights, self.site)
 
     def layers(self) -> frozenset[str] | None:
         """Layers of the denoiser, and perhaps embeddings; see `stored_layers`."""
@@ -51,24 +59,22 @@ class DiffusionTransformer:
 
     def load(self) -> "TransformerModel":
         """Read the weights as float32 in evaluation mode."""
-        from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel
+        from diffusers import DDIMScheduler, DiTTransformer2DModel
 
         from cq.models.call import CallIndex
         from cq.models.denoiser import GuidedDenoiser
         from cq.models.dit import DiTCut
         from cq.sampler.ddim import DDIM
-        from cq.zoo.locate import locate
 
-        folder = locate(self.weights)
-        network = DiTCut(read_part(DiTTransformer2DModel, folder, "transformer")).eval()
+        network = DiTCut(read_part(DiTTransformer2DModel, self.weights, "transformer")).eval()
         denoiser = GuidedDenoiser(
             network=network, sites=(), guidance=self.guidance, null_first=False, call_index=CallIndex()
         )
         return TransformerModel(
             component=self,
             denoiser=denoiser.with_sites((self.site,)),
-            vae=read_part(AutoencoderKL, folder, "vae"),
-            scheduler=DDIMScheduler.from_pretrained(folder, subfolder="scheduler"),
+            vae=read_first_stage(self.weights),
+            scheduler=read_scheduler(DDIMScheduler, self.weights, self.release),
             sampler=DDIM(),
         )
 

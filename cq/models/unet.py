@@ -41,7 +41,7 @@ class UNetCut(nn.Module):
     def __init__(self, unet: Any) -> None:
         super().__init__()
         for option in ("class_embed_type", "addition_embed_type", "encoder_hid_dim_type"):
-            if getattr(unet.config, option, None) is not None:
+            if getattr(unet.config, option, None) not in (None, *(("text_time",) if option.startswith("add") else ())):
                 raise ValueError(
                     f"{option}={getattr(unet.config, option)!r}: the shallow call of this U-Net is not written yet; "
                     "extend cq/models/unet.py:UNetCut.shallow."
@@ -68,7 +68,7 @@ class UNetCut(nn.Module):
 
     def units(self) -> list[str]:
         """Time embedding, first convolution, every ResNet, attention and down- or upsampler, last convolution."""
-        names = ["time_embedding", "conv_in"]
+        names = ["time_embedding", *(["add_embedding"] if _is_xl(self.backbone) else []), "conv_in"]
         for i, block in enumerate(self.backbone.down_blocks):
             names += _parts(f"down_blocks.{i}", block, "downsamplers")
         names.append("mid_block.resnets.0")
@@ -100,7 +100,10 @@ class UNetCut(nn.Module):
             if cond is None:
                 eps = self.backbone(x_NCHW, timestep, return_dict=False)[0]
             else:
-                eps = self.backbone(x_NCHW, timestep, encoder_hidden_states=cond, return_dict=False)[0]
+                context, added = unpacked(self.backbone, cond)
+                eps = self.backbone(
+                    x_NCHW, timestep, encoder_hidden_states=context, added_cond_kwargs=added, return_dict=False
+                )[0]
             return eps, {site: kept.pop(site) for site in sites}
 
         try:
@@ -131,7 +134,8 @@ class UNetCut(nn.Module):
         unet, cut = self.backbone, Cut.parse(site)
         if unet.config.center_input_sample:
             x_NCHW = 2 * x_NCHW - 1.0
-        emb = _time_embedding(unet, x_NCHW, timestep)
+        cond, added = (None, None) if cond is None else unpacked(unet, cond)
+        emb = _time_embedding(unet, x_NCHW, timestep, added)
         later = [len(block.resnets) for block in unet.up_blocks][cut.block + 1 :]
         num_skips = len(unet.up_blocks[cut.block].resnets) - cut.resnet + sum(later)
         skips: list[Tensor] = []
@@ -165,9 +169,30 @@ def _parts(name: str, block: Any, samplers: str) -> list[str]:
     return names + [f"{name}.{samplers}.{j}" for j in range(len(getattr(block, samplers) or ()))]
 
 
-def _time_embedding(unet: Any, x_NCHW: Tensor, timestep: Tensor) -> Tensor:
+def packed(context_NLC: Tensor, pooled_NP: Tensor, ids_NI: Tensor) -> Tensor:
+    """One tensor of what SDXL's U-Net is conditioned on: in a last row [pooled text; size and crop; zeros]."""
+    row = torch.cat([pooled_NP, ids_NI.to(pooled_NP)], dim=1)
+    return torch.cat([context_NLC, nn.functional.pad(row, (0, context_NLC.shape[2] - row.shape[1]))[:, None]], dim=1)
+
+
+def unpacked(unet: Any, cond: Tensor) -> tuple[Tensor, dict[str, Tensor] | None]:
+    """The context, and what else diffusers' forward takes; undoes `packed` for the U-Nets that it was made for."""
+    if not _is_xl(unet):
+        return cond, None
+    ids = 6  # original size, crop corner, target size
+    pooled = int(unet.config.projection_class_embeddings_input_dim) - ids * int(unet.config.addition_time_embed_dim)
+    return cond[:, :-1], {"text_embeds": cond[:, -1, :pooled], "time_ids": cond[:, -1, pooled : pooled + ids]}
+
+
+def _is_xl(unet: Any) -> bool:
+    return getattr(unet.config, "addition_embed_type", None) == "text_time"
+
+
+def _time_embedding(unet: Any, x_NCHW: Tensor, timestep: Tensor, added: dict[str, Tensor] | None) -> Tensor:
     timesteps_N = timestep.expand(x_NCHW.shape[0]).to(x_NCHW.device)
     emb: Tensor = unet.time_embedding(unet.time_proj(timesteps_N).to(dtype=x_NCHW.dtype))
+    if added is not None:
+        emb = emb + unet.get_aug_embed(emb=emb, encoder_hidden_states=None, added_cond_kwargs=added)
     activation = getattr(unet, "time_embed_act", None)
     return emb if activation is None else activation(emb)
 

@@ -221,8 +221,8 @@ class QuantAttention(nn.Module):
         temb: Tensor | None = None,
     ) -> Tensor:
         norms = (attn.spatial_norm, attn.norm_cross, attn.norm_q, attn.norm_k)
-        if attention_mask is not None or any(norm is not None for norm in norms):
-            raise ValueError("quantized attention supports neither masks nor spatial, cross, query or key norms.")
+        if any(norm is not None for norm in norms):
+            raise ValueError("quantized attention supports no spatial, cross, query or key norms.")
         residual = hidden_states
         shape = hidden_states.shape
         if hidden_states.ndim == 4:
@@ -236,6 +236,9 @@ class QuantAttention(nn.Module):
 
         query, key, value = heads(attn.to_q(hidden_states)), heads(attn.to_k(context)), heads(attn.to_v(context))
         logits = self.q(query.float()) @ self.k(key.float()).transpose(-1, -2) * attn.scale
+        if attention_mask is not None:  # a bias: 0, or far below it for tokens that are not there
+            mask = attn.prepare_attention_mask(attention_mask, context.shape[1], len(context))
+            logits = logits + mask.view(len(context), attn.heads, -1, mask.shape[-1])
         out = (self.p(logits.softmax(-1)) @ self.v(value.float())).transpose(1, 2).flatten(2).to(query.dtype)
         out = attn.to_out[1](attn.to_out[0](out))
         if len(shape) == 4:

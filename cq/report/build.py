@@ -5,6 +5,7 @@ from typing import Any
 
 from cq.record import BUDGET, RunRecord, latest
 from cq.report.cells import COSTS, Stat, mean_of
+from cq.report.making import Makers
 from cq.report.metrics import columns_of
 from cq.report.paper import Paper
 from cq.report.tables import Row, Table
@@ -28,7 +29,7 @@ def build_table(name: str, records: Sequence[RunRecord], paper: Paper) -> Table:
     superseded = []
     order = {record.key: place for place, record in enumerate(records)}  # place of the last record of a key
     for record in sorted(mine, key=lambda record: order[record.key]):
-        asked = (record.experiment, record.seed, *_budget(record))
+        asked = (record.experiment, record.model["name"], record.seed, *_budget(record))
         earlier = by_seed.pop(asked, None)
         if earlier is not None:
             superseded.append(earlier.key)
@@ -41,6 +42,7 @@ def build_table(name: str, records: Sequence[RunRecord], paper: Paper) -> Table:
         _one_record_a_seed(members)
     metrics = columns_of([record for members in groups.values() for record in members])
     rows, unmatched = [], []
+    makers = Makers(records)
     spread = {
         key: {members[0].budget[key] for members in groups.values() if members[0].budget[key] is not None}
         for key in BUDGET
@@ -65,6 +67,7 @@ def build_table(name: str, records: Sequence[RunRecord], paper: Paper) -> Table:
                 costs={key: stat for key in COSTS if (stat := _cost(ok, key)) is not None},
                 published=published,
                 paper=published if beside else {},  # else the paper's number belongs to another row of this table
+                preparation=makers.preparation(ok),
             )
         )
     return Table(
@@ -74,6 +77,7 @@ def build_table(name: str, records: Sequence[RunRecord], paper: Paper) -> Table:
         superseded=tuple(sorted(superseded)),
         unmatched=tuple(dict.fromkeys(unmatched)),
         not_run=tuple(paper.unused(name, {row.records[0].paper_row for row in rows})),
+        paper=paper,
     )
 
 

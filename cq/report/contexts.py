@@ -8,7 +8,7 @@ from cq.record import BUDGET, RunRecord
 
 PLANNING = ("schedule", "cost")  # choices that make a schedule: the cost is what a planner minimises
 # Parts of a configuration that cannot change an image, and the budget, which a record keeps as far as it is read.
-NO_MATTER = ("row", "seed", "force", "budget", "paths", "logger", "latency")
+NO_MATTER = ("row", "seed", "force", "budget", "paths", "logger", "latency", "protocol")
 METHOD = ("quantize", "correct_cache", "correct_quant")  # parts of a method beside its schedule
 NONE = ("none", "", None)
 

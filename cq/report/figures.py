@@ -1,4 +1,4 @@
-"""Figures of a table: schedules, error by step, images row by row, sweeps over budgets, and all in one.
+"""Figures of a table: schedules, error by step, images row by row, sweeps over budgets, and others beside the paper's.
 
 Figures with a place a row draw the rows of one budget (`cq.report.budgets`), which their titles name. The same records
 and the same matplotlib give the same bytes.
@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from cq.record import RunRecord
 from cq.report.budgets import Chosen, choose
+from cq.report.coupling import couplings
 from cq.report.looks import Looks, look, looks_of, new_figure, style, wrapped
+from cq.report.panels import coupling_figure, preparation_figure
 from cq.report.sweeps import interval_figure, tradeoff_figure
 from cq.report.tables import Row, Table
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 CURVE = "latent_error_fp"
 SCHEDULES = "Calls on which the whole network runs"
+COUPLING = "Loss of each technique alone and combined"
 ERRORS = "Error against full precision, same seeds"
 
 
@@ -40,6 +43,8 @@ def write_figures(table: Table, folder: Path, *, thumbnails: Path) -> list[Path]
         "images": lambda: image_figure(chosen, thumbnails=thumbnails),
         "tradeoff": lambda: tradeoff_figure(table, looks),
         "intervals": lambda: interval_figure(table, looks),
+        "coupling": lambda: coupling_figure(table, couplings(chosen.rows, table.paper), chosen.titled(COUPLING)),
+        "preparation": lambda: preparation_figure(table, chosen, looks),
         "overview": lambda: overview_figure(chosen, looks, thumbnails=thumbnails, title=table.title),
     }
     for name, make in makers.items():

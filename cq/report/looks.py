@@ -91,6 +91,19 @@ def new_figure(width: float, height: float) -> "Figure":
     return figure
 
 
+def settled(figure: "Figure") -> "Figure":
+    """The figure with its layout solved once and rounded: the solver's last bits differ from run to run.
+
+    An SVG names what it clips by all bits of its place.
+    """
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        left, bottom, width, height = (round(value, 6) for value in axes.get_position(original=True).bounds)
+        axes.set_position((left, bottom, width, height))
+    return figure
+
+
 @contextmanager
 def style() -> Iterator[None]:
     import matplotlib

@@ -38,25 +38,30 @@ def compare(a: Row, b: Row, column: Column) -> Comparison | None:
     """
     if not (a.judged_by(column.key) and b.judged_by(column.key)):
         return None
-    ours, theirs = _by_seed(b, column.key), _by_seed(a, column.key)
+    ours, theirs = by_seed(b, column.key), by_seed(a, column.key)
     seeds = sorted(ours.keys() & theirs.keys())
     if not seeds:
         return None
     differences = [ours[seed] - theirs[seed] for seed in seeds]
     difference = mean_of(differences)
-    sign = 1 if difference.mean > 0 else -1
-    if difference.spread is not None:
-        agree = all(value * sign > 0 for value in differences)
-        decided = agree and abs(difference.mean) > difference.spread
-    else:
+    sign = decided(differences)
+    if difference.spread is None:
         (low_a, high_a), (low_b, high_b) = (_interval(row, column.key, seeds[0]) for row in (a, b))
-        decided = low_a > high_b or low_b > high_a
+        sign = int(low_b > high_a) - int(low_a > high_b)
     return Comparison(
-        winner=(sign if column.better == "up" else -sign) if decided else 0,
+        winner=sign if column.better == "up" else -sign,
         old=math.fsum(theirs[seed] for seed in seeds) / len(seeds),
         new=math.fsum(ours[seed] for seed in seeds) / len(seeds),
         difference=difference,
     )
+
+
+def decided(differences: Sequence[float]) -> int:
+    """The sign of these per-seed differences, 0 where it is undecided, as it always is over one seed."""
+    difference = mean_of(differences)
+    sign = 1 if difference.mean > 0 else -1
+    agree = all(value * sign > 0 for value in differences)
+    return sign if difference.spread is not None and agree and abs(difference.mean) > difference.spread else 0
 
 
 def common_means(rows: Sequence[Row], key: str) -> list[float | None]:
@@ -64,7 +69,7 @@ def common_means(rows: Sequence[Row], key: str) -> list[float | None]:
 
     Seeds differ far more than rows do, so that means over different seeds would rank the seeds.
     """
-    values = [_by_seed(row, key) for row in rows]
+    values = [by_seed(row, key) for row in rows]
     shared = set.intersection(*(set(found) for found in values if found)) if any(values) else set()
     return [math.fsum(found[seed] for seed in shared) / len(shared) if found and shared else None for found in values]
 
@@ -92,8 +97,8 @@ def chance(num_seeds: int) -> float:
     return float(2 * stdtr(num_seeds - 1, -math.sqrt(num_seeds)))
 
 
-def _by_seed(row: Row, key: str) -> dict[int, float]:
-    """Finite values only: no difference can be taken of others."""
+def by_seed(row: Row, key: str) -> dict[int, float]:
+    """A metric's values. Finite values only: no difference can be taken of others."""
     found = {r.seed: r.scores[key]["value"] for r in row.ok if key in r.scores and r.scores[key]["value"] is not None}
     return {seed: float(value) for seed, value in found.items() if math.isfinite(value)}
 

@@ -35,7 +35,8 @@ BUDGET = {  # number of a run's budget to the column that publishes it
 class Published:
     """One published value. exact: printed as such; otherwise read off a plot. confidence: in the transcription.
 
-    text: value, unit and the mark of the confidence, for a cell. needs: what running the row takes, or "".
+    unit: of the value, or "". text: value, unit and the mark of the confidence, for a cell. needs: what running the row
+    takes, or "".
     """
 
     table: str
@@ -44,6 +45,7 @@ class Published:
     setting: str
     metric: str
     value: float
+    unit: str
     text: str
     exact: bool
     source: str
@@ -116,6 +118,7 @@ def read_paper(path: Path) -> Paper:
                     setting=f"{row['model']}, {row['dataset']}" + (f", {row['steps']} steps" if row["steps"] else ""),
                     metric=row["metric"],
                     value=value,
+                    unit=row["unit"],
                     text=("" if exact else "about ") + row["value"] + unit + MARKS[row["confidence"]],
                     exact=exact,
                     source=row["source"],

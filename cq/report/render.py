@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from cq.record import RunRecord
 from cq.report.build import build_table
+from cq.report.coupling import coupling_frame, coupling_markdown
 from cq.report.notes import not_run_rows, notes
 from cq.report.orders import order_sentences
 from cq.report.paper import read_paper
+from cq.report.preparation import preparation_frame, preparation_markdown
 from cq.report.tables import Table
 from cq.report.text import bullets, latex_cell, pipes
 from cq.report.winners import winners_frame, winners_markdown
@@ -38,19 +40,24 @@ def render_table(
 ) -> RenderedTable:
     """Write `out`/tables/<name>.md, .csv, .tex and, unless `figures` is False, `out`/figures/<name>_*.png, .svg.
 
-    Where rows differ in nothing but their schedule, also `out`/tables/<name>_winners.md, .csv. thumbnails: the folder
-    to which the records' thumbnail paths are relative. Raises ValueError as `build_table`.
+    Also `out`/tables/<name>_winners.md, .csv where rows differ in nothing but their schedule, <name>_coupling.* where
+    each technique stands alone and combined, and <name>_preparation.* where the time to prepare differs. thumbnails:
+    the folder to which the records' thumbnail paths are relative. Raises ValueError as `build_table`.
     """
     table = build_table(name, records, read_paper(paper_csv))
     markdown = to_markdown(table)
     texts = {f"{name}.md": markdown, f"{name}.csv": to_csv(table.numbers()), f"{name}.tex": to_latex(table)}
-    if winning := winners_markdown(table):
-        texts |= {f"{name}_winners.md": winning, f"{name}_winners.csv": to_csv(winners_frame(table))}
+    if text := winners_markdown(table):
+        texts |= {f"{name}_winners.md": text, f"{name}_winners.csv": to_csv(winners_frame(table))}
+    if text := coupling_markdown(table):
+        texts |= {f"{name}_coupling.md": text, f"{name}_coupling.csv": to_csv(coupling_frame(table))}
+    if text := preparation_markdown(table):
+        texts |= {f"{name}_preparation.md": text, f"{name}_preparation.csv": to_csv(preparation_frame(table))}
     files = []
-    for file, text in texts.items():
+    for file, content in texts.items():
         path = out / "tables" / file
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(text.encode())  # bytes: line ends do not depend on the platform
+        path.write_bytes(content.encode())  # bytes: line ends do not depend on the platform
         files.append(path)
     if figures:
         from cq.report.figures import write_figures
@@ -79,13 +86,18 @@ def to_csv(frame: "pd.DataFrame") -> str:
 
 
 def to_latex(table: Table) -> str:
-    """A booktabs table, with what stands behind the numbers as comments above it."""
+    """A booktabs table, scaled down where it is wider than a line; what stands behind the numbers as comments above.
+
+    Many columns read best on a page of their own, turned.
+    """
     heads, *body = _strings(table.frame())
-    lines = ["% needs \\usepackage{booktabs}", *(f"% {' '.join(note.split())}" for note in notes(table))]
+    lines = ["% needs \\usepackage{booktabs,graphicx}; to turn the page: \\usepackage{pdflscape}, landscape"]
+    lines += [f"% {' '.join(note.split())}" for note in notes(table)]
+    lines += [r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"]
     lines += [rf"\begin{{tabular}}{{{'l' * len(heads)}}}", r"\toprule"]
     lines += [" & ".join(map(latex_cell, heads)) + r" \\", r"\midrule"]
     lines += [" & ".join(map(latex_cell, row)) + r" \\" for row in body]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}%", "}"]) + "\n"
 
 
 def _strings(frame: "pd.DataFrame") -> list[list[str]]:

@@ -21,9 +21,9 @@ GREY = "#777777"
 def interval_figure(table: Table, looks: Looks) -> "Figure | None":
     """Small multiples: widths from left to right, metrics from top to bottom, cache intervals along x.
 
-    Rows that read no interval are level lines. Every panel has a scale of its own, for what a width costs is often far
-    more than what tells its rows apart; the figure against cost shows all widths on one. None where the table has one
-    interval only.
+    Rows that read no interval are level lines, fewer steps among them. Every panel has a scale of its own, for what a
+    width costs is often far more than what tells its rows apart; the figure against cost shows all widths on one. None
+    where the table has one interval only.
     """
     metrics = [column for column in judging(table.metrics) if any(column.key in row.scores for row in table.rows)]
     rows = [row for row in table.rows if row.ok]
@@ -50,7 +50,7 @@ def interval_figure(table: Table, looks: Looks) -> "Figure | None":
 
 
 def tradeoff_figure(table: Table, looks: Looks) -> "Figure | None":
-    """Quality against counted BOPs a call, metrics from top to bottom; budgets of one configuration are joined.
+    """Quality against counted BOPs an image, metrics from top to bottom; budgets of one configuration are joined.
 
     None without both. Several widths of one configuration are told apart by how their markers are filled.
     """
@@ -64,8 +64,8 @@ def tradeoff_figure(table: Table, looks: Looks) -> "Figure | None":
     for axes, column in zip(grid, metrics, strict=True):
         for line in _lines(_judged(rows, column)):
             drawn = look(looks, line[0])
-            points = sorted(line, key=lambda row: row.costs[COST].mean)
-            places = [row.costs[COST].mean for row in points]
+            points = sorted(line, key=_cost_an_image)
+            places = list(map(_cost_an_image, points))
             _draw_line(axes, drawn, points, places, column, fill=fills[line[0].bits])
         axes.set_ylabel(wrapped(column.title))
         axes.grid(color=GRID, linewidth=0.7)
@@ -81,13 +81,14 @@ def _draw_panel(axes: "Axes", looks: Looks, rows: Sequence[Row], column: Column,
     lines = list(_lines([row for row in rows if row.budget["cache_interval"] is not None]))
     for number, line in enumerate(lines):
         # Side by side, or error bars of equal length hide each other.
-        aside = 0.07 * (number - (len(lines) - 1) / 2)
+        aside = min(0.07, 0.35 / len(lines)) * (number - (len(lines) - 1) / 2)
         places = [intervals.index(row.budget["cache_interval"]) + aside for row in line]
         _draw_line(axes, look(looks, line[0]), line, places, column, fill="full")
     for row in rows:
         if row.budget["cache_interval"] is None:
             drawn, stat = look(looks, row), row.scores[column.key]
-            axes.axhspan(*stat.band, color=drawn.colour, alpha=0.12, linewidth=0)
+            if row.is_at_full_length:  # bands of fewer steps besides would hide everything
+                axes.axhspan(*stat.band, color=drawn.colour, alpha=0.12, linewidth=0)
             axes.axhline(stat.mean, color=drawn.colour, linestyle=drawn.dash, linewidth=1.2)
     axes.set_xticks(range(len(intervals)), [str(interval) for interval in intervals])
     axes.set_xlim(-0.4, len(intervals) - 0.6)
@@ -128,10 +129,10 @@ def _lines(rows: Sequence[Row]) -> Iterator[list[Row]]:
 
 
 def _panel_names(rows: Sequence[Row]) -> list[str]:
-    """Widths, with model and number of steps where the table has several."""
-    models, steps = {row.model for row in rows}, {row.budget["num_steps"] for row in rows}
+    """Widths, with model and number of steps where the table has several; fewer steps stand beside their baseline."""
+    models, steps = {row.model for row in rows}, {row.baseline_steps for row in rows}
     return [
-        ", ".join([row.bits] + [row.model] * (len(models) > 1) + [f"T = {row.budget['num_steps']}"] * (len(steps) > 1))
+        ", ".join([row.bits] + [row.model] * (len(models) > 1) + [f"T = {row.baseline_steps}"] * (len(steps) > 1))
         for row in rows
     ]
 
@@ -176,6 +177,12 @@ def _headline(figure: "Figure", text: str, rows: Sequence[Row]) -> None:
     figure.suptitle(f"{text} (bars: {bars})", fontsize=11, fontweight="bold", x=0.01, ha="left")
 
 
+def _cost_an_image(row: Row) -> float:
+    """All calls together, so that fewer steps count; the mean over calls is the table's column."""
+    calls = [float(record.counted["num_calls"]) for record in row.ok]
+    return row.costs[COST].mean * sum(calls) / len(calls)
+
+
 def _cost_axis(axes: "Axes") -> None:
     from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
@@ -183,4 +190,4 @@ def _cost_axis(axes: "Axes") -> None:
     axes.xaxis.set_major_formatter(EngFormatter())
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # costs within one decade may hold no power of ten
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("BOPs a call, mean (counted)")
+    axes.set_xlabel("BOPs an image (counted)")

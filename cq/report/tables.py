@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from cq.record import RunRecord
 from cq.report.cells import COSTS, DASH, Stat, cost_text
+from cq.report.making import Preparation
 from cq.report.metrics import Column, against_full_precision
-from cq.report.paper import DIRECTION, Published
+from cq.report.paper import DIRECTION, Paper, Published
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +29,7 @@ class Row:
     """One configuration: the records of its seeds (`ok` are those that ran), and what they say together.
 
     published: what the paper says of the row that this one stands for. paper: the same where the budget is the paper's
-    own, so that the two may stand side by side; else empty.
+    own, so that the two may stand side by side; else empty. preparation: None where it is not known.
     """
 
     label: str
@@ -40,6 +41,7 @@ class Row:
     costs: Mapping[str, Stat]
     published: Mapping[str, Published]
     paper: Mapping[str, Published]
+    preparation: Preparation | None
 
     @property
     def ok(self) -> tuple[RunRecord, ...]:
@@ -54,10 +56,27 @@ class Row:
 
     @property
     def is_full_precision(self) -> bool:
-        """Whether nothing was cached or quantized: the row that metrics against full precision compare with."""
-        return not self.records[0].quantized and all(
-            record.counted["num_refreshes"] == record.counted["num_calls"] for record in self.ok
+        """Whether nothing was cached, quantized or left out: what metrics against full precision compare with."""
+        return (
+            not self.records[0].quantized
+            and all(record.counted["num_refreshes"] == record.counted["num_calls"] for record in self.ok)
+            and self.is_at_full_length
         )
+
+    @property
+    def is_at_full_length(self) -> bool:
+        """Whether it takes the steps and the sampler of the full-precision images; else it is one of fewer steps."""
+        first = self.records[0]
+        sampler = first.config.get("sampler")
+        baseline = first.config.get("baseline") or {}  # records from before there was a choice have none
+        return self.baseline_steps == first.budget["num_steps"] and baseline.get("sampler", sampler) == sampler
+
+    @property
+    def baseline_steps(self) -> int | None:
+        """Steps of the full-precision images that this row is compared with."""
+        baseline = self.records[0].config.get("baseline") or {}
+        steps = baseline.get("num_steps", self.budget["num_steps"])
+        return None if steps is None else int(steps)
 
     def judged_by(self, key: str) -> bool:
         """Whether a metric says something of this row: it has a value, and not because it compares with itself."""
@@ -88,7 +107,8 @@ class Table:
     """One table, ready to be written.
 
     superseded: (experiment, seed, digest) of earlier runs left out of it. unmatched: keys of published rows that there
-    are none of. not_run: published rows of this table for which no run stands.
+    are none of. not_run: published rows of this table for which no run stands. paper: the published values of all
+    tables and plots.
     """
 
     name: str
@@ -97,6 +117,7 @@ class Table:
     superseded: tuple[tuple[str, int, str], ...]
     unmatched: tuple[str, ...]
     not_run: tuple[Mapping[str, Published], ...]
+    paper: Paper
 
     @property
     def title(self) -> str:

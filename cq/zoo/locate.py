@@ -1,17 +1,29 @@
-"""From the way a configuration names a packaged network (`zoo:features`) to its folder."""
+"""From the way a configuration names a network (`zoo:features`, `hub:ORG/NAME@REVISION`) to its folder."""
 
+import json
 import re
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 WEIGHTS = Path(__file__).parent / "weights"  # what ships with the package
 SCHEME = "zoo:"
+HUB = "hub:"
+FETCHED = (  # of a hub's repository: every part's configuration and its weights in their plain variant
+    "*.json", "*/*.json", "*/*.txt", "*/*.model", "diffusion_pytorch_model.*", "*/diffusion_pytorch_model.*",
+    "*/model.safetensors", "*/*-of-*.safetensors", "*/model.safetensors.index.json", "*/pytorch_model.bin",
+)  # fmt: skip
+NOT_FETCHED = ("safety_checker/*", "feature_extractor/*", "image_encoder/*", "*.msgpack", "*.onnx*", "*.fp16.*")
 
 
 def locate(reference: str) -> Path:
-    """The folder that `reference` names: `zoo:NAME` in the packaged zoo, else a local path.
+    """The folder that `reference` names: `zoo:NAME` in the packaged zoo, `hub:ORG/NAME@REVISION`, else a local path.
 
-    Raises ValueError where there is no such folder.
+    What a hub's cache holds is taken from there; only what it lacks is downloaded. Raises ValueError where there is no
+    such folder.
     """
+    if reference.startswith(HUB):
+        return _snapshot(reference)
     name = reference.removeprefix(SCHEME)
     if name == reference:
         folder = Path(reference)
@@ -21,6 +33,60 @@ def locate(reference: str) -> Path:
             raise ValueError(f"{reference!r}: what follows {SCHEME!r} must be one plain name, as in 'zoo:features'.")
         folder = WEIGHTS / name
         remedy = f"Build it with: python -m cq.zoo.train {name}"
+    if folder.is_file():
+        remedy = "That is a file; an original checkpoint becomes a folder with: python -m cq.convert MODEL FILE FOLDER"
     if not folder.is_dir():
         raise ValueError(f"{reference!r}: there is no folder {folder}. {remedy}")
     return folder
+
+
+@cache
+def _snapshot(reference: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    match = re.fullmatch(rf"{HUB}(\w[\w.-]*/\w[\w.-]*)@([\w./-]+)", reference)
+    if match is None:
+        raise ValueError(f"{reference!r}: must be hub:ORG/NAME@REVISION, as in 'hub:google/ddpm-cifar10-32@main'.")
+    wanted: dict[str, Any] = {
+        "repo_id": match[1],
+        "revision": match[2],
+        "allow_patterns": list(FETCHED),
+        "ignore_patterns": list(NOT_FETCHED),
+    }
+    try:
+        cached = Path(snapshot_download(**wanted, local_files_only=True))
+        if _is_whole(cached):
+            return cached
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        return Path(snapshot_download(**wanted))
+    except Exception as error:  # of the network, of the hub, or of its licence
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"{reference!r}: is not in the hub's cache, and the hub cannot be asked ({reason}). Download it where "
+            "there is a network, and give its folder."
+        ) from error
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether every part that the repository lists was fetched; a killed download leaves some out."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        return False
+    parts: dict[str, Any] = json.loads(index.read_text(encoding="utf-8"))
+    skipped = {pattern.removesuffix("/*") for pattern in NOT_FETCHED}
+    names = [name for name, kind in parts.items() if isinstance(kind, list) and kind[0] and name not in skipped]
+    alone = (folder / "config.json").is_file()  # a repository of one network has its files at the top
+    return all(_has_files(folder if alone and not (folder / name).is_dir() else folder / name) for name in names)
+
+
+def _has_files(part: Path) -> bool:
+    """A tokenizer or a scheduler has no weights; a network has, all of their files."""
+    if not (part / "config.json").is_file():
+        return part.is_dir() and any(part.glob("*.json"))
+    for index in part.glob("*.safetensors.index.json"):
+        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return all((part / name).is_file() for name in named)
+    return any(part.glob("*.safetensors")) or any(part.glob("*.bin"))

@@ -3,8 +3,8 @@
 Parts, in the order in which they need one another: features, judge, perceptual, first_stage, ldm_mini; then dit_mini,
 ldm_uncond_mini (on the first stage that ships with ldm_mini) and ddpm_mini.
 For sd_mini: scene_features, scene_judge, scene_perceptual, scene_first_stage, clip_text, clip_judge, sd_mini.
-Built, not trained: reference (needs features), scene_reference (needs scene_features), reference_clean and
-reference_torchmetrics (need Inception weights).
+Built, not trained: reference (needs features), scene_reference (needs scene_features), reference_MODE with a mode of
+cq.evaluate.inception (needs Inception weights).
 """
 
 import argparse

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DiTPipeline, StableDiffusionPipeline
+from diffusers import DiTPipeline, PixArtSigmaPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -18,6 +18,7 @@ from cq.models.transformer import TransformerModel
 from cq.phases import all_sites
 from cq.predict.last import Last
 from cq.predict.taylor import Taylor
+from cq.sampler.ddim import DDIM
 from cq.seeding import initial_noise
 from tests.families import PAIRS, STRATEGIES, component
 
@@ -161,3 +162,27 @@ def test_the_plain_loop_is_the_stock_stable_diffusion_pipeline_bit_for_bit(folde
     ).images  # fmt: skip
     assert schedule.num_calls == STEPS + 1
     assert torch.equal(stock, latents(model, every(schedule), seeds=(0, 1)))
+
+
+STOCK: dict[str, tuple[Any, float, dict[str, Any]]] = {  # pipeline, guidance, and what it would do beside
+    "sdxl": (StableDiffusionXLPipeline, 5.0, {"height": 32, "width": 32}),
+    "pixart": (PixArtSigmaPipeline, 4.5, {"height": 32, "width": 32, "use_resolution_binning": False,
+                                          "clean_caption": False}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", STOCK)
+def test_the_plain_loop_is_the_other_stock_text_pipelines_bit_for_bit(family: str, folders: dict[str, Path]) -> None:
+    """With the scheduler that is stored, a DDIM, in both."""
+    kind, guidance, options = STOCK[family]
+    model, _ = load(folders, family)
+    model = replace(model, sampler=DDIM())
+    pipeline = kind.from_pretrained(folders[family])
+    pipeline.set_progress_bar_config(disable=True)
+    noise = initial_noise((0, 1), (4, 8, 8))
+    prompts = list(model.captions(torch.tensor([0, 1])))
+    stock = pipeline(
+        prompts, num_inference_steps=STEPS, guidance_scale=guidance, latents=noise, output_type="latent", **options
+    ).images  # fmt: skip
+    calls = CacheSchedule(num_calls=STEPS, refresh_calls=tuple(range(STEPS)), planner="test", interval=1)
+    assert torch.equal(stock, latents(model, calls, seeds=(0, 1)))

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 from cq.artifacts import SampleSet
 from cq.evaluate.bootstrap import interval_of_mean
-from cq.evaluate.clip_score import CONFIG_FILE, WEIGHTS_FILE, ClipScore, FolderClipScore
+from cq.evaluate.clip_score import CONFIG_FILE, WEIGHTS_FILE, ClipScore, ClipScores, FolderClipScore
 from cq.evaluate.features import sha256_of_file
 from cq.evaluate.protocol import EvaluationContext, MetricUnavailable
 from cq.zoo import locate
@@ -126,6 +126,12 @@ def named(weights: Path | str, *, pretrained: str | None) -> ClipScore:
         device="cpu",
         resamples=40,
         bootstrap_seed=0,
+    )
+
+
+def several(folder: Path, *backbones: str) -> ClipScores:
+    return ClipScores(
+        backbones=backbones, weights=str(folder), batch_size=2, device="cpu", resamples=40, bootstrap_seed=0
     )
 
 
@@ -398,3 +404,37 @@ def test_images_of_other_channels_are_refused(
 ) -> None:  # fmt: skip
     with pytest.raises(ValueError, match="4 channels"):
         own(judge_folder).compute(context(torch.zeros(5, 4, 32, 32, dtype=torch.uint8)))
+
+
+def test_several_backbones_get_a_column_each_and_those_at_hand_are_scored(
+    named_weights: Path, tag: dict[str, Any], tmp_path: Path, colour: Tensor, monkeypatch: pytest.MonkeyPatch,
+    context: Callable[[Tensor], EvaluationContext],
+) -> None:  # fmt: skip
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, NAME, {TAG: tag, "other": tag})
+    shutil.copy(named_weights, tmp_path / f"{NAME}_{TAG}.safetensors")
+    judges = several(tmp_path, f"{NAME}/{TAG}", f"{NAME}/other")
+    with pytest.raises(MetricUnavailable, match=rf"clip_score_cq_tiny_other: .* to {tmp_path}/cq-tiny_other") as error:
+        judges.compute(context(colour))
+    alone = named(tmp_path / f"{NAME}_{TAG}.safetensors", pretrained=TAG).compute(context(colour))
+    assert error.value.found == alone
+    state = drawn_state(architecture(vocabulary=49408, context=16), 2)
+    save_file(state, tmp_path / f"{NAME}_other.safetensors")
+    both = judges.compute(context(colour))
+    assert set(both) == {"clip_score_cq_tiny_drawn", "clip_score_cq_tiny_other"}
+    assert len({score.protocol["features"] for score in both.values()}) == 2
+
+
+@pytest.mark.parametrize(
+    ("backbones", "told"),
+    [
+        ((), "name at least one"),
+        ((f"{NAME}/{TAG}",) * 2, "each once"),
+        ((NAME,), "write open_clip's name and tag"),
+        ((f"{NAME}/laion9b",), "open_clip has no such weights"),
+    ],
+)
+def test_a_list_of_backbones_that_is_none_is_refused(
+    backbones: tuple[str, ...], told: str, named_weights: Path, tag: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        several(tmp_path, *backbones)

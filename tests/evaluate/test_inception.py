@@ -41,12 +41,15 @@ class _Layers(nn.Module):
 
 
 class _Scripted(nn.Module):
+    """As the published program: it resizes and normalizes, its `layers` do not."""
+
     def __init__(self) -> None:
         super().__init__()
         self.layers = _Layers()
 
-    def forward(self, x: Tensor) -> Tensor:
-        features: Tensor = self.layers(x)
+    def forward(self, x: Tensor, return_features: bool = False) -> Tensor:
+        resized = nn.functional.interpolate(x.float(), [299, 299], mode="bilinear", align_corners=False)
+        features: Tensor = self.layers((resized - 128) / 128)
         return features
 
 
@@ -76,10 +79,19 @@ def context(samples: Samples, images: Images) -> EvaluationContext:
     return EvaluationContext(samples=samples(images(5, 0), torch.ones(5, 1)), baseline=None, sampling={})
 
 
-@pytest.mark.parametrize(("mode", "name"), [("clean", CLEAN_NAME), ("torchmetrics", TORCHMETRICS_NAME)])
+@pytest.mark.parametrize(
+    ("mode", "name"),
+    [
+        ("clean", CLEAN_NAME),
+        ("legacy_tensorflow", CLEAN_NAME),
+        ("legacy_pytorch", TORCHMETRICS_NAME),
+        ("torchmetrics", TORCHMETRICS_NAME),
+    ],
+)
 def test_missing_weights_name_the_download_and_touch_no_network(
     mode: Mode, name: str, tmp_path: Path, context: EvaluationContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path / "hub"))
     monkeypatch.setattr("socket.socket", lambda *a, **k: pytest.fail("opened a socket"))
     with pytest.raises(MetricUnavailable, match=rf"fid_{mode}: needs .*https://.*{name} to {tmp_path}"):
         metric(mode, tmp_path / name, tmp_path / "reference.npz").compute(context)
@@ -96,14 +108,40 @@ def test_a_file_that_is_not_the_published_one_is_not_unpickled(tmp_path: Path, c
         metric("torchmetrics", tmp_path / TORCHMETRICS_NAME, tmp_path / "reference.npz").compute(context)
 
 
+def test_statistics_of_clean_fid_are_told_by_their_name(
+    clean_weights: Path, context: EvaluationContext, tmp_path: Path
+) -> None:
+    """They hold no more than the moments; made in another mode they would pass for a reference all the same."""
+    for name in ("cifar10_clean_train_32.npz", "cifar10_legacy_tensorflow_train_32.npz"):
+        np.savez(tmp_path / name, mu=np.zeros(6), sigma=np.eye(6))
+    with pytest.raises(ValueError, match=r"5 images.*more than 6"):  # all that is wrong with it
+        metric("clean", clean_weights, tmp_path / "cifar10_clean_train_32.npz").compute(context)
+    with pytest.raises(ValueError, match=r"not known to be made in mode clean.*DATA_clean_SPLIT_SIZE.npz"):
+        metric("clean", clean_weights, tmp_path / "cifar10_legacy_tensorflow_train_32.npz").compute(context)
+
+
+def test_a_reference_of_the_same_weights_in_another_mode_is_refused(
+    clean_weights: Path, context: EvaluationContext, tmp_path: Path
+) -> None:
+    path = tmp_path / "reference.npz"
+    write_inception_reference(
+        path, torch.randn(9, 6, generator=torch.Generator()), mode="legacy_tensorflow", weights=clean_weights
+    )
+    with pytest.raises(ValueError, match=r"5 images.*more than 6"):
+        metric("legacy_tensorflow", clean_weights, path).compute(context)
+    with pytest.raises(ValueError, match="not known to be made in mode clean"):
+        metric("clean", clean_weights, path).compute(context)
+
+
 def test_weights_under_another_name_are_refused(tmp_path: Path, context: EvaluationContext) -> None:
     (tmp_path / "inception.pt").write_bytes(b"anything")
     with pytest.raises(ValueError, match=f"must be called {CLEAN_NAME}"):
         metric("clean", tmp_path / "inception.pt", tmp_path / "reference.npz").compute(context)
 
 
+@pytest.mark.parametrize("mode", ["clean", "legacy_tensorflow"])
 def test_features_equal_those_clean_fid_reads_from_a_folder_of_images(
-    clean_weights: Path, images: Images, tmp_path: Path
+    mode: Mode, clean_weights: Path, images: Images, tmp_path: Path
 ) -> None:
     from cleanfid.fid import get_folder_features
     from cleanfid.inception_torchscript import InceptionV3W
@@ -112,13 +150,14 @@ def test_features_equal_those_clean_fid_reads_from_a_folder_of_images(
         Image.fromarray(image_HW).convert("RGB").save(tmp_path / f"{i}.png")
     expected = get_folder_features(
         str(tmp_path),
-        InceptionV3W(str(clean_weights.parent), download=False),
+        InceptionV3W(str(clean_weights.parent), download=False, resize_inside=mode == "legacy_tensorflow"),
+        mode=mode,
         num_workers=0,
         batch_size=5,
         device=torch.device("cpu"),
         verbose=False,
     )
-    found = inception_features(images(5, 0), mode="clean", weights=clean_weights, batch_size=2, device="cpu")
+    found = inception_features(images(5, 0), mode=mode, weights=clean_weights, batch_size=2, device="cpu")
     torch.testing.assert_close(found, torch.from_numpy(expected).double(), rtol=1e-5, atol=1e-5)
 
 
@@ -141,11 +180,11 @@ def test_too_few_images_are_refused_before_any_feature(
     clean_weights: Path, context: EvaluationContext, tmp_path: Path
 ) -> None:
     path = tmp_path / "reference.npz"
-    write_inception_reference(path, torch.randn(9, 6, generator=torch.Generator()), weights=clean_weights)
+    write_inception_reference(path, torch.randn(9, 6, generator=torch.Generator()), mode="clean", weights=clean_weights)
     with pytest.raises(ValueError, match=r"5 images.*more than 6"):
         metric("clean", clean_weights, path).compute(context)
 
 
 def test_unknown_mode_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"mode='legacy'.*clean, torchmetrics"):
+    with pytest.raises(ValueError, match=r"mode='legacy'.*clean, legacy_tensorflow, legacy_pytorch, torchmetrics"):
         replace(metric("clean", Path("a"), Path("b")), mode="legacy")  # type: ignore[arg-type]

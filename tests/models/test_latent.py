@@ -33,7 +33,7 @@ def test_an_unconditional_model_has_nothing_to_be_guided_by(tmp_path: Path) -> N
     (tmp_path / "other/scheduler").rename(tmp_path / "scheduler")
     model = LatentDiffusion(
         weights=str(tmp_path), site="up_blocks.1.resnets.2", guidance=None, num_classes=0, latent_shape=(4, 8, 8),
-        image_shape=(1, 32, 32),
+        image_shape=(1, 32, 32), release=None,
     )  # fmt: skip
     model.check()
     loaded = model.load()

@@ -91,12 +91,15 @@ def test_fewer_bits_are_further_away() -> None:
 def test_attention_with_norms_it_does_not_compute_is_refused(options: dict[str, str]) -> None:
     attention = Attention(query_dim=12, cross_attention_dim=6, heads=2, dim_head=8, **options)
     attention.set_processor(processor(8)[0])
-    with pytest.raises(ValueError, match="quantized attention supports neither"):
+    with pytest.raises(ValueError, match="quantized attention supports no "):
         attention(torch.randn(1, 4, 12), encoder_hidden_states=torch.randn(1, 3, 6))
 
 
-def test_masks_are_refused() -> None:
+@torch.no_grad()
+def test_tokens_that_a_mask_leaves_out_count_as_in_diffusers() -> None:
     attention, inputs = cross()
-    attention.set_processor(processor(8)[0])
-    with pytest.raises(ValueError, match="masks"):
-        attention(**inputs, attention_mask=torch.zeros(4, 1, 3))
+    mask = torch.tensor([[[0.0, -10000.0, -10000.0]], [[0.0, 0.0, -10000.0]]])
+    expected = attention(**inputs, attention_mask=mask)
+    assert not torch.allclose(expected, attention(**inputs), atol=1e-3)
+    attention.set_processor(processor(16)[0])  # while it observes, nothing is rounded
+    assert_close(attention(**inputs, attention_mask=mask), expected, rtol=1e-5, atol=1e-6)

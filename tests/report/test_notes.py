@@ -77,8 +77,10 @@ def test_latex_is_plain_ascii_with_as_many_cells_as_columns(paper: Paper, tmp_pa
     runs = [*sweep(tmp_path), record("[r&d]_#1 {50 %} ~^\\ ☂ é", row=99, note="two\nlines", experiment="x")]
     lines = to_latex(build_table("table5", runs, paper)).splitlines()
     body = [line for line in lines if not line.startswith("%")]
-    assert body[0].startswith(r"\begin{tabular}{")
-    columns = body[0].count("l", body[0].rindex("{"))
+    assert lines[0].startswith(r"% needs \usepackage{booktabs,graphicx}")
+    assert body[0].startswith(r"\resizebox{")
+    assert body[1].startswith(r"\begin{tabular}{")
+    columns = body[1].count("l", body[1].rindex("{"))
     cells = [line for line in body if line.endswith(r" \\")]
     assert len(cells) == 1 + 46
     for line in cells:
@@ -88,5 +90,7 @@ def test_latex_is_plain_ascii_with_as_many_cells_as_columns(paper: Paper, tmp_pa
         assert line.isascii() or "é" in line
     odd = next(line for line in cells if line.startswith("{}"))
     assert odd.startswith(r"{}[r\&d]\_\#1 \{50 \%\} \textasciitilde{}\textasciicircum{}\textbackslash{} ? é & ")
-    assert body[-1] == r"\end{tabular}"
-    assert all(line.startswith(("%", "\\")) or line.endswith(r" \\") for line in lines)
+    assert body[-2:] == [r"\end{tabular}%", "}"]
+    assert all(line.startswith(("%", "\\")) or line.endswith(r" \\") for line in lines[:-1])
+    text = "\n".join(body)
+    assert text.replace(r"\{", "").count("{") == text.replace(r"\}", "").count("}")

@@ -50,6 +50,12 @@ def test_a_broken_record_is_refused_with_its_key(change: dict[str, Any], message
         RunRecord.from_json(json.dumps(document))
 
 
+def test_a_record_from_before_the_times_of_making_were_kept_is_read() -> None:
+    document = json.loads(record().to_json())
+    del document["made"]
+    assert RunRecord.from_json(json.dumps(document)).made == {}
+
+
 def test_real_low_bit_kernels_may_be_timed() -> None:
     timed = {"seconds_per_image": 1.0, "peak_mem_mib": 1.0, "device": "x", "kernels": "synthetic int8"}
     assert record(measured=timed).measured == timed

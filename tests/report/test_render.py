@@ -11,7 +11,7 @@ from cq.report.render import render_table
 from tests.report.synthetic import ablation, record
 
 PAPER_CSV = Path(__file__).parents[2] / "results" / "paper.csv"
-FIGURES = {"schedules", "error", "images", "tradeoff", "overview"}  # no "intervals": one interval only
+FIGURES = {"schedules", "error", "images", "tradeoff", "overview", "coupling"}  # no "intervals": one interval only
 
 
 @pytest.fixture(name="runs", scope="module")
@@ -32,7 +32,7 @@ def test_two_renders_are_equal_byte_for_byte(runs: Path, tmp_path: Path) -> None
     first = {path.relative_to(tmp_path / "a"): path.read_bytes() for path in (tmp_path / "a").rglob("*.*")}
     second = {path.relative_to(tmp_path / "b"): path.read_bytes() for path in (tmp_path / "b").rglob("*.*")}
     assert {str(path) for path in first} == {
-        *(f"tables/table5.{suffix}" for suffix in ("md", "csv", "tex")),
+        *(f"tables/table5{suffix}" for suffix in (".md", ".csv", ".tex", "_coupling.md", "_coupling.csv")),
         *(f"figures/table5_{figure}.{suffix}" for figure in FIGURES for suffix in ("png", "svg")),
     }
     assert first == second

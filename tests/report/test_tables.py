@@ -127,6 +127,25 @@ def test_a_rerun_of_an_older_configuration_is_the_latest(paper: Paper) -> None:
     assert _cells(build_table("table5", [record(), changed, record()], paper), FRECHET) == ["10.000 [9.500, 10.500]"]
 
 
+def test_one_experiment_on_two_models_gives_two_rows(paper: Paper) -> None:
+    other = replace(record(), config_digest="f" * 64, model={**record().model, "name": "other"})
+    table = build_table("table5", [record(), other], paper)
+    assert [row.model for row in table.rows] == [record().model["name"], "other"]
+    assert table.superseded == ()
+
+
+def test_fewer_steps_are_judged_against_the_full_length(paper: Paper) -> None:
+    uncached = {"counted": {**record().counted, "num_refreshes": record().counted["num_calls"]}}
+    full = record("full", choices={"quantize": "none"}, **uncached)
+    short = record("short", row=1, choices={"quantize": "none"}, **uncached)
+    steps = full.budget["num_steps"]
+    full = replace(full, config={**full.config, "baseline": {"num_steps": steps}})
+    short = replace(short, config={**short.config, "baseline": {"num_steps": 2 * steps}})
+    rows = build_table("table5", [full, short], paper).rows
+    assert [row.is_full_precision for row in rows] == [True, False]
+    assert [row.baseline_steps for row in rows] == [steps, 2 * steps]
+
+
 def test_two_experiments_cannot_claim_one_seed_of_a_row(paper: Paper) -> None:
     with pytest.raises(ValueError, match="seed=0 of row 'same'"):
         build_table("table5", [record("same"), record("same", experiment="synthetic/other")], paper)

@@ -94,10 +94,10 @@ def test_a_sweep_gives_a_line_a_method_and_a_column_an_interval(paper: Paper, tm
 
 def test_files_only_where_schedules_contest(tmp_path: Path) -> None:
     rendered = render_table("table5", sweep(tmp_path), PAPER_CSV, tmp_path, figures=False)
-    assert [path.name for path in rendered.files][3:] == ["table5_winners.md", "table5_winners.csv"]
+    assert [path.name for path in rendered.files][3:5] == ["table5_winners.md", "table5_winners.csv"]
     assert "nan" not in (tmp_path / "tables/table5_winners.csv").read_text()
     rendered = render_table("table5", ablation(tmp_path), PAPER_CSV, tmp_path / "b", figures=False)
-    assert len(rendered.files) == 3
+    assert not [path for path in rendered.files if "winners" in path.name]
 
 
 def test_an_unknown_metric_is_named(paper: Paper) -> None:

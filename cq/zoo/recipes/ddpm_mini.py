@@ -36,12 +36,12 @@ class PixelDiffusionRecipe:
     """
 
     root: Path
-    channels: int = 10
-    norm_groups: int = 5
+    channels: int = 16
+    norm_groups: int = 8
     bf16: bool = False  # convolutions of so few channels gain nothing
     name: str = "ddpm_mini"
-    num_steps: int = 12_000
-    batch_size: int = 64
+    num_steps: int = 10_500
+    batch_size: int = 48
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     ema_decay: float = 0.9995

@@ -41,7 +41,7 @@ class UnconditionalLatentRecipe:
     norm_groups: int = 16
     bf16: bool = False
     name: str = "ldm_uncond_mini"
-    num_steps: int = 12_000
+    num_steps: int = 7_500
     batch_size: int = 128
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2

@@ -80,5 +80,5 @@ class InceptionReference:
             images_NCHW, mode=self.mode, weights=self.weights, batch_size=self.batch_size, device=self.device
         )
         path = self.weights.parent / f"fashion_mnist_train_{self.mode}.npz"
-        write_inception_reference(path, features_NF, weights=self.weights)
+        write_inception_reference(path, features_NF, mode=self.mode, weights=self.weights)
         return {"images": float(len(features_NF))}

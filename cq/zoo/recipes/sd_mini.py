@@ -54,7 +54,7 @@ class StableDiffusionRecipe:
     norm_groups: int = 16
     bf16: bool = True
     name: str = "sd_mini"
-    num_steps: int = 12_000
+    num_steps: int = 9_000
     batch_size: int = 128
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2

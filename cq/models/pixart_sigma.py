@@ -1,0 +1,79 @@
+"""PixArt-Sigma (arXiv:2403.04692), a text-conditional diffusion transformer, stored as a diffusers folder."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from cq.models.diffusion import Family, read_first_stage, read_part, read_scheduler
+from cq.models.stable_diffusion import StableDiffusion, TextModel
+from cq.models.stored import check_block_site, check_decoder, check_part, num_blocks, part_folder, stored_layers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TOKENS = 300  # of a prompt, as it was trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixArtSigma(StableDiffusion):
+    """A folder as diffusers' PixArtSigmaPipeline opens it; otherwise as `StableDiffusion`.
+
+    site: the blocks whose deviation is cached, `blocks.1-27` for 1 to 26.
+    """
+
+    family: ClassVar[Family] = "transformer"
+    parts: ClassVar[tuple[str, ...]] = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
+
+    @property
+    def blocks(self) -> int:
+        """How many transformer blocks there are, by the model's configuration."""
+        return num_blocks(self.weights)
+
+    def check_network(self) -> None:
+        """Raise ValueError for another network, or for a site that it does not have."""
+        check_part(self.weights, "transformer", kind="PixArtTransformer2DModel", latent_shape=self.latent_shape)
+        check_decoder(self.weights, self.latent_shape, self.image_shape)
+        check_block_site(self.weights, self.site)
+
+    def layers(self) -> frozenset[str] | None:
+        """Layers of the denoiser, and perhaps embeddings; see `stored_layers`."""
+        return stored_layers(self.weights, "transformer")
+
+    def load(self) -> "PixArtModel":
+        """Read the weights as float32 in evaluation mode."""
+        from diffusers import DPMSolverMultistepScheduler, PixArtTransformer2DModel
+        from transformers import T5EncoderModel, T5Tokenizer
+
+        from cq.models.call import CallIndex
+        from cq.models.denoiser import GuidedDenoiser
+        from cq.models.pixart import PixArtCut
+        from cq.sampler.dpmpp import DPMpp
+
+        network = PixArtCut(read_part(PixArtTransformer2DModel, self.weights, "transformer")).eval()
+        denoiser = GuidedDenoiser(
+            network=network, sites=(), guidance=self.guidance, null_first=True, call_index=CallIndex()
+        )
+        return PixArtModel(
+            component=self,
+            denoiser=denoiser.with_sites((self.site,)),
+            vae=read_first_stage(self.weights),
+            text_encoder=read_part(T5EncoderModel, self.weights, "text_encoder"),
+            tokenizer=T5Tokenizer.from_pretrained(part_folder(self.weights, "tokenizer")),
+            prompts={"evaluation": self.read_prompts("evaluation"), "calibration": self.read_prompts("calibration")},
+            scheduler=read_scheduler(DPMSolverMultistepScheduler, self.weights, self.release),
+            sampler=DPMpp(),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixArtModel(TextModel):
+    """Text states come with which tokens are there, in a last channel (see `cq.models.pixart`)."""
+
+    def _encode(self, texts: list[str]) -> "Tensor":
+        import torch
+
+        tokens: Any = self.tokenizer(
+            texts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
+        )
+        mask_NL = tokens.attention_mask.to(self.device)
+        states = self.text_encoder(tokens.input_ids.to(self.device), attention_mask=mask_NL)[0]
+        return torch.cat([states, mask_NL[..., None].to(states)], dim=-1)

@@ -1,0 +1,43 @@
+"""diffusers' DDIM with its own formula between any two timesteps; diffusers' steps are all of one length."""
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # a check of a configuration needs no torch
+    from torch import Tensor
+
+
+@cache
+def grid_ddim() -> Any:
+    """The class GridDDIM, a diffusers DDIMScheduler."""
+    import torch
+    from diffusers import DDIMScheduler
+    from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
+
+    class GridDDIM(DDIMScheduler):  # type: ignore[misc]
+        """Deterministic DDIM along a given grid, for a network that predicts the noise. One loop uses one."""
+
+        def set_grid(self, timesteps: list[int]) -> None:
+            """timesteps: in sampling order, none below the one after it."""
+            if self.config.prediction_type != "epsilon":
+                raise ValueError(
+                    f"prediction_type={self.config.prediction_type!r}: the quadratic grid is for networks that predict "
+                    "the noise. Use sampler=ddim."
+                )
+            self.num_inference_steps = len(timesteps)
+            self.timesteps = torch.tensor(timesteps)
+            self._taken = 0
+
+        def step(self, model_output: "Tensor", timestep: Any, sample: "Tensor", **_: Any) -> Any:
+            """From the timestep of this call to that of the next; behind the last one all noise is taken away."""
+            here = self.alphas_cumprod[int(self.timesteps[self._taken])]
+            self._taken += 1
+            last = self._taken == len(self.timesteps)
+            there = self.final_alpha_cumprod if last else self.alphas_cumprod[int(self.timesteps[self._taken])]
+            clean = (sample - (1 - here).sqrt() * model_output) / here.sqrt()
+            if self.config.clip_sample:
+                clean = clean.clamp(-self.config.clip_sample_range, self.config.clip_sample_range)
+            moved = there.sqrt() * clean + (1 - there).sqrt() * model_output
+            return DDIMSchedulerOutput(prev_sample=moved, pred_original_sample=clean)
+
+    return GridDDIM

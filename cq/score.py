@@ -1,0 +1,164 @@
+"""Score images made elsewhere: `python -m cq.score IMAGES protocol=imagenet256_50k [overrides]`.
+
+IMAGES is a folder of image files, or an npz file with `arr_0`. What was drawn how is taken on trust; count, size and
+doubles are checked, and the scores go to IMAGES.PROTOCOL.json. Images are taken in the order of their numbers, or else
+names: the Inception score of guided-diffusion depends on it, so do not sort them by class.
+
+With `--reference OUT.npz` the images are a data set, and its reference batch is written instead.
+"""
+
+import argparse
+import json
+import logging
+import random
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from cq.__main__ import CONF, REFUSED, explain
+from cq.config import build
+from cq.evaluate.paper_protocol import NoProtocol, PaperProtocol
+from cq.preflight import check_metrics, check_reference
+from cq.store import write_atomically
+
+log = logging.getLogger("cq.score")
+
+KEPT = 10_000  # images of a reference batch, as in ADM's
+KEPT_SEED = 0
+
+
+def score(images: Path, config: DictConfig) -> dict[str, Any]:
+    """Every score of `config` that needs no full-precision images, as JSON by name.
+
+    Raises ValueError where the images are not those of the protocol.
+    """
+    import torch
+
+    from cq.artifacts import SampleSet
+    from cq.evaluate.image_folder import check_complete, list_images, read_images, read_npz
+    from cq.evaluate.protocol import EvaluationContext, MetricUnavailable, NoBaselineError
+
+    protocol: NoProtocol | PaperProtocol = build(config.protocol, "protocol")
+    metrics = {name: build(node, f"metrics.{name}") for name, node in config.metrics.items()}
+    for name, metric in metrics.items():
+        protocol.check_metric(f"metrics.{name}", metric)
+    if isinstance(protocol, PaperProtocol) and protocol.reference is not None:
+        check_reference(protocol)
+    files = [] if images.suffix == ".npz" else list_images(images)
+    if files and isinstance(protocol, PaperProtocol):
+        check_complete(files, protocol.num_images, protocol=protocol.name)
+    pixels_NCHW = read_images(files) if files else read_npz(images)
+    num = len(pixels_NCHW)
+    if isinstance(protocol, PaperProtocol):
+        found = (num, *pixels_NCHW.shape[1:])
+        if found != (asked := (protocol.num_images, *protocol.image_shape)):
+            raise ValueError(
+                f"{images}: holds images [N, C, H, W] of {list(found)}, and protocol={protocol.name} has "
+                f"{list(asked)}. Give those, or choose their protocol."
+            )
+    check_metrics(metrics, num_images=num, channels=pixels_NCHW.shape[1])
+    empty = torch.empty(num, 0)
+    context = EvaluationContext(
+        samples=SampleSet(
+            seeds=tuple(range(num)), images_NCHW=pixels_NCHW, latents_NCHW=empty,
+            labels_N=torch.full((num,), -1), trace_TNCHW=empty[None, :0],
+        ),
+        baseline=None,
+        sampling={"model": f"images of {images.name}, drawn elsewhere", **protocol.stated()},
+        captions=captions(protocol),
+    )  # fmt: skip
+    scores: dict[str, Any] = {}
+    for name, metric in metrics.items():
+        try:
+            found_here = metric.compute(context)
+        except NoBaselineError:
+            log.info("%s: left out, it compares with full-precision images", name)
+            continue
+        except MetricUnavailable as error:
+            log.warning("%s not computed: %s", name, error)
+            found_here = error.found
+        scores |= {key: value.as_json() for key, value in found_here.items()}
+    return scores
+
+
+def captions(protocol: NoProtocol | PaperProtocol) -> tuple[str, ...]:
+    """The prompts of a protocol, one a line; image i is of line i."""
+    if not isinstance(protocol, PaperProtocol) or protocol.prompts is None:
+        return ()
+    path = Path(protocol.prompts) / "evaluation.txt"
+    if not path.is_file():
+        raise ValueError(
+            f"protocol.prompts={protocol.prompts!r}: there is no {path}. Make it with: python -m cq.prompts"
+        )
+    return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+
+
+def make_reference(images: Path, out: Path, config: DictConfig) -> Mapping[str, int]:
+    """Write the reference batch of a data set: moments of all images, and `KEPT` of them drawn at random."""
+    import torch
+    from tqdm import tqdm
+
+    from cq.evaluate.adm import AdmEvaluation
+    from cq.evaluate.image_folder import Fit, batches, list_images
+    from cq.evaluate.reference_batch import write_reference_batch
+    from cq.evaluate.tf_inception import TFInception, find_weights
+
+    protocol: NoProtocol | PaperProtocol = build(config.protocol, "protocol")
+    metric: AdmEvaluation = build(config.metrics.adm, "metrics.adm")
+    fit = Fit(fit=None, resize=None, crop=None)
+    if isinstance(protocol, PaperProtocol):
+        fit = Fit(fit=protocol.fit, resize=protocol.resize, crop=protocol.crop)
+    files = list_images(images, lossy=True)
+    network = TFInception(find_weights(metric.weights, metric="adm"), device=metric.device)
+    kept = set(random.Random(KEPT_SEED).sample(range(len(files)), min(KEPT, len(files))))
+    pooled, spatial, stored = [], [], []
+    row = 0
+    with tqdm(total=len(files), desc="reference", unit="image", mininterval=1.0) as progress:
+        for batch_NCHW in batches(files, fit, batch_size=metric.batch_size):
+            found = network.extract(batch_NCHW, batch_size=metric.batch_size)
+            pooled.append(found.pooled_NF)
+            spatial.append(found.spatial_NF)
+            stored += [image for i, image in enumerate(batch_NCHW, start=row) if i in kept]
+            row += len(batch_NCHW)
+            progress.update(len(batch_NCHW))
+    write_reference_batch(out, torch.stack(stored), torch.cat(pooled), torch.cat(spatial))
+    return {"images": len(files), "stored": len(stored)}
+
+
+def main() -> None:
+    """Exit status 0, or 2 where the input is refused."""
+    parser = argparse.ArgumentParser(prog="python -m cq.score", description=__doc__)
+    parser.add_argument("images", type=Path, help="folder of images, or npz file")
+    parser.add_argument("--reference", type=Path, metavar="OUT.npz", help="write the reference batch of these images")
+    parser.add_argument("overrides", nargs="*", help="protocol=..., evaluate=..., metrics.adm.device=cuda, ...")
+    arguments = parser.parse_intermixed_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    images: Path = arguments.images
+    try:
+        protocols = any(override.startswith(("protocol=", "evaluate=")) for override in arguments.overrides)
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose("config", overrides=[*([] if protocols else ["evaluate=adm"]), *arguments.overrides])
+        if arguments.reference is not None:
+            counts = make_reference(images, arguments.reference, config)
+            log.info("%s: moments of %d images, %d stored", arguments.reference, counts["images"], counts["stored"])
+            return
+        scores = score(images, config)
+        name = getattr(build(config.protocol, "protocol"), "name", "none")
+        out = images.parent / f"{images.name}.{name}.json"
+        write_atomically(out, (json.dumps(scores, indent=1) + "\n").encode())
+    except (ValueError, HydraException, OmegaConfBaseException, OSError) as error:
+        sys.stderr.write(f"cq.score: {explain(error)}\n")
+        raise SystemExit(REFUSED) from None
+    for key, found in scores.items():
+        log.info("%s %.6g", key, found["value"])
+    log.info("written to %s", out)
+
+
+if __name__ == "__main__":
+    main()

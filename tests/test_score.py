@@ -1,0 +1,128 @@
+"""Scoring images made elsewhere: a small stand-in for the Inception network, real files, the real command."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cq import score
+from cq.evaluate import adm, tf_inception
+from cq.zoo.classifier import ImageFeatures
+
+SMALL = (
+    "protocol=cifar10_50k", "protocol.num_images=40", "metrics.adm.scores=[inception_score,precision,recall,kid]",
+)  # fmt: skip
+
+
+class Projections:
+    """Stands in for the network, whose weights cannot be had offline."""
+
+    digest = "projections"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.projections = [torch.randn(3072, dim, generator=generator) / 20 for dim in (9, 8, 7)]
+
+    def extract(self, images_NCHW: Tensor, *, batch_size: int) -> ImageFeatures:
+        flat_NF = images_NCHW.float().flatten(1) / 127.5 - 1
+        return ImageFeatures(*(flat_NF @ projection for projection in self.projections))
+
+
+@pytest.fixture(autouse=True)
+def _network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for module in (adm, tf_inception):
+        monkeypatch.setattr(module, "TFInception", Projections)
+        monkeypatch.setattr(module, "find_weights", lambda path, metric: tmp_path)
+
+
+def write(folder: Path, count: int, seed: int) -> Path:
+    folder.mkdir()
+    pixels = np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / f"{i:05d}.png")
+    return folder
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["cq.score", *map(str, arguments)])
+    try:
+        score.main()
+    except SystemExit as status:
+        return int(str(status.code))
+    return 0
+
+
+@pytest.fixture
+def reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Made by the command, where the protocol looks for it."""
+    path = tmp_path / "adm/cifar10_train.npz"
+    data = write(tmp_path / "train", 50, 1)
+    monkeypatch.setattr(score, "KEPT", 20)
+    assert run(monkeypatch, data, "--reference", path, f"paths.data={tmp_path}", *SMALL) == 0
+    return path
+
+
+def test_a_reference_batch_holds_all_moments_and_some_images(reference: Path) -> None:
+    with np.load(reference) as stored:
+        assert stored["arr_0"].shape == (20, 32, 32, 3)
+        assert stored["mu"].shape == (9,)
+        assert stored["sigma_s"].shape == (8, 8)
+        images = np.stack([np.asarray(Image.open(path)) for path in sorted((reference.parents[1] / "train").iterdir())])
+        found = Projections().extract(torch.from_numpy(images).permute(0, 3, 1, 2), batch_size=50)
+        np.testing.assert_allclose(stored["mu"], found.pooled_NF.double().mean(0), rtol=1e-5)
+        np.testing.assert_allclose(stored["sigma"], np.cov(found.pooled_NF.double().T), rtol=1e-5)
+
+
+def test_a_folder_and_its_npz_get_the_same_scores_with_their_protocol(
+    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write(tmp_path / "mine", 40, 2)
+    assert run(monkeypatch, folder, f"paths.data={tmp_path}", *SMALL) == 0
+    scores = json.loads((tmp_path / "mine.cifar10_50k.json").read_text())
+    assert set(scores) == {f"{kind}_adm" for kind in ("inception_score", "precision", "recall", "kid")}
+    assert scores["kid_adm"]["protocol"]["paper_protocol"]["name"] == "cifar10_50k"
+    images = np.stack([np.asarray(Image.open(path)) for path in sorted(folder.iterdir())])
+    np.savez(tmp_path / "batch.npz", arr_0=images)
+    assert run(monkeypatch, tmp_path / "batch.npz", f"paths.data={tmp_path}", *SMALL) == 0
+    again = json.loads((tmp_path / "batch.npz.cifar10_50k.json").read_text())
+    assert {key: found["value"] for key, found in again.items()} == {k: found["value"] for k, found in scores.items()}
+
+
+def test_what_is_not_the_protocol_is_refused_by_name(
+    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write(tmp_path / "mine", 40, 2)
+    (folder / "00017.png").unlink()
+    arguments = (folder, f"paths.data={tmp_path}", *SMALL)
+    assert run(monkeypatch, *arguments) == 2
+    assert "protocol=cifar10_50k has 40 images, and 1 are missing: 17" in capsys.readouterr().err
+    (folder / "00017.png").write_bytes((folder / "00003.png").read_bytes())
+    assert run(monkeypatch, *arguments) == 2
+    assert "00017.png: is pixel for pixel" in capsys.readouterr().err
+    small = tmp_path / "small"
+    small.mkdir()
+    for i in range(40):
+        Image.fromarray(np.full((16, 16, 3), i, dtype=np.uint8)).save(small / f"{i}.png")
+    assert run(monkeypatch, small, *arguments[1:]) == 2
+    assert "has [40, 3, 32, 32]" in capsys.readouterr().err
+    reference.write_bytes(reference.read_bytes() + b"x")
+    assert run(monkeypatch, *arguments, f"protocol.reference_sha256={'0' * 64}") == 2
+    assert f"and {'0' * 64} is asked for" in capsys.readouterr().err
+    reference.unlink()
+    assert run(monkeypatch, *arguments) == 2
+    assert "there is no such file" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_metrics_that_compare_with_full_precision_images_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write(tmp_path / "mine", 3, 2)
+    assert run(monkeypatch, folder, "evaluate=fidelity") == 0
+    assert json.loads((tmp_path / "mine.none.json").read_text()) == {}
