@@ -108,12 +108,14 @@ class DiTCut(nn.Module):
 
     def shallow(self, x_NCHW: Tensor, timestep: Tensor, cond: Tensor | None, *, reuse: Mapping[str, Tensor]) -> Tensor:
         """The same prediction where the ranges and parts in `reuse` are not run."""
-        ranges = {
-            place.first: (place.last, held) for site, held in reuse.items() if isinstance(place := parse(site), Range)
-        }
-        parts = {
-            (place.block, place.part): held for site, held in reuse.items() if isinstance(place := parse(site), Part)
-        }
+        ranges: dict[int, tuple[int, Tensor]] = {}
+        parts: dict[tuple[int, str], Tensor] = {}
+        for site, held in reuse.items():  # a loop: torch.compile breaks at an assignment inside a comprehension
+            place = parse(site)
+            if isinstance(place, Range):
+                ranges[place.first] = (place.last, held)
+            else:
+                parts[place.block, place.part] = held
         size = self.backbone.config.patch_size
         height, width = x_NCHW.shape[-2] // size, x_NCHW.shape[-1] // size
         hidden = self.backbone.pos_embed(x_NCHW)

@@ -182,6 +182,6 @@ def test_preparation_has_a_table_and_a_figure_where_it_differs(runs: list[RunRec
 
 
 def test_preparation_is_all_that_a_run_makes_before_its_images() -> None:
-    source = (Path(__file__).parents[2] / "cq/pipeline.py").read_text()
+    source = (Path(__file__).parents[2] / "cq/stages.py").read_text()
     for stage in PREPARATION:
         assert re.search(rf'self\.store\.get\(\s*"{stage}"', source)
