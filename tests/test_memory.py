@@ -11,7 +11,7 @@ from cq.plan import main, plan_of
 from cq.stages import Run
 from tests.tiny_runs import composed, quick
 
-FOUND = CallBytes(base=GIB, image=GIB // 8, map=GIB // 64, decode=0)
+FOUND = CallBytes(base=GIB, weights=GIB // 64, image=GIB // 8, map=GIB // 64, decode=0)
 
 
 def parts_of(tiny_folder: Path, root: Path, *overrides: str) -> Components:
@@ -31,10 +31,10 @@ def test_calls_are_counted_by_image_and_maps_by_their_size(tiny_folder: Path, tm
 def test_what_fits_is_left_alone_and_what_does_not_is_halved(tiny_folder: Path, tmp_path: Path) -> None:
     parts = parts_of(tiny_folder, tmp_path, "schedule=dps", "sample.num_images=16", "sample.batch_size=16")
     assert fitted(parts, FOUND, on_cpu=True) == parts
-    large = fitted(replace(parts, max_memory=4.0), FOUND, on_cpu=True)
+    large = fitted(replace(parts, max_memory=5.5), FOUND, on_cpu=True)
     assert changes(parts, large) == {}
     small = fitted(replace(parts, max_memory=1.6), FOUND, on_cpu=True)
-    assert changes(parts, small) == {"sample.batch_size": 4, "calibrate.batch_size": 1}
+    assert changes(parts, small) == {"sample.batch_size": 2, "calibrate.batch_size": 1}
     assert max(peak_bytes(small, FOUND, on_cpu=True).values()) <= 1.6 * GIB
 
 
