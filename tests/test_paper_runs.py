@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from cq.__main__ import CONF
 from cq.components import Components
 from cq.evaluate.paper_protocol import PaperProtocol
+from cq.quantize.reconstruct import Reconstruct
 from tests.paper_runs import COMMANDS, README, TABLE, at, chosen, command_of, prepare
 from tests.true_models import ARCHITECTURES
 
@@ -100,6 +101,15 @@ def test_a_command_of_the_readme_passes_every_check_that_needs_no_weights(pair: 
     assert parts.is_baseline
     assert ("adm" in parts.metrics) == (protocol.reference is not None)
     assert ("clip_scores" in parts.metrics) == (protocol.prompts is not None)
+
+
+def test_the_readmes_way_to_w4a8_passes_them_too(root: Path) -> None:
+    asked = ("experiment=table2/cachequant_recon_w4a8", "quantize=reconstruct_paper")
+    assert all(word in README for word in asked)
+    rest = [a for a in command("ldm_imagenet256", "imagenet256_50k") if not a.startswith(("experiment=", "quantize."))]
+    parts = Components.of(at(root, [*asked, *rest]))
+    assert isinstance(parts.quantizer, Reconstruct)
+    assert (parts.quantizer.base.weight_bits, parts.quantizer.iterations) == (4, 3000)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
