@@ -61,6 +61,7 @@ ROWS = {  # label to command
         "cq experiment=table2/cachequant_w8a8 model=ldm_imagenet256 protocol=imagenet256_10k protocol.num_steps=250 "
         "calibrate=trajectories32 quantize.batch_size=16"
     ),
+    # the release counts groups by steps (10), not by PLMS's 51 calls
     "Stable Diffusion v1.4, COCO, N = 5 (Table 4)": (
         "cq experiment=table4/cachequant model=sd_v1_4 protocol=coco5k_256 evaluate=adm_text schedule.num_groups=10 "
         "calibrate=trajectories32 quantize.batch_size=4"
@@ -69,6 +70,7 @@ ROWS = {  # label to command
         "cq experiment=table7/cachequant model=sd_v1_4 protocol=parti evaluate=clip schedule.num_groups=10 "
         "calibrate=trajectories32 quantize.batch_size=4"
     ),
+    # 14 blocks from the seventh on, as in Delta-DiT: half of the MACs, as the paper's BOPs at N = 2 say, too
     "DiT-XL/2, ImageNet, N = 2 (Table 3)": (
         "cq experiment=table3/quant_dps_dec model=dit_xl2_256 model.site=blocks.7-21 protocol=imagenet256_10k"
     ),
