@@ -127,8 +127,8 @@ def row(label: str, command: str) -> str:
     return (
         f"| {label} | `{command}` | A100, {2 ** math.ceil(math.log2(held))} GB of memory | "
         f"{hours(calls * counted.full, 1)} + {hours(reused, FAKE)} | {disk:.0f} GB | "
-        f"counted: {counted.full / 1e9:.1f} and {counted.cached / 1e9:.1f} G MACs a call, {counted.parameters / 1e6:.0f} M "
-        f"parameters{tested} / images, quality, hours |"
+        f"counted: {counted.full / 1e9:.1f} and {counted.cached / 1e9:.1f} G MACs a call, "
+        f"{counted.parameters / 1e6:.0f} M parameters{tested} / images, quality, hours |"
     )
 
 
