@@ -47,7 +47,8 @@ def check_protocol_choices(
         if "_target_" not in metrics[name]:
             raise ValueError(
                 f"metrics.{name}: protocol={protocol.name} sets it up, and another evaluate, scale or debug has put "
-                "other metrics in its place. Leave those out, or set protocol=none."
+                "other metrics in its place. Add the protocol's own evaluate=... to the command (it stands in "
+                f"conf/protocol/{protocol.name}.yaml), leave those out, or set protocol=none."
             )
 
 
@@ -64,10 +65,12 @@ def check_protocol(
 
     if not isinstance(protocol, PaperProtocol):
         return
+    release = getattr(model, "release", None)  # of weights of one's own nobody knows what they were trained on
     found: dict[str, Any] = {
         "model.image_shape": model.image_shape,
         "model.guidance": model.guidance,
         "model.num_classes": model.num_classes,
+        "model.release.data": protocol.data if release is None or protocol.data is None else release.data,
         "sample.num_images": sample.num_images,
         "sample.labels": sample.labels,
         "sample.classes": sample.classes,

@@ -64,7 +64,7 @@ def test_every_choice_of_every_group_is_named() -> None:
 
 
 def test_the_readme_is_short_enough_to_read() -> None:
-    assert len(TEXT.splitlines()) < 280
+    assert len(TEXT.splitlines()) < 300
 
 
 def test_the_headline_table_says_what_the_generated_table_says() -> None:

@@ -23,9 +23,9 @@ class NoProtocol:
 class PaperProtocol:
     """What a run must agree with, number by number, before its scores may stand under this name.
 
-    labels: how classes or prompts are dealt out. num_classes: how many there are, 0 where unconditional.
-    eta, num_steps, sampler (its class): of the full-precision images, so that rows of fewer steps belong to the
-    protocol, too. pixels: how -1..1 became 8 bits.
+    data: what its models were trained on, None for any. labels: how classes or prompts are dealt out. num_classes: how
+    many there are, 0 where unconditional. eta, num_steps, sampler (its class): of the full-precision images, so that
+    rows of fewer steps belong to the protocol, too. pixels: how -1..1 became 8 bits.
     prompts: the folder of prompts, or None. prompts_sha256: of its evaluation prompts, None to take them as they are.
     reference_set: in words. reference: its npz, None where nothing is compared with images. reference_sha256: of that
     file, None to take it as it is. reference_from: where to get it, or the command that makes it.
@@ -36,6 +36,7 @@ class PaperProtocol:
     """
 
     name: str
+    data: str | None
     num_images: int
     labels: Literal["balanced", "drawn"]
     num_classes: int
@@ -80,6 +81,7 @@ class PaperProtocol:
             "model.image_shape": self.image_shape,
             "model.guidance": self.guidance,
             "model.num_classes": self.num_classes,
+            "model.release.data": self.data,
             "sample.num_images": self.num_images,
             "sample.labels": self.labels,
             "sample.classes": None,

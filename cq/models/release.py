@@ -15,15 +15,17 @@ TRAINED = ("beta_schedule", "beta_start", "beta_end")  # with other betas these 
 class Release:
     """A published model.
 
-    source: what to download. gigabytes: how much that is. architecture: of an original checkpoint that
-    `python -m cq.convert` turns into a folder (a file in cq/models/architectures), else None. ema: whether the averaged
-    weights of that checkpoint are taken; None where there is one set only.
+    source: what to download. gigabytes: how much that is. data: what it was trained on, None where that was not
+    published. architecture: of an original checkpoint that `python -m cq.convert` turns into a folder (a file in
+    cq/models/architectures), else None. ema: whether the averaged weights of that checkpoint are taken; None where
+    there is one set only.
     beta_schedule, beta_start, beta_end: as trained, checked against what is stored. steps_offset, set_alpha_to_one,
     clip_sample: how the paper samples, whatever is stored (diffusers' names).
     """
 
     source: str
     gigabytes: float
+    data: str | None
     architecture: str | None
     ema: bool | None
     beta_schedule: Literal["linear", "scaled_linear"]

@@ -95,7 +95,9 @@ def test_a_protocol_sets_up_sampling_and_metrics_that_agree_with_it_and_the_pape
     assert protocol.num_steps == (steps or protocol.num_steps)
     assert (protocol.eta, protocol.labels) == (0.0, "balanced")
     assert config.budget.num_steps == protocol.num_steps
-    assert choices["sampler"] == ("plms" if protocol.prompts else "ddim")
+    assert choices["sampler"] == {"PLMS": "plms", "QuadraticDDIM": "ddim_quadratic", "DDIM": "ddim"}[protocol.sampler]
+    assert (protocol.sampler == "QuadraticDDIM") == (name == "cifar10_50k")
+    assert (protocol.sampler == "PLMS") == (protocol.prompts is not None)
     assert ("adm" in config.metrics) == (protocol.reference is not None)
     assert ("clip_scores" in config.metrics) == bool(protocol.backbones)
 
