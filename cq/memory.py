@@ -67,8 +67,11 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @dataclass(frozen=True, kw_only=True)
 class CallBytes:
-    """base: the process with its model loaded. image: peak of one image's call. map: of an image's cached maps, as
-    calibration keeps them. decode: peak of decoding one image. weights: of the network; a quantized twin has them, too."""
+    """base: the process with its model loaded. weights: of the network; a quantized twin has them, too.
+
+    image: peak of one image's call. map: of an image's cached maps, as calibration keeps them. decode: peak of decoding
+    one image.
+    """
 
     base: int
     weights: int
