@@ -136,7 +136,8 @@ def estimate_seconds(
         if needs_moments(parts.correct_quant):
             stages["quant_correction"] = samples * deployed * CORRECTION_FACTOR
     else:
-        timed = parts.latency.repeats * parts.latency.batch_size
+        repeats = parts.latency.repeats
+        timed = (repeats + 1 if repeats else 0) * parts.latency.batch_size  # the first is not counted
         stages["timing"] = timed * (deployed + of_baseline) * SMALL_BATCH_FACTOR
     return stages
 

@@ -292,11 +292,11 @@ class Run:
         key = {
             **self._origin, "latency": described(self.parts.latency), **self._reuse(schedule, correction),
             "fake": bool(params.bits), "baseline_steps": self.parts.baseline_steps,
-            "baseline_sampler": described(self.parts.baseline_sampler),
+            "baseline_sampler": described(self.parts.baseline_sampler), **self._compiled({}),
         }  # fmt: skip
         runs = {
-            "this": lambda n: self.loops.one(self.model.denoiser, self.loops.seeds(n), schedule, correction),
-            "full": lambda n: self._baseline_loops().full(self.model.denoiser, n, n)[0],
+            "this": lambda n: self.loops.one(self.plain, self.loops.seeds(n), schedule, correction),
+            "full": lambda n: self._baseline_loops().full(self.plain, n, n)[0],
         }
         return self.store.get(
             "timing", key, Timing, lambda _: self.parts.latency.measure(runs if not params.bits else {})

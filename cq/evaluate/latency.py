@@ -50,24 +50,53 @@ class Latency:
             raise ValueError(f"latency.batch_size={self.batch_size}, latency.repeats={self.repeats}: at least 1 and 0.")
 
     def measure(self, runs: Mapping[str, Callable[[int], Iterator[Any]]]) -> Timing:
-        """Time `this` and `full` in turns. runs: a function of the batch size to a denoising loop; {} times nothing."""
-        import psutil
+        """Time `this` and `full` in turns, after one run of each that is not counted (a compiler's, a GPU's first).
 
-        process = psutil.Process()
+        runs: a function of the batch size to a denoising loop (of `DenoiseStep`); {} times nothing. peak_mem_mib: the
+        largest resident memory of the process while `this` ran; on a GPU the most that was allocated on it.
+        """
+        device = torch.device("cpu")
         seconds: dict[str, list[float]] = {"this": [], "full": []}
         peak = 0
-        for _ in range(self.repeats if runs else 0):
+        for repeat in range(self.repeats + 1 if runs and self.repeats else 0):
             for name, loop in runs.items():
+                memory = _Memory(device)
                 started = time.perf_counter()
-                for _step in loop(self.batch_size):
-                    if name == "this":
-                        peak = max(peak, process.memory_info().rss)
-                seconds[name].append(time.perf_counter() - started)
+                for step in loop(self.batch_size):
+                    device = step.x_NCHW.device
+                    memory.look()
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)  # or the last kernels would not be counted
+                elapsed = time.perf_counter() - started
+                if repeat:
+                    seconds[name].append(elapsed)
+                    peak = max(peak, memory.peak()) if name == "this" else peak
+        on_cpu = device.type == "cpu"
+        name = torch.backends.cpu.get_cpu_capability() if on_cpu else torch.cuda.get_device_name(device)
         return Timing(
             batch_size=self.batch_size,
             seconds_this=tuple(seconds["this"]),
             seconds_full=tuple(seconds["full"]),
             peak_mem_mib=peak / 2**20,
-            device=f"cpu ({torch.backends.cpu.get_cpu_capability()})",
+            device=f"{device.type} ({name})",
             threads=torch.get_num_threads(),
         )
+
+
+class _Memory:
+    """The peak of one loop's memory, where its network runs; the device is known from the second loop on."""
+
+    def __init__(self, device: torch.device) -> None:
+        import psutil
+
+        self._device, self._process, self._resident = device, psutil.Process(), 0
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def look(self) -> None:
+        """Called after every step; a GPU keeps count by itself."""
+        if self._device.type != "cuda":
+            self._resident = max(self._resident, self._process.memory_info().rss)
+
+    def peak(self) -> int:
+        return torch.cuda.max_memory_allocated(self._device) if self._device.type == "cuda" else self._resident
