@@ -84,6 +84,17 @@ def test_a_quantized_run_in_bfloat16_is_the_float32_run_but_for_rounding(tiny_fo
     assert float((half - exact).norm() / exact.norm()) < 0.1
 
 
+def test_rounding_is_learned_in_float32_and_deployed_in_bfloat16(tiny_folder: Path, tmp_path: Path) -> None:
+    chosen = (
+        "quantize=reconstruct", "quantize.base.num_samples=2", "quantize.base.batch_size=2", "quantize.iterations=3",
+        "quantize.num_states=4", "quantize.batch_rows=4", "schedule=uniform", "compute.dtype=bfloat16",
+    )  # fmt: skip
+    outcome = run(Components.of(composed(quick(tiny_folder, tmp_path, *chosen, "budget.num_steps=4"))[0]))
+    assert outcome is not None
+    assert any(name.endswith("/codes") for name in outcome.params.tensors)
+    assert outcome.samples.latents_NCHW.isfinite().all()
+
+
 def test_other_number_types_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"compute\.dtype='int8': must be float32, bfloat16 or float16"):
         Components.of(composed(quick(tiny_folder, tmp_path, "compute.dtype=int8"))[0])

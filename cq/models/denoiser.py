@@ -1,7 +1,9 @@
 """A network with sites, and classifier-free guidance, as a Denoiser."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,6 +56,13 @@ class GuidedDenoiser:
         So two denoisers never set each other's.
         """
         return replace(self, network=network, call_index=CallIndex())
+
+    def widened(self) -> "GuidedDenoiser":
+        """This denoiser where it computes in float32; else one with a float32 copy of its network."""
+        if self.dtype == torch.float32:
+            return self
+        network: Any = copy.deepcopy(self.network)
+        return replace(self.with_network(network.float()), dtype=torch.float32)
 
     def with_sites(self, sites: tuple[str, ...]) -> "GuidedDenoiser":
         """The same denoiser recording other sites. Raises ValueError for one that the network does not have."""

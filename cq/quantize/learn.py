@@ -43,8 +43,10 @@ class Workbench:
 
     @staticmethod
     def of(quantized: Any, plain: Any, tensors: Mapping[str, Tensor]) -> "Workbench":
-        """Replace the activation quantizers of `quantized`, in place."""
+        """Replace the activation quantizers of `quantized`, in place. tensors are taken to where it runs."""
         calls = RowCalls()
+        device = next(plain.parameters()).device
+        tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
         for name, module in list(quantized.named_modules()):
             if isinstance(module, ActQuantizer):
                 key, (parent, _, child) = _quantizer_name(name), name.rpartition(".")

@@ -89,7 +89,8 @@ class RowQuantizer(nn.Module):
     def learn(self, learned: LearnedScales) -> None:
         """Make the scales trainable, from where they are."""
         if learned != "none":
-            self.log_factor = nn.Parameter(torch.zeros(len(self.scale) if learned == "per_call" else 1))
+            length = len(self.scale) if learned == "per_call" else 1
+            self.log_factor = nn.Parameter(torch.zeros(length, device=self.scale.device))
 
     def settle(self, scale: Tensor) -> None:
         """End of training: fixed scales."""

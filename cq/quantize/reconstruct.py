@@ -107,6 +107,7 @@ class Reconstruct:
         The rows of the coverage name each layer's unit and the unit's errors with nearest and with the final rounding.
         """
         nearest = self._base_params(denoiser, trajectories, num_calls=num_calls, shards=shards)
+        denoiser = denoiser.widened()  # rounding is learned in float32, and deployed in whatever the network computes
         groups = sampled_states(
             denoiser, trajectories, num_states=self.num_states, refresh_share=self.refresh_share,
             copies=1 if denoiser.guidance is None else 2, seed=self.seed,
@@ -180,7 +181,7 @@ class Reconstruct:
             bench.install(unit, candidate)
             found = bench.error(unit, data, self.batch_rows)
             if found < nearest:
-                learned, error = candidate, found
+                learned, error = {name: tensor.cpu() for name, tensor in candidate.items()}, found
         return learned | dict(zip(ERRORS, torch.tensor([nearest, error], dtype=torch.float64), strict=True))
 
     def _training(self) -> Training:
