@@ -32,7 +32,6 @@ from cq.stages import Run
 # images, 2 cores) over what its timed calls say.
 PAIRS_FACTOR = 1.2  # a full call that is also compared with the maps before it
 CORRECTION_FACTOR = 1.5  # a call whose entry layers also run quantized
-SMALL_BATCH_FACTOR = 1.7  # an image in the batches of 8 that are timed, over one in a batch of 64
 METRIC_SECONDS, METRIC_IMAGE_SECONDS = 0.05, 0.0008  # a metric with its interval, and what an image adds
 
 BATCH = 64  # calls are timed at the sampling batch, but at most this
@@ -46,7 +45,8 @@ MIN_MAX = PTQ(
 class CallSeconds:
     """Seconds of a call of one image (guidance included), medians of a few at the sampling batch.
 
-    full, cached: in full precision. twin: full and fake-quantized. observed: full, with every layer's input looked at.
+    full, cached: in full precision. small: what a full call of one image takes in the batch of `latency`, over that in
+    the sampling batch. twin: full and fake-quantized. observed: full, with every layer's input looked at.
     search: of choosing the ranges of all layers at one call, for all images together.
     units: the network's parts, for what works on one after another. The quantized ones are zero where nothing was
     quantized.
@@ -54,6 +54,7 @@ class CallSeconds:
 
     full: float
     cached: float
+    small: float = 1.0
     units: int = 0
     twin: float = 0.0
     observed: float = 0.0
@@ -71,23 +72,30 @@ def time_calls(
     """
     model = parts.model.load().on(device(), getattr(torch, parts.dtype))
     batch = min(BATCH, parts.sample.batch_size)
-    x_NCHW = torch.randn(batch, *parts.model.latent_shape, generator=torch.Generator().manual_seed(0)).to(model.device)
-    cond = model.condition(torch.zeros(batch, dtype=torch.int64, device=model.device))
-    options: dict[str, Any] = {"call": 0, "timestep": torch.tensor(500), "cond": cond}
+
+    def inputs(count: int) -> tuple[Tensor, dict[str, Any]]:
+        noise_NCHW = torch.randn(count, *parts.model.latent_shape, generator=torch.Generator().manual_seed(0))
+        cond = model.condition(torch.zeros(count, dtype=torch.int64, device=model.device))
+        return noise_NCHW.to(model.device), {"call": 0, "timestep": torch.tensor(500), "cond": cond}
+
+    x_NCHW, options = inputs(batch)
     features = model.denoiser(x_NCHW, reuse={}, **options).features
 
-    def median(denoiser: GuidedDenoiser, reuse: Mapping[str, Tensor]) -> float:
+    def median(denoiser: GuidedDenoiser, reuse: Mapping[str, Tensor], count: int = batch) -> float:
+        x_NCHW, options = inputs(count)
         seconds = []
         for _ in range(repeats):
             started = clock()
             denoiser(x_NCHW, reuse=reuse, **options)
             _finish(model.device)
-            seconds.append((clock() - started) / batch)
+            seconds.append((clock() - started) / count)
         return statistics.median(seconds)
 
+    full = median(model.denoiser, {})
+    timed = parts.latency.repeats > 0
     found = CallSeconds(
-        full=median(model.denoiser, {}), cached=median(model.denoiser, features),
-        units=len(model.denoiser.network.units()),
+        full=full, cached=median(model.denoiser, features), units=len(model.denoiser.network.units()),
+        small=median(model.denoiser, {}, parts.latency.batch_size) / full if timed else 1.0,
     )  # fmt: skip
     if quantizer is None:
         return found
@@ -138,7 +146,7 @@ def estimate_seconds(
     else:
         repeats = parts.latency.repeats
         timed = (repeats + 1 if repeats else 0) * parts.latency.batch_size  # the first is not counted
-        stages["timing"] = timed * (deployed + of_baseline) * SMALL_BATCH_FACTOR
+        stages["timing"] = timed * (deployed + of_baseline) * calls.small
     return stages
 
 
