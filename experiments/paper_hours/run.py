@@ -123,12 +123,12 @@ def row(label: str, command: str) -> str:
     converted = config.model.release.architecture is not None  # the checkpoint and the folder made of it
     disk = config.model.release.gigabytes * (1 + converted) + 4 * (images * (image + 4 * latent) + trace) / GB
     held = 3 * images * (image + 4 * latent) / GB + 8  # both sets of images, one of them while it is put together
-    tested = "; tested: conversion at narrow width" if converted else ""
+    tested = "; tested: conversion" if converted else ""
     return (
         f"| {label} | `{command}` | A100, {2 ** math.ceil(math.log2(held))} GB of RAM | "
         f"{hours(calls * counted.full, 1)} + {hours(reused, FAKE)} | {disk:.0f} GB | "
         f"counted: {counted.full / 1e9:.1f} and {counted.cached / 1e9:.1f} G MACs a call, "
-        f"{counted.parameters / 1e6:.0f} M parameters{tested} / images, quality, hours |"
+        f"{counted.parameters / 1e6:.0f} M parameters; run: all stages, random weights{tested} / images, quality, hours |"
     )
 
 
