@@ -1,6 +1,7 @@
 """Records to the rows of one table: grouped, averaged over seeds, and refused where cells do not compare."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from cq.record import BUDGET, RunRecord, latest
@@ -9,6 +10,25 @@ from cq.report.making import Makers
 from cq.report.metrics import columns_of
 from cq.report.paper import Paper
 from cq.report.tables import Row, Table
+
+
+def build_tables(name: str, records: Sequence[RunRecord], paper: Paper) -> list[Table]:
+    """The table `name`, or one a model, `<name>_<model>`, where models were measured apart.
+
+    Every model is compared with its own full-precision images, so two of them seldom may share a column. Raises
+    ValueError as `build_table`.
+    """
+    mine = [record for record in latest(records) if record.table == name]
+    models = list(dict.fromkeys(record.model["name"] for record in sorted(mine, key=lambda record: record.row)))
+    measured = {(key, score["fingerprint"]) for record in mine for key, score in record.scores.items()}
+    if len(models) < 2 or len(measured) == len({key for key, _ in measured}):
+        return [build_table(name, records, paper)]
+    not_run = tuple(paper.unused(name, {record.paper_row for record in mine}))
+    parts = []
+    for model in models:
+        own = [record for record in records if record.table != name or record.model["name"] == model]
+        parts.append(replace(build_table(name, own, paper), name=f"{name}_{model}", not_run=not_run))
+    return parts
 
 
 def build_table(name: str, records: Sequence[RunRecord], paper: Paper) -> Table:

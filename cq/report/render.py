@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cq.record import RunRecord
-from cq.report.build import build_table
+from cq.report.build import build_tables
 from cq.report.coupling import coupling_frame, coupling_markdown
 from cq.report.notes import not_run_rows, notes
 from cq.report.orders import order_sentences
@@ -41,12 +41,18 @@ def render_table(
     """Write `out`/tables/<name>.md, .csv, .tex and, unless `figures` is False, `out`/figures/<name>_*.png, .svg.
 
     Also `out`/tables/<name>_winners.md, .csv where rows differ in nothing but their schedule, <name>_coupling.* where
-    each technique stands alone and combined, and <name>_preparation.* where the time to prepare differs. thumbnails:
-    the folder to which the records' thumbnail paths are relative. Raises ValueError as `build_table`.
+    each technique stands alone and combined, and <name>_preparation.* where the time to prepare differs. Where the
+    table is one a model, all that for each. thumbnails: the folder to which the records' thumbnail paths are relative.
+    Raises ValueError as `build_tables`.
     """
-    table = build_table(name, records, read_paper(paper_csv))
-    markdown = to_markdown(table)
-    texts = {f"{name}.md": markdown, f"{name}.csv": to_csv(table.numbers()), f"{name}.tex": to_latex(table)}
+    tables = build_tables(name, records, read_paper(paper_csv))
+    files = [path for table in tables for path in _write(table, out, figures=figures, thumbnails=thumbnails)]
+    return RenderedTable(markdown="\n".join(map(to_markdown, tables)), files=tuple(files))
+
+
+def _write(table: Table, out: Path, *, figures: bool, thumbnails: Path) -> list[Path]:
+    name = table.name
+    texts = {f"{name}.md": to_markdown(table), f"{name}.csv": to_csv(table.numbers()), f"{name}.tex": to_latex(table)}
     if text := winners_markdown(table):
         texts |= {f"{name}_winners.md": text, f"{name}_winners.csv": to_csv(winners_frame(table))}
     if text := coupling_markdown(table):
@@ -63,7 +69,7 @@ def render_table(
         from cq.report.figures import write_figures
 
         files += write_figures(table, out / "figures", thumbnails=thumbnails)
-    return RenderedTable(markdown=markdown, files=tuple(files))
+    return files
 
 
 def to_markdown(table: Table) -> str:

@@ -121,7 +121,8 @@ class Table:
 
     @property
     def title(self) -> str:
-        return f"{self.name}: {TITLES[self.name]}" if self.name in TITLES else self.name
+        words = TITLES.get(self.name.partition("_")[0])  # of table1_ddpm_mini, too
+        return f"{self.name}: {words}" if words else self.name
 
     @property
     def paper_metrics(self) -> tuple[str, ...]:

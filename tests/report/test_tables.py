@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cq.record import RunRecord
-from cq.report.build import build_table
+from cq.report.build import build_table, build_tables
 from cq.report.cells import mean_of
 from cq.report.metrics import metric_title
 from cq.report.paper import COLUMNS, Paper, read_paper
@@ -213,3 +213,19 @@ def test_needs_is_a_column_that_may_be_missing(tmp_path: Path) -> None:
         found = read_paper(path).find("table5", "naive")
         assert found is not None
         assert found["FID"].needs == needs
+
+
+def test_models_measured_apart_are_a_table_each(paper: Paper) -> None:
+    """Their numbers share no column; what the paper has and neither ran is listed below both."""
+    apart = {"frechet_own": {**score(3.0), "fingerprint": "other"}}
+    other = record(config_digest="f" * 64, model={**record().model, "name": "other"}, scores=apart)
+    first, second = build_tables("table5", [record(), other], paper)
+    assert (first.name, second.name) == ("table5_synthetic", "table5_other")
+    assert first.title == "table5_synthetic: Ablation of the parts"
+    assert [row.model for row in (*first.rows, *second.rows)] == ["synthetic", "other"]
+    assert first.not_run == second.not_run == build_table("table5", [record()], paper).not_run
+    alike = replace(record(), config_digest="f" * 64, model={**record().model, "name": "other"})
+    assert [table.name for table in build_tables("table5", [record(), alike], paper)] == ["table5"]
+    torn = replace(other, seed=1, scores=record().scores)  # within one model it is still refused
+    with pytest.raises(ValueError, match="were not measured alike"):
+        build_tables("table5", [record(), other, torn], paper)
