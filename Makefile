@@ -58,8 +58,7 @@ schedules: $(VENV)/.installed
 	$(SCHEDULES) model=dit_mini budget.num_steps=50
 	$(SCHEDULES) model=sd_mini sampler=plms budget.num_steps=50
 
-# Last come those of several models: they run, but cannot be rendered as one table yet.
-tables: table2 table3 table4 table5 table6 table7 schedules reconstruction table1
+tables: table1 table2 table3 table4 table5 table6 table7 reconstruction schedules
 
 clean:
 	rm -rf runs

@@ -19,7 +19,8 @@ from tests.families import WRITERS, component
 
 STEPS = 4
 CLIPS = ("percentile",)  # leaves out the largest values at any width
-LEARNED = ("reconstruct", "adaround_layer")  # minutes of learning; their laws are in test_reconstruction_laws.py
+# minutes of learning; their laws are in test_reconstruction_laws.py
+LEARNED = ("reconstruct", "reconstruct_paper", "adaround_layer")
 quantizers = pytest.mark.parametrize("name", [name for name in names("quantize") if name not in LEARNED])
 families = pytest.mark.parametrize("family", WRITERS)
 
