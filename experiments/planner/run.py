@@ -62,8 +62,10 @@ def elsewhere(kind: str, arguments: list[str]) -> dict[str, Any]:
     """`planned` or `taken` in a process of its own."""
     done = subprocess.run(
         [sys.executable, __file__, "--only", kind, "--overrides", *arguments],
-        capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(f"{kind}: {' '.join(arguments)} failed.\n{done.stderr}")
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer
 
