@@ -20,7 +20,7 @@ from tests.families import WRITERS, component
 STEPS = 4
 CLIPS = ("percentile",)  # leaves out the largest values at any width
 # minutes of learning; their laws are in test_reconstruction_laws.py
-LEARNED = ("reconstruct", "reconstruct_paper", "adaround_layer")
+LEARNED = ("reconstruct", "reconstruct_paper", "reconstruct_quick", "adaround_layer")
 quantizers = pytest.mark.parametrize("name", [name for name in names("quantize") if name not in LEARNED])
 families = pytest.mark.parametrize("family", WRITERS)
 
