@@ -32,7 +32,7 @@ table1: $(VENV)/.installed
 	$(FILL) sample=images300 budget.cache_interval=3,10,15
 
 table2: $(VENV)/.installed
-	$(FILL) sample=images100 budget.num_steps=100
+	$(FILL) sample=images100 latency=none budget.num_steps=100
 
 table3: $(VENV)/.installed
 	$(FILL) sample=images300 budget.cache_interval=2,5,10
@@ -44,19 +44,19 @@ table5: $(VENV)/.installed
 	$(FILL) sample=images700 budget.cache_interval=5,10,20 budget.weight_bits=8,4
 
 table6: $(VENV)/.installed
-	$(FILL) sample=images100 budget.num_steps=100 budget.cache_interval=5,10,15,20
+	$(FILL) sample=images100 latency=none budget.num_steps=100 budget.cache_interval=5,10,15,20
 
 table7: $(VENV)/.installed
-	$(FILL) sample=images100 budget.cache_interval=2,3,5,10
+	$(FILL) sample=images100 latency=none budget.cache_interval=2,3,5,10
 
 reconstruction: $(VENV)/.installed
 	$(FILL) sample=images300
 
 SCHEDULES = $(FILL) budget.cache_interval=2,3,5,10,20
 schedules: $(VENV)/.installed
-	$(SCHEDULES) sample=images100 model=ldm_mini
+	$(SCHEDULES) sample=images100 latency=none model=ldm_mini
 	$(SCHEDULES) sample=images300 model=dit_mini budget.num_steps=50
-	$(SCHEDULES) sample=images100 model=sd_mini sampler=plms budget.num_steps=50
+	$(SCHEDULES) sample=images100 latency=none model=sd_mini sampler=plms budget.num_steps=50
 
 tables: table1 table2 table3 table4 table5 table6 table7 reconstruction schedules
 
