@@ -21,8 +21,8 @@ test: $(VENV)/.installed
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.installed
-	$(BIN)/ruff format --check cq tests
-	$(BIN)/ruff check cq tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
 	$(BIN)/mypy
 
 # Tables of the paper, from records: what is recorded already is not run again. `make tables` fills all of them.

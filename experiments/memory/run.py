@@ -72,7 +72,7 @@ class Sizes:
 
 
 def load(name: str) -> DiffusionModel:
-    model = build(OmegaConf.load(ROOT / f"conf/model/{name}.yaml"), "model").load()
+    model: DiffusionModel = build(OmegaConf.load(ROOT / f"conf/model/{name}.yaml"), "model").load()
     return replace(model, sampler=build(OmegaConf.load(ROOT / "conf/sampler/ddim.yaml"), "sampler"))
 
 
@@ -259,8 +259,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
             spread += [[row["added_mib_high"] - row["added_mib"] for row in line]]
             grid[0, 0].errorbar(x, added, yerr=spread, label=method, elinewidth=0.9, linewidth=1.3, **options)
             grid[1, 0].plot(x, [100 * row["distance_error"] for row in line], linewidth=1.3, **options)
-            for axes_2, n in zip(grid[:, 1:].T, map(str, INTERVALS), strict=True):
-                found = [row["schedules"][n] for row in line]
+            for axes_2, n in zip(grid[:, 1:].T, INTERVALS, strict=True):
+                found = [row["schedules"][str(n)] for row in line]
                 cost = [100 * (one["true_cost_over_optimum"] - 1) for one in found]
                 axes_2[0].plot(x, cost, linewidth=1.3, **options)
                 bars = [one["difference_standard_error"] for one in found]

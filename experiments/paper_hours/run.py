@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from cq.__main__ import CONF
 from cq.config import build
+from cq.contracts import CutNetwork
 from cq.evaluate.efficiency import call_macs, counting
 from cq.models.architecture import architecture, build_part
 from cq.models.dit import DiTCut
@@ -85,12 +86,14 @@ def count(name: str, model: DictConfig) -> Counted:
     with torch.device("meta"):
         if "transformer" in parts:
             backbone = build_part(parts["transformer"]).eval()
-            network, cond = DiTCut(backbone), torch.zeros(1, dtype=torch.int64)
+            network: CutNetwork = DiTCut(backbone)
+            cond: torch.Tensor | None = torch.zeros(1, dtype=torch.int64)
         else:
             backbone = build_part(parts["unet"]).eval()
             width = parts["unet"].get("cross_attention_dim")
             tokens = TEXT_TOKENS if "text_encoder" in parts else 1
-            network, cond = UNetCut(backbone), None if width is None else torch.zeros(1, tokens, width)
+            network = UNetCut(backbone)
+            cond = None if width is None else torch.zeros(1, tokens, width)
         full, cached = call_macs(network, latent_shape=latent_shape, cond=cond, sites=(model.site,))
         decode = {}
         if "vae" in parts:
@@ -128,7 +131,8 @@ def row(label: str, command: str) -> str:
         f"| {label} | `{command}` | A100, {2 ** math.ceil(math.log2(held))} GB of RAM | "
         f"{hours(calls * counted.full, 1)} + {hours(reused, FAKE)} | {disk:.0f} GB | "
         f"counted: {counted.full / 1e9:.1f} and {counted.cached / 1e9:.1f} G MACs a call, "
-        f"{counted.parameters / 1e6:.0f} M parameters; run: all stages, random weights{tested} / images, quality, hours |"
+        f"{counted.parameters / 1e6:.0f} M parameters; run: all stages, random weights{tested} / images, quality, "
+        "hours |"
     )
 
 
