@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cq.report.cells import DASH, fixed
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 UNDECIDED = "undecided"
 NOTE = (
-    "In a cell: the schedule that beats every other, its mean over the seeds that all have, and the others' in "
-    "brackets. Rows of a cell differ in nothing but the schedule and the cost that it minimises; how often each runs "
+    "In a cell: the schedule with the best mean over the seeds that all have, how far it is ahead of the next with the "
+    "standard deviation of that over seeds, and the others' means in brackets; undecided where it does not beat every "
+    "other. Rows of a cell differ in nothing but the schedule and the cost that it minimises; how often each runs "
     "the whole network, and so its counted cost, is in the table of all rows."
 )
 
@@ -42,12 +43,18 @@ class Contest:
 
     @property
     def text(self) -> str:
-        """`best 43.45 (other 43.10)` with means over the seeds, or `undecided: one 43.45, other 43.40`."""
+        """`best 43.45, ahead of next by 0.35 ± 0.04 (third 42.90)`, means over the seeds; `undecided: ` before it."""
         parts = []
         for row, name, mean in zip(self.rows, self.names, self.means, strict=True):
             missing = DASH if row.status == "ok" else row.status
             parts.append(f"{name} {missing if mean is None else fixed(mean, self.column.decimals)}")
-        return f"{parts[0]} ({', '.join(parts[1:])})" if self.best else f"{UNDECIDED}: {', '.join(parts)}"
+        undecided = "" if self.best else f"{UNDECIDED}: "
+        if self.closest is None:
+            return undecided + ", ".join(parts)
+        gain = self.closest.difference
+        ahead = replace(gain, mean=gain.mean if self.column.better == "up" else -gain.mean).text(self.column.decimals)
+        rest = f" ({', '.join(parts[2:])})" if parts[2:] else ""
+        return f"{undecided}{parts[0]}, ahead of {self.names[1]} by {ahead}{rest}"
 
 
 def winners(table: Table, metric: str) -> list[Contest]:

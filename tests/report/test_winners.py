@@ -36,19 +36,21 @@ def _contests(paper: Paper, *runs: list[RunRecord]) -> list[tuple[str, str]]:
 
 def test_the_best_of_three_must_beat_both(paper: Paper) -> None:
     a, b = _run("a", "uniform", [10.0, 11.0, 12.0]), _run("b", "dps", [9.0, 10.1, 10.9], row=1)
-    assert _contests(paper, a, b) == [("quantize ptq", "dps 10.000 (uniform 11.000)")]
+    assert _contests(paper, a, b) == [("quantize ptq", "dps 10.000, ahead of uniform by 1.000 ± 0.100")]
     c = _run("c", "power", [9.1, 9.9, 11.0], row=2)
-    assert _contests(paper, a, b, c) == [("quantize ptq", "undecided: dps 10.000, power 10.000, uniform 11.000")]
+    assert _contests(paper, a, b, c) == [
+        ("quantize ptq", "undecided: dps 10.000, ahead of power by 0.000 ± 0.173 (uniform 11.000)")
+    ]
 
 
 def test_means_are_over_the_seeds_that_all_have(paper: Paper) -> None:
     a, b = _run("a", "uniform", [10.0, 11.0, 90.0]), _run("b", "dps", [9.0, 9.9], row=1)
-    assert _contests(paper, a, b) == [("quantize ptq", "dps 9.450 (uniform 10.500)")]
+    assert _contests(paper, a, b) == [("quantize ptq", "dps 9.450, ahead of uniform by 1.050 ± 0.071")]
 
 
 def test_one_seed_with_overlapping_intervals_is_undecided(paper: Paper) -> None:
     found = _contests(paper, _run("a", "uniform", [10.0]), _run("b", "dps", [9.5], row=1))
-    assert found == [("quantize ptq", "undecided: dps 9.500, uniform 10.000")]
+    assert found == [("quantize ptq", "undecided: dps 9.500, ahead of uniform by 0.500")]
 
 
 def test_rows_that_differ_in_more_than_the_schedule_do_not_contest(paper: Paper) -> None:
@@ -67,7 +69,9 @@ def test_rows_that_differ_in_more_than_the_schedule_do_not_contest(paper: Paper)
 def test_what_cannot_change_an_image_and_the_cost_of_a_planner_do_not_keep_rows_apart(paper: Paper) -> None:
     a = _run("l1", "dps", [10.0, 11.0], config={"seed": 0, "row": 1, "schedule": "s", "cost": "l1", "same": 1})
     b = _run("residual", "dps", [9.0, 10.0], row=1, choices={"cost": "residual"}, config={"cost": "r", "same": 1})
-    assert _contests(paper, a, b) == [("quantize ptq", "residual 9.500 (l1 10.500)")]  # by label, for both are DPS
+    assert _contests(paper, a, b) == [
+        ("quantize ptq", "residual 9.500, ahead of l1 by 1.000 ± 0.000")
+    ]  # by label, for both are DPS
 
 
 def test_a_row_that_failed_leaves_it_undecided_with_its_reason(paper: Paper) -> None:
