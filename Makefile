@@ -32,7 +32,7 @@ table1: $(VENV)/.installed
 	$(FILL) sample=images300 budget.cache_interval=3,10,15
 
 table2: $(VENV)/.installed
-	$(FILL) sample=images100 latency=none budget.num_steps=100
+	$(FILL) sample=images100 latency=none evaluate=paired budget.num_steps=100
 
 table3: $(VENV)/.installed
 	$(FILL) sample=images300 budget.cache_interval=2,5,10
@@ -44,7 +44,7 @@ table5: $(VENV)/.installed
 	$(FILL) sample=images700 budget.cache_interval=5,10,20 budget.weight_bits=8,4
 
 table6: $(VENV)/.installed
-	$(FILL) sample=images100 latency=none budget.num_steps=100 budget.cache_interval=5,10,15,20
+	$(FILL) sample=images100 latency=none evaluate=paired budget.num_steps=100 budget.cache_interval=5,10,15,20
 
 table7: $(VENV)/.installed
 	$(FILL) sample=images100 latency=none budget.cache_interval=2,3,5,10

@@ -12,7 +12,9 @@ from cq.models.architecture import architecture
 from tests.tiny_runs import composed
 from tests.true_models import ARCHITECTURES
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PUBLISHED = (ROOT / "experiments/published.md").read_text(encoding="utf-8")
 TABLE = README[README.index("| row | command |") :].split("\n\n")[0]
 COMMANDS = {line.split("|")[1].strip(): shlex.split(line.split("`")[1])[1:] for line in TABLE.splitlines()[2:]}
 
@@ -44,7 +46,7 @@ def prepare(root: Path) -> None:
         (folder / "evaluation.txt").write_text("".join(f"scene {i}\n" for i in range(count)))
         (folder / "calibration.txt").write_text("another scene\n")
     (root / "data/adm").mkdir()
-    for file in set(re.findall(r"data/adm/(\S+\.npz)", README)) | {"coco5k_300crop.npz"}:
+    for file in set(re.findall(r"data/adm/(\S+\.npz)", PUBLISHED)) | {"coco5k_300crop.npz"}:
         np.savez(root / "data/adm" / file, mu=np.zeros(3), sigma=np.eye(3))
 
 

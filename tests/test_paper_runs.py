@@ -15,7 +15,7 @@ from cq.__main__ import CONF
 from cq.components import Components
 from cq.evaluate.paper_protocol import PaperProtocol
 from cq.quantize.reconstruct import Reconstruct
-from tests.paper_runs import COMMANDS, README, TABLE, at, chosen, command_of, prepare
+from tests.paper_runs import COMMANDS, PUBLISHED, README, TABLE, at, chosen, command_of, prepare
 from tests.true_models import ARCHITECTURES
 
 ROOT = Path(__file__).parents[1]
@@ -128,7 +128,7 @@ def test_a_model_of_other_data_is_refused_by_key(protocol: str, root: Path) -> N
 
 def test_what_is_prepared_is_what_the_commands_then_look_for() -> None:
     """Converted folders, prompts and references stand where models and protocols expect them."""
-    block = next(b for b in re.findall(r"^```\n(.*?)^```", README, flags=re.M | re.S) if "cq.convert" in b)
+    block = next(b for b in re.findall(r"^```\n(.*?)^```", PUBLISHED, flags=re.M | re.S) if "cq.convert" in b)
     lines = [shlex.split(line, comments=True) for line in block.splitlines()]
     models, protocols = (
         {path.stem: OmegaConf.load(path) for path in (CONF / group).glob("*.yaml")} for group in ("model", "protocol")

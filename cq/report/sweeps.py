@@ -80,8 +80,8 @@ def tradeoff_figure(table: Table, looks: Looks) -> "Figure | None":
 def _draw_panel(axes: "Axes", looks: Looks, rows: Sequence[Row], column: Column, intervals: Sequence[int]) -> None:
     lines = list(_lines([row for row in rows if row.budget["cache_interval"] is not None]))
     for number, line in enumerate(lines):
-        # Side by side, or error bars of equal length hide each other.
-        aside = min(0.07, 0.35 / len(lines)) * (number - (len(lines) - 1) / 2)
+        # A little aside, or error bars of equal length hide each other; no more, or slopes look like differences.
+        aside = min(0.03, 0.12 / len(lines)) * (number - (len(lines) - 1) / 2)
         places = [intervals.index(row.budget["cache_interval"]) + aside for row in line]
         _draw_line(axes, look(looks, line[0]), line, places, column, fill="full")
     for row in rows:
