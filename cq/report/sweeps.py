@@ -26,7 +26,7 @@ def interval_figure(table: Table, looks: Looks) -> "Figure | None":
     where the table has one interval only.
     """
     metrics = [column for column in judging(table.metrics) if any(column.key in row.scores for row in table.rows)]
-    rows = [row for row in table.rows if row.ok]
+    rows = _drawn([row for row in table.rows if row.ok], metrics)
     intervals = sorted({row.budget["cache_interval"] for row in rows if row.budget["cache_interval"] is not None})
     if len(intervals) < 2 or not metrics:
         return None
@@ -58,6 +58,7 @@ def tradeoff_figure(table: Table, looks: Looks) -> "Figure | None":
     metrics = [column for column in judging(table.metrics) if _judged(rows, column)]
     if not metrics:
         return None
+    rows = _drawn(rows, metrics)
     fills = _fills(rows)
     figure = new_figure(8.2, 0.9 + 2.7 * len(metrics) + 0.2 * (len(looks) + len(fills)) / 2)
     grid = figure.subplots(len(metrics), 1, squeeze=False, sharex=True)[:, 0]
@@ -114,6 +115,11 @@ def _draw_line(
 
 def _judged(rows: Sequence[Row], column: Column) -> list[Row]:
     return [row for row in rows if row.judged_by(column.key)]
+
+
+def _drawn(rows: Sequence[Row], metrics: Sequence[Column]) -> list[Row]:
+    """Rows that a panel shows: full precision has no place where all metrics compare with it."""
+    return [row for row in rows if any(row.judged_by(column.key) for column in metrics)]
 
 
 def _lines(rows: Sequence[Row]) -> Iterator[list[Row]]:
