@@ -97,7 +97,7 @@ def test_every_choice_composes_and_builds(
         arguments.append("model=dit_mini")
     arguments.append(choice)
     arguments += tiny_weights(composed(arguments)[1]["model"], tiny_folders)
-    if choice == "sample=smoke":
+    if choice in ("sample=smoke", "sample=images100"):
         arguments.append("evaluate=paired")  # too few images for the default
     if choice in ("evaluate=adm", "evaluate=adm_text"):
         arguments.append("sample.num_images=2049")  # what their Frechet distances need
