@@ -9,7 +9,7 @@ from cq.report.cells import COSTS, Stat, mean_of
 from cq.report.making import Makers
 from cq.report.metrics import columns_of
 from cq.report.paper import Paper
-from cq.report.tables import Row, Table
+from cq.report.tables import Row, Table, baseline_steps
 
 
 def build_tables(name: str, records: Sequence[RunRecord], paper: Paper) -> list[Table]:
@@ -63,19 +63,17 @@ def build_table(name: str, records: Sequence[RunRecord], paper: Paper) -> Table:
     metrics = columns_of([record for members in groups.values() for record in members])
     rows, unmatched = [], []
     makers = Makers(records)
-    spread = {
-        key: {members[0].budget[key] for members in groups.values() if members[0].budget[key] is not None}
-        for key in BUDGET
-    }
+    budgets = [_beside(members[0]) for members in groups.values()]
+    spread = {key: {budget[key] for budget in budgets if budget[key] is not None} for key in BUDGET}
     named = titles([(label, model, members[0].budget) for (label, model, *_), members in groups.items()])
-    for title, members in zip(named, groups.values(), strict=True):
+    for title, budget, members in zip(named, budgets, groups.values(), strict=True):
         ok = [record for record in members if record.status == "ok"]
         first = members[0]
         published = paper.find(name, first.paper_row)
         if published is None:
             unmatched.append(first.paper_row)
         published = published or {}
-        beside = all(value.setting_is(first.budget, spread) for value in published.values())
+        beside = all(value.setting_is(budget, spread) for value in published.values())
         rows.append(
             Row(
                 label=first.label,
@@ -103,6 +101,11 @@ def build_table(name: str, records: Sequence[RunRecord], paper: Paper) -> Table:
 
 def _budget(record: RunRecord) -> tuple[Any, ...]:
     return tuple(record.budget[key] for key in sorted(record.budget))
+
+
+def _beside(record: RunRecord) -> dict[str, Any]:
+    """The budget by which a published value is matched: rows of fewer steps stand in a table of their baseline's."""
+    return {**record.budget, "num_steps": baseline_steps(record)}
 
 
 def _place(record: RunRecord) -> tuple[Any, ...]:

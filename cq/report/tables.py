@@ -24,6 +24,13 @@ TITLES: Mapping[str, str] = {
 }
 
 
+def baseline_steps(record: RunRecord) -> int | None:
+    """Steps of the full-precision images that a run is compared with; its own where it says nothing else."""
+    baseline = record.config.get("baseline") or {}
+    steps = baseline.get("num_steps", record.budget["num_steps"])
+    return None if steps is None else int(steps)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One configuration: the records of its seeds (`ok` are those that ran), and what they say together.
@@ -74,9 +81,7 @@ class Row:
     @property
     def baseline_steps(self) -> int | None:
         """Steps of the full-precision images that this row is compared with."""
-        baseline = self.records[0].config.get("baseline") or {}
-        steps = baseline.get("num_steps", self.budget["num_steps"])
-        return None if steps is None else int(steps)
+        return baseline_steps(self.records[0])
 
     def judged_by(self, key: str) -> bool:
         """Whether a metric says something of this row: it has a value, and not because it compares with itself."""
