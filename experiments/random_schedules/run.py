@@ -119,7 +119,8 @@ def draw(results: dict[str, Any], path: Path, model: str) -> None:
         figure = new_figure(11.0, 3.6)
         panels: Any = figure.subplots(1, len(results["intervals"]))
         for axes, (interval, found) in zip(panels, results["intervals"].items(), strict=True):
-            axes.hist(found["random"], bins=24, color="#BBBBBB")
+            axes.hist(found["random"], bins=12, color="#BBBBBB")
+            axes.yaxis.get_major_locator().set_params(integer=True)
             for (name, row), colour, dash in zip(found["planned"].items(), colours, dashes, strict=True):
                 axes.axvline(row["error"], color=colour, linestyle=dash, linewidth=1.6, label=name)
             axes.set_title(f"N = {interval}")
