@@ -28,7 +28,7 @@ from cq.quantize.ptq import PTQ
 from cq.quantize.reconstruct import Reconstruct
 from cq.stages import Run
 
-# Measured on the bundled ldm_mini: seconds of the stages of 90 recorded runs (results/runs.jsonl, 250 steps, 700
+# Measured on the bundled ldm_mini: seconds of the stages of 90 recorded runs (results/runs_table5.jsonl, 250 steps, 700
 # images, 2 cores) over what its timed calls say.
 PAIRS_FACTOR = 1.2  # a full call that is also compared with the maps before it
 CORRECTION_FACTOR = 1.5  # a call whose entry layers also run quantized

@@ -15,6 +15,7 @@ from cq.artifacts import SampleSet, digest_of
 from cq.components import Components
 from cq.ledger import RunError, Source, check_committed, config_digest, execute, find, known, write_strip
 from cq.record import RunRecord, read
+from cq.report.__main__ import committed
 from tests.tiny_runs import composed, quick
 
 DPS = "experiment=table5/cache_dps"
@@ -131,7 +132,8 @@ def test_every_committed_record_is_found_by_its_configuration() -> None:
 
     One record for each row of a table: its own configuration, with what came later added, has its own name.
     """
-    records = {record.experiment: record for record in known(ledger.REPOSITORY / "results/runs.jsonl")}
+    files = committed(ledger.REPOSITORY / "results")
+    records = {record.experiment: record for path in files for record in known(path)}
     assert records
     for record in records.values():
         config = OmegaConf.create(dict(record.config))

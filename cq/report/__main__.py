@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="cq-report", description="Write tables and figures from run records.")
     parser.add_argument("tables", nargs="*", metavar="TABLE", help="names of tables, such as table5")
     parser.add_argument("--all", action="store_true", help="every table that has records")
-    parser.add_argument("--records", nargs="+", type=Path, default=[Path("results/runs.jsonl")], metavar="FILE")
+    parser.add_argument("--records", nargs="+", type=Path, metavar="FILE", help="default: results/runs_*.jsonl")
     parser.add_argument("--paper", type=Path, default=Path("results/paper.csv"), metavar="FILE")
     parser.add_argument("--out", type=Path, default=Path("results"), metavar="FOLDER", help="gets tables/ and figures/")
     parser.add_argument("--no-figures", action="store_true", help="write the tables only")
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.all == bool(options.tables):
         parser.error("name the tables, or give --all (one of the two)")
     try:
-        records = [record for path in options.records for record in _read(path)]
+        records = [record for path in options.records or committed(Path("results")) for record in _read(path)]
         names = _names(options.tables, records)
         for name in names:
             rendered = render_table(name, records, options.paper, options.out, figures=not options.no_figures)
@@ -38,6 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"cq-report: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def committed(folder: Path) -> list[Path]:
+    """The record files of a results folder, one a table. Raises FileNotFoundError where there is none."""
+    found = sorted(folder.glob("runs_*.jsonl"))
+    if not found:
+        raise FileNotFoundError(f"{folder}/runs_*.jsonl: no such record file. Name one with --records.")
+    return found
 
 
 def _read(path: Path) -> list[RunRecord]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from cq.record import read
+from cq.report.__main__ import committed
 from cq.report.render import render_table
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -10,7 +11,7 @@ RESULTS = Path(__file__).parents[2] / "results"
 
 def test_stored_tables_are_what_the_records_give(tmp_path: Path) -> None:
     stored = sorted((RESULTS / "tables").glob("*.*"))
-    records = read(RESULTS / "runs.jsonl") if stored else []
+    records = [record for path in committed(RESULTS) for record in read(path)]
     written = [
         path
         for name in sorted({record.table for record in records})
@@ -21,3 +22,9 @@ def test_stored_tables_are_what_the_records_give(tmp_path: Path) -> None:
         assert path.read_bytes() == (tmp_path / "tables" / path.name).read_bytes(), (
             f"{path} differs from its records; run: cq-report --all"
         )
+
+
+def test_every_record_file_is_of_one_table_and_small_enough_for_a_repository() -> None:
+    for path in committed(RESULTS):
+        assert {record.table for record in read(path)} == {path.stem.removeprefix("runs_")}
+        assert path.stat().st_size < 8 * 2**20, path
