@@ -16,10 +16,12 @@ from omegaconf.errors import OmegaConfBaseException
 class Budget:
     """The neutral numbers that several choices read. num_steps: sampler steps. cache_interval: N.
 
+    sample_steps: steps of the run itself, in rows of fewer steps than the full-precision images they are compared with.
     max_memory: GiB a process may use, of the memory its network runs in; null for what the machine has.
     """
 
     num_steps: int = MISSING
+    sample_steps: int = MISSING
     cache_interval: int = MISSING
     weight_bits: int = MISSING
     act_bits: int = MISSING
@@ -108,15 +110,16 @@ def check_compute(config: DictConfig) -> None:
 def check_budget(config: DictConfig) -> None:
     """Raise ValueError for numbers that no choice of components could honour."""
     budget = config.budget
-    if budget.num_steps < 1:
-        raise ValueError(f"budget.num_steps={budget.num_steps}: must be at least 1. 250 is usual.")
+    for key in ("num_steps", "sample_steps"):
+        if budget[key] < 1:
+            raise ValueError(f"budget.{key}={budget[key]}: must be at least 1. 250 is usual.")
     if config.baseline.num_steps < 1:
         raise ValueError(f"baseline.num_steps={config.baseline.num_steps}: must be at least 1. 250 is usual.")
     read = "schedule" not in config or "interval" in config.schedule  # an uncached run has no interval
-    if read and not 1 <= budget.cache_interval <= budget.num_steps:
+    if read and not 1 <= budget.cache_interval <= budget.sample_steps:
         raise ValueError(
             f"budget.cache_interval={budget.cache_interval}: the interval must lie in 1..budget.num_steps="
-            f"{budget.num_steps}. Lower the interval or take more steps."
+            f"{budget.sample_steps}. Lower the interval or take more steps."
         )
     if budget.get("max_memory") is not None and budget.max_memory <= 0:
         raise ValueError(f"budget.max_memory={budget.max_memory}: must be above 0 GiB. Set null for all there is.")
