@@ -110,16 +110,18 @@ def check_compute(config: DictConfig) -> None:
 def check_budget(config: DictConfig) -> None:
     """Raise ValueError for numbers that no choice of components could honour."""
     budget = config.budget
-    for key in ("num_steps", "sample_steps"):
-        if budget[key] < 1:
-            raise ValueError(f"budget.{key}={budget[key]}: must be at least 1. 250 is usual.")
+    steps = {key: budget[key] for key in ("num_steps", "sample_steps") if key in budget}
+    for key, value in steps.items():
+        if value < 1:
+            raise ValueError(f"budget.{key}={value}: must be at least 1. 250 is usual.")
+    least = min(steps, key=lambda key: steps[key])
     if config.baseline.num_steps < 1:
         raise ValueError(f"baseline.num_steps={config.baseline.num_steps}: must be at least 1. 250 is usual.")
     read = "schedule" not in config or "interval" in config.schedule  # an uncached run has no interval
-    if read and not 1 <= budget.cache_interval <= budget.sample_steps:
+    if read and not 1 <= budget.cache_interval <= steps[least]:
         raise ValueError(
-            f"budget.cache_interval={budget.cache_interval}: the interval must lie in 1..budget.num_steps="
-            f"{budget.sample_steps}. Lower the interval or take more steps."
+            f"budget.cache_interval={budget.cache_interval}: the interval must lie in 1..budget.{least}="
+            f"{steps[least]}. Lower the interval or take more steps."
         )
     if budget.get("max_memory") is not None and budget.max_memory <= 0:
         raise ValueError(f"budget.max_memory={budget.max_memory}: must be above 0 GiB. Set null for all there is.")

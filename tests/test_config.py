@@ -174,6 +174,8 @@ def test_an_interval_that_nobody_reads_is_no_reason_to_refuse() -> None:
     ("change", "told"),
     [
         ({"num_steps": 0}, "budget.num_steps=0: must be at least 1"),
+        ({"sample_steps": 0}, "budget.sample_steps=0: must be at least 1"),
+        ({"sample_steps": 1}, r"budget.cache_interval=2: .*1..budget.sample_steps=1"),
         ({"cache_interval": 0}, r"budget.cache_interval=0: .*1..budget.num_steps=10"),
         ({"cache_interval": 11}, r"budget.cache_interval=11: .*Lower the interval"),
         ({"weight_bits": 1}, r"budget.weight_bits=1: must lie in 2..16. For full precision use quantize=none"),
