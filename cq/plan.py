@@ -24,6 +24,7 @@ from cq.models.denoiser import GuidedDenoiser
 from cq.preflight import needs_moments
 from cq.processes import device
 from cq.quantize.observers import MinMax
+from cq.quantize.passes import all_can_wait, output_bytes
 from cq.quantize.ptq import PTQ
 from cq.quantize.reconstruct import Reconstruct
 from cq.stages import Run
@@ -48,14 +49,15 @@ class CallSeconds:
     full, cached: in full precision. small: what a full call of one image takes in the batch of `latency`, over that in
     the sampling batch. twin: full and fake-quantized. observed: full, with every layer's input looked at.
     search: of choosing the ranges of all layers at one call, for all images together.
-    units: the network's parts, for what works on one after another. The quantized ones are zero where nothing was
-    quantized.
+    units, unit_bytes: the network's parts, for what works on one after another, and the bytes they return in a full
+    call of one image. The quantized ones are zero where nothing was quantized.
     """
 
     full: float
     cached: float
     small: float = 1.0
     units: int = 0
+    unit_bytes: int = 0
     twin: float = 0.0
     observed: float = 0.0
     search: float = 0.0
@@ -93,8 +95,10 @@ def time_calls(
 
     full = median(model.denoiser, {})
     timed = parts.latency.repeats > 0
+    units = model.denoiser.network.units()
+    size = output_bytes(model.denoiser.network, units, lambda: model.denoiser(x_NCHW, reuse={}, **options))
     found = CallSeconds(
-        full=full, cached=median(model.denoiser, features), units=len(model.denoiser.network.units()),
+        full=full, cached=median(model.denoiser, features), units=len(units), unit_bytes=size // batch,
         small=median(model.denoiser, {}, parts.latency.batch_size) / full if timed else 1.0,
     )  # fmt: skip
     if quantizer is None:
@@ -139,7 +143,9 @@ def estimate_seconds(
         samples = parts.quantizer.num_samples
         stages["quant_params"] = in_full_calls * (samples * calls.observed + calls.search)
         if isinstance(parts.quantizer, Reconstruct):
-            image_calls = parts.quantizer.image_calls(calls.units, 1 if parts.model.guidance is None else 2)
+            wait = all_can_wait(calls.unit_bytes * parts.quantizer.num_states, device())
+            rows = 1 if parts.model.guidance is None else 2
+            image_calls = parts.quantizer.image_calls(calls.units, rows, wait=wait)
             stages["quant_params"] += image_calls * calls.twin
         if needs_moments(parts.correct_quant):
             stages["quant_correction"] = samples * deployed * CORRECTION_FACTOR

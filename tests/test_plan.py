@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,10 +79,23 @@ def test_every_kind_of_call_is_timed_on_the_runs_own_model(tiny_folder: Path, tm
     assert (plain.twin, plain.observed, plain.search) == (0, 0, 0)
     ticks = iter(range(1000))
     counted = time_calls(parts, parts.quantizer, repeats=3, clock=lambda: float(next(ticks)))
-    units = len(parts.model.load().denoiser.network.units())
+    units = parts.model.load().denoiser.network.units()
+    assert plain.unit_bytes > 0
     assert counted == CallSeconds(
-        full=0.5, cached=0.5, units=units, twin=0.5, observed=0.5, search=1.0
+        full=0.5, cached=0.5, units=len(units), unit_bytes=plain.unit_bytes, twin=0.5, observed=0.5, search=1.0
     )  # fmt: skip
+
+
+def test_reconstruction_takes_longer_where_passes_cannot_wait(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = parts_of(tiny_folder, tmp_path, "quantize=reconstruct", "quantize.num_states=100")
+    calls = replace(CALLS, units=30, unit_bytes=1000)
+    seconds = []
+    for free in (399_999, 400_000):  # twice for two networks, and half of it is taken
+        monkeypatch.setattr("cq.quantize.passes.free_bytes", lambda _, free=free: free)
+        seconds.append(estimate_seconds(parts, calls, interval=None, quantized=True)["quant_params"])
+    assert seconds[0] - seconds[1] == pytest.approx(100 * (30 - 2) * CALLS.twin)
 
 
 @pytest.mark.slow

@@ -17,9 +17,10 @@ from cq.contracts import LockstepTrajectories
 from cq.models.denoiser import GuidedDenoiser
 from cq.quantize.learn import Training, Workbench, learn_unit
 from cq.quantize.learnable import LearnedScales, RowCalls
+from cq.quantize.passes import all_can_wait, output_bytes
 from cq.quantize.ptq import PTQ
 from cq.quantize.states import States, sampled_states
-from cq.quantize.units import Targets, UnitData, block_units, collect, layer_units
+from cq.quantize.units import Collection, Targets, UnitData, block_units, layer_units
 from cq.shards import read, write
 
 log = logging.getLogger(__name__)
@@ -47,9 +48,11 @@ class Reconstruct:
     num_states: (image, call) pairs to learn from; with guidance each gives two rows. refresh_share: how many of them
     are refresh calls, if there are enough. seed: of the states and of the batches.
 
-    Memory: all states with the maps they reuse, and the inputs and targets of one unit at a time. Time: every unit
-    costs one run of both networks over all states, up to the unit, and `iterations` passes through the unit forward
-    and back. Finished units stay in the folder of shards: a killed calibration goes on from there, and ends the same.
+    Memory: all states with the maps they reuse, the inputs and targets of one unit at a time, and, where half of the
+    free memory holds them, the maps with which all passes wait for the next unit (`Collection`). Time: `iterations`
+    passes through every unit forward and back, and one run of both networks over all states; without waiting, one run
+    for each unit, up to it. Finished units stay in the folder of shards: a killed calibration goes on from there, and
+    ends the same.
     """
 
     base: PTQ
@@ -119,29 +122,32 @@ class Reconstruct:
             units = block_units(denoiser.network, layers)
         else:
             units = layer_units(denoiser.network, layers, next(groups[0].batches(1)))
-        self._announce(bench.calls, twin, denoiser, groups, len(units))
+        first = next(groups[0].batches(self.batch_size))
+        size = output_bytes(denoiser.network, list(units), lambda: first.run(denoiser.network, full=True)) / len(first)
+        wait = all_can_wait(size * sum(map(len, groups)), first.x_PCHW.device)
+        self._announce(bench.calls, twin, first, groups, len(units), wait=wait)
         tensors = dict(nearest.tensors)
         notes: dict[str, dict[str, Any]] = {}
-        for index, (unit, inside) in enumerate(units.items()):
-            path = shards / f"unit_{index:04d}.safetensors"
-            started = time.monotonic()
-            shard = read(path)
-            if shard is None:
-                data = collect(
-                    unit, groups, quantized=twin.network, plain=denoiser.network, calls=bench.calls,
-                    batch_size=self.batch_size, targets=self.targets,
+        collection = Collection(
+            units, groups, quantized=twin.network, plain=denoiser.network, calls=bench.calls,
+            batch_size=self.batch_size, targets=self.targets, wait=wait,
+        )  # fmt: skip
+        with collection:
+            for index, (unit, inside) in enumerate(units.items()):
+                path = shards / f"unit_{index:04d}.safetensors"
+                started = time.monotonic()
+                shard = read(path)
+                if shard is None:
+                    shard = self._learned(bench, unit, collection.of(unit), seed=self.seed + index)
+                    write(path, shard)
+                errors = {name: float(shard.pop(name)) for name in ERRORS}
+                bench.install(unit, shard)
+                tensors |= shard
+                notes |= {name: {"unit": unit, **errors} for name in inside}
+                log.info(
+                    "unit %d of %d, %s: mean squared error %.3g with nearest rounding, %.3g learned; %.1f s",
+                    index + 1, len(units), unit, *errors.values(), time.monotonic() - started,
                 )  # fmt: skip
-                shard = self._learned(bench, unit, data, seed=self.seed + index)
-                del data  # before the next unit's is there
-                write(path, shard)
-            errors = {name: float(shard.pop(name)) for name in ERRORS}
-            bench.install(unit, shard)
-            tensors |= shard
-            notes |= {name: {"unit": unit, **errors} for name in inside}
-            log.info(
-                "unit %d of %d, %s: mean squared error %.3g with nearest rounding, %.3g learned; %.1f s",
-                index + 1, len(units), unit, *errors.values(), time.monotonic() - started,
-            )  # fmt: skip
         coverage = tuple({**row, **notes.get(row["name"], {})} for row in nearest.coverage)
         return QuantParams(tensors=tensors, bits=nearest.bits, coverage=coverage)
 
@@ -152,13 +158,14 @@ class Reconstruct:
     def entry_layers(self, denoiser: GuidedDenoiser) -> list[str]:
         return self.base.entry_layers(denoiser)
 
-    def image_calls(self, num_units: int, rows_per_state: int) -> float:
+    def image_calls(self, num_units: int, rows_per_state: int, *, wait: bool) -> float:
         """About how many fake-quantized full calls of one image learning costs, beside the base's calibration.
 
-        Collecting: both networks, half of each on average. Learning: forward, twice that back, and as much again for
-        soft weights and optimisers (an allowance).
+        Collecting: both networks, once, or for each unit half of each on average. Learning: forward, twice that back,
+        and as much again for soft weights and optimisers (an allowance).
         """
-        return num_units * self.num_states + 4 * self.iterations * self.batch_rows / rows_per_state
+        collecting = (2 if wait else num_units) * self.num_states
+        return collecting + 4 * self.iterations * self.batch_rows / rows_per_state
 
     def _base_params(
         self, denoiser: GuidedDenoiser, trajectories: LockstepTrajectories, *, num_calls: int, shards: Path
@@ -188,17 +195,18 @@ class Reconstruct:
         return Training(**{field.name: getattr(self, field.name) for field in fields(Training)})
 
     def _announce(
-        self, calls: RowCalls, twin: GuidedDenoiser, denoiser: GuidedDenoiser, groups: list[States], num_units: int
+        self, calls: RowCalls, twin: GuidedDenoiser, first: States, groups: list[States], num_units: int, *, wait: bool
     ) -> None:
         """Log what is to be done and about how long it will take, from one timed batch of full calls."""
-        states = next(groups[0].batches(self.batch_size))
-        with calls.at(states.calls_R):
-            states.run(twin.network, full=True)
+        with calls.at(first.calls_R):
+            first.run(twin.network, full=True)
             started = time.perf_counter()
-            states.run(twin.network, full=True)
-        seconds = (time.perf_counter() - started) / len(states) * self.image_calls(num_units, states.copies)
+            first.run(twin.network, full=True)
+        seconds = (time.perf_counter() - started) / len(first) * self.image_calls(num_units, first.copies, wait=wait)
         log.info(
-            "reconstruction of %d units from %d states (%d of refresh calls), %d steps of %d rows each: about %.0f min",
-            num_units, sum(map(len, groups)), sum(len(group) for group in groups if not group.maps), self.iterations,
-            self.batch_rows, seconds / 60,
+            "reconstruction of %d units from %d states (%d of refresh calls)%s, %d steps of %d rows each: about %.0f "
+            "min",
+            num_units, sum(map(len, groups)), sum(len(group) for group in groups if not group.maps),
+            "" if wait else ", run again for each unit as memory is short", self.iterations, self.batch_rows,
+            seconds / 60,
         )  # fmt: skip

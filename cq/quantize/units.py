@@ -5,6 +5,7 @@ Legend: R row (one state under one condition), K L as in `states`.
 
 import inspect
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from cq.contracts import CutNetwork
 from cq.quantize.learnable import RowCalls
+from cq.quantize.passes import Pass, waiting
 from cq.quantize.states import States
 
 Targets = Literal["full", "cached"]
@@ -76,90 +78,121 @@ def layer_units(network: CutNetwork, layers: Iterable[str], states: States) -> d
     return order
 
 
-def collect(
-    unit: str, groups: list[States], *, quantized: CutNetwork, plain: CutNetwork, calls: RowCalls, batch_size: int,
-    targets: Targets,
-) -> UnitData:  # fmt: skip
-    """The unit's inputs in the quantized network and its output in the full-precision one, for the same states.
+class Collection:
+    """The units' inputs in the quantized network and their outputs in the full-precision one, unit by unit.
 
     Inputs come from the path that is deployed: where a state reuses maps, from the shallow call, so a unit that is
     skipped there gets no rows of such calls. targets: the output of the full network on that state, so that units
     behind the cache also make up for what the maps are off by; or of the cached path, quantization's error alone.
-    Each network runs only as far as the unit. Raises ValueError for a unit that never runs.
+
+    wait: all passes wait at a unit for the next one, so each network runs once over all states, and all maps that are
+    alive there are held; else both networks start again for each unit, batch by batch, which takes (units + 1) / 2
+    times as long and no memory. The data are the same, bit for bit. Use as a context; ask for units in their order.
     """
-    parts: list[UnitData] = []
-    for group in groups:
-        for states in group.batches(batch_size):
-            with calls.at(states.calls_R):
-                arguments = _arguments(quantized, unit, states)
-            if arguments is None:
-                break  # which units run is the same for all states of a group
-            inputs = {name: value for name, value in arguments.items() if isinstance(value, Tensor)}
-            assert all(len(value) == len(states.calls_R) for value in inputs.values()), f"{unit}: rows come first"
-            constants = {name: value for name, value in arguments.items() if name not in inputs}
-            target = _target(plain, unit, states, full=targets == "full")
-            parts.append(UnitData(inputs=inputs, constants=constants, target=target, calls_R=states.calls_R))
-    if not parts:
-        raise ValueError(
-            f"quantize.num_states: the unit {unit} ran at none of {sum(map(len, groups))} states. Take more of them."
+
+    def __init__(
+        self, units: Iterable[str], groups: list[States], *, quantized: CutNetwork, plain: CutNetwork, calls: RowCalls,
+        batch_size: int, targets: Targets, wait: bool,
+    ) -> None:  # fmt: skip
+        self._units = list(units)
+        self._batches = [[_Batch(states, targets) for states in group.batches(batch_size)] for group in groups]
+        self._quantized, self._plain, self._calls, self._wait = quantized, plain, calls, wait
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "Collection":
+        self._stack.enter_context(waiting(self._quantized, self._units))
+        self._stack.enter_context(waiting(self._plain, self._units, behind=_first))
+        self._stack.callback(self._close)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def of(self, unit: str) -> UnitData:
+        """The data of one unit. Raises ValueError for a unit that never runs."""
+        index = self._units.index(unit)
+        module = self._quantized.backbone.get_submodule(unit)
+        parts: list[UnitData] = []
+        for group in self._batches:
+            for batch in group:
+                part = self._part(batch, index, module)
+                if part is None:
+                    break  # which units run is the same for all states of a group
+                parts.append(part)
+        if not parts:
+            states = sum(len(batch.states) for group in self._batches for batch in group)
+            raise ValueError(f"quantize.num_states: the unit {unit} ran at none of {states} states. Take more of them.")
+        first = parts[0]
+        assert all(part.constants == first.constants for part in parts), f"{unit}: is called in more than one way"
+        return UnitData(
+            inputs={name: torch.cat([part.inputs[name] for part in parts]) for name in first.inputs},
+            constants=first.constants,
+            target=torch.cat([part.target for part in parts]),
+            calls_R=torch.cat([part.calls_R for part in parts]),
         )
-    first = parts[0]
-    assert all(part.constants == first.constants for part in parts), f"{unit}: is called in more than one way"
-    return UnitData(
-        inputs={name: torch.cat([part.inputs[name] for part in parts]) for name in first.inputs},
-        constants=first.constants,
-        target=torch.cat([part.target for part in parts]),
-        calls_R=torch.cat([part.calls_R for part in parts]),
-    )
+
+    def _part(self, batch: "_Batch", index: int, module: nn.Module) -> UnitData | None:
+        calls_R = batch.states.calls_R
+        try:
+            with self._calls.at(calls_R):
+                found = batch.quantized(self._quantized).at(index)
+            if found is None:
+                return None
+            arguments = _arguments(module, *found)
+            inputs = {name: value for name, value in arguments.items() if isinstance(value, Tensor)}
+            assert all(len(value) == len(calls_R) for value in inputs.values()), "rows come first"
+            constants = {name: value for name, value in arguments.items() if name not in inputs}
+            target = batch.plain(self._plain).at(index)
+            assert target is not None, "runs in the quantized network only"
+            return UnitData(inputs=inputs, constants=constants, target=target, calls_R=calls_R)
+        finally:
+            if not self._wait:
+                batch.close()
+
+    def _close(self) -> None:
+        for group in self._batches:
+            for batch in group:
+                batch.close()
 
 
-class _ReachedError(Exception):
-    """The unit was reached: the rest of the network need not run."""
+class _Batch:
+    """Some states, and how far both networks have come with them."""
+
+    def __init__(self, states: States, targets: Targets) -> None:
+        self.states = states
+        self._full = targets == "full"
+        self._passes: dict[str, Pass] = {}
+
+    def quantized(self, network: CutNetwork) -> Pass:
+        return self._pass("quantized", network, full=False)
+
+    def plain(self, network: CutNetwork) -> Pass:
+        return self._pass("plain", network, full=self._full)
+
+    def _pass(self, name: str, network: CutNetwork, *, full: bool) -> Pass:
+        if name not in self._passes:
+            self._passes[name] = Pass(network, self.states, full=full)
+        return self._passes[name]
+
+    def close(self) -> None:
+        while self._passes:
+            self._passes.popitem()[1].close()
 
 
-def _arguments(network: CutNetwork, unit: str, states: States) -> dict[str, Any] | None:
-    """What the unit is called with on the deployed path, by argument name; None where it is not called."""
-    module = network.backbone.get_submodule(unit)
+def _arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What the module is called with, by argument name."""
+    bound = inspect.signature(module.forward).bind(*args, **kwargs)
+    bound.apply_defaults()  # full and shallow calls spell the same call in different ways
     found: dict[str, Any] = {}
-
-    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        bound = inspect.signature(module.forward).bind(*args, **kwargs)
-        bound.apply_defaults()  # full and shallow calls spell the same call in different ways
-        for name, value in bound.arguments.items():
-            kind = bound.signature.parameters[name].kind
-            if kind is inspect.Parameter.VAR_KEYWORD:
-                found.update(value)
-            elif kind is inspect.Parameter.VAR_POSITIONAL:
-                assert not value, f"{unit}: is called with unnamed arguments"
-            else:
-                found[name] = value
-        raise _ReachedError
-
-    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
-    try:
-        states.run(network, full=False)
-    except _ReachedError:
-        return found
-    finally:
-        handle.remove()
-    return None
-
-
-def _target(network: CutNetwork, unit: str, states: States, *, full: bool) -> Tensor:
-    found: list[Tensor] = []
-
-    def hook(_: nn.Module, args: Any, out: Any) -> None:
-        found.append(_first(out))
-        raise _ReachedError
-
-    handle = network.backbone.get_submodule(unit).register_forward_hook(hook)
-    try:
-        states.run(network, full=full)
-    except _ReachedError:
-        return found[0]
-    finally:
-        handle.remove()
-    raise AssertionError(f"{unit}: runs in the quantized network only")
+    for name, value in bound.arguments.items():
+        kind = bound.signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            found.update(value)
+        elif kind is inspect.Parameter.VAR_POSITIONAL:
+            assert not value, "is called with unnamed arguments"
+        else:
+            found[name] = value
+    return found
 
 
 def _first(out: Any) -> Tensor:

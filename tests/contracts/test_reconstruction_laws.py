@@ -19,7 +19,7 @@ from cq.predict.last import Last
 from cq.quantize.learn import Workbench
 from cq.quantize.ptq import PTQ
 from cq.quantize.states import States, sampled_states
-from cq.quantize.units import UnitData, block_units, collect, layer_units
+from cq.quantize.units import Collection, UnitData, block_units, layer_units
 from tests.families import WRITERS, component
 from tests.quantize.reconstructions import RECONSTRUCT
 from tests.quantize.trajectories import PTQ_8
@@ -79,13 +79,18 @@ class Family:
         twin = quantizer.quantize(denoiser, self.params, NO_CORRECTION)
         return twin, Workbench.of(twin.network.backbone, denoiser.network.backbone, self.params.tensors)
 
-    def collected(self, unit: str, **options: Any) -> UnitData:
+    def collection(self, **options: Any) -> tuple[Workbench, Collection]:
         twin, bench = self.bench()
-        arguments: dict[str, Any] = {"batch_size": 3, "targets": "full", **options}
-        return collect(
-            unit, self.states(), quantized=twin.network, plain=self.model.denoiser.network, calls=bench.calls,
-            **arguments,
-        )  # fmt: skip
+        network = self.model.denoiser.network
+        units = block_units(network, layers_of(network))
+        arguments: dict[str, Any] = {"batch_size": 3, "targets": "full", "wait": True, **options}
+        return bench, Collection(
+            units, self.states(), quantized=twin.network, plain=network, calls=bench.calls, **arguments
+        )
+
+    def collected(self, unit: str, **options: Any) -> UnitData:
+        with self.collection(**options)[1] as collection:
+            return collection.of(unit)
 
 
 def layers_of(network: CutNetwork) -> list[str]:
@@ -163,6 +168,41 @@ def test_targets_behind_the_cache_are_the_full_networks_or_the_cached_paths(fami
     assert (full.target[~refresh] - cached.target[~refresh]).flatten(1).abs().amax(1).gt(0).all()
     assert all(torch.equal(full.inputs[name], cached.inputs[name]) for name in full.inputs)
     assert torch.equal(*(family.collected(first, targets=targets).target for targets in ("full", "cached")))
+
+
+@pytest.mark.parametrize("targets", ["full", "cached"])
+def test_passes_that_wait_find_what_passes_from_the_start_find(family: Family, targets: str) -> None:
+    """Bit for bit, although a unit's weights change once its data were taken; and the grad mode is left alone."""
+    units = family.model.denoiser.network.units()
+    units = units[: 2 * len(units) // 3]  # a user may stop anywhere
+    found: list[list[UnitData]] = []
+    for wait, changed in ((True, True), (False, True), (False, False)):
+        bench, collection = family.collection(wait=wait, targets=targets)
+        data = []
+        with collection:
+            for unit in units:
+                data.append(collection.of(unit))
+                bench.error(unit, data[-1], batch_rows=4)  # runs the unit outside of any pass
+                assert torch.is_grad_enabled()
+                if changed:
+                    bench.install(
+                        unit, {f"{name}/codes": torch.zeros_like(part) for name, _, _, part in bench.weights(unit)}
+                    )
+        assert torch.is_grad_enabled()
+        found.append(data)
+    waiting, restarted, unchanged = found
+    assert all(same(*pair) for pair in zip(waiting, restarted, strict=True))
+    assert not same(waiting[-1], unchanged[-1])
+
+
+def same(one: UnitData, other: UnitData) -> bool:
+    return (
+        one.constants == other.constants
+        and set(one.inputs) == set(other.inputs)
+        and all(torch.equal(one.inputs[name], other.inputs[name]) for name in one.inputs)
+        and torch.equal(one.target, other.target)
+        and torch.equal(one.calls_R, other.calls_R)
+    )
 
 
 def test_no_unit_ends_worse_than_nearest_and_the_twin_is_rebuilt_from_the_artefact(

@@ -1,0 +1,105 @@
+"""Passes through a network that wait at its units, so that what ran before a unit is not run again for it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+import torch
+from greenlet import greenlet
+from torch import Tensor, nn
+
+from cq.contracts import CutNetwork
+from cq.quantize.states import States
+
+SHARE = 0.5  # of the free memory, for what waiting passes hold
+
+
+class Pass(greenlet):
+    """One call of a network on some states that stops wherever `waiting` says, and goes on when it is asked to.
+
+    A coroutine, as a network's own `forward` cannot be a generator. While it waits it holds the maps that are alive.
+    """
+
+    def __init__(self, network: CutNetwork, states: States, *, full: bool) -> None:
+        super().__init__(lambda: states.run(network, full=full))
+        self._index = -1
+        self._found: Any = None
+
+    def at(self, index: int) -> Any:
+        """What is found at the stop of that index, None where the pass does not come by. Indices must not fall."""
+        while self._index < index and not self.dead:
+            with torch.no_grad():  # a pass leaves and takes up its own grad mode anywhere: let them all be the same
+                self._found = None
+                stop = self.switch()
+            if stop is not None:
+                self._index, self._found = stop
+        return self._found if self._index == index else None
+
+    def close(self) -> None:
+        """End it where it is. Left to the garbage collector, it would change the grad mode of whatever runs then."""
+        with torch.no_grad():
+            self.throw()
+
+
+@contextmanager
+def waiting(network: CutNetwork, units: Sequence[str], *, behind: Callable[[Any], Any] | None = None) -> Iterator[None]:
+    """Every `Pass` through the network stops in front of each unit, with its positional and its named arguments.
+
+    behind: stop behind it instead, with what this makes of its output. What runs outside of passes does not stop.
+    """
+
+    def before(index: int) -> Callable[..., None]:
+        return lambda _, args, kwargs: _stop(index, (args, kwargs))
+
+    def after(index: int, of: Callable[[Any], Any]) -> Callable[..., None]:
+        return lambda _, args, out: _stop(index, of(out))
+
+    handles = []
+    for index, unit in enumerate(units):
+        module: nn.Module = network.backbone.get_submodule(unit)
+        if behind is None:
+            handles.append(module.register_forward_pre_hook(before(index), with_kwargs=True))
+        else:
+            handles.append(module.register_forward_hook(after(index, behind)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _stop(index: int, found: Any) -> None:
+    current = greenlet.getcurrent()
+    if isinstance(current, Pass):
+        assert current.parent is not None
+        current.parent.switch((index, found))
+
+
+def output_bytes(network: CutNetwork, units: Sequence[str], call: Callable[[], object]) -> int:
+    """Bytes of what the units return in one call, of which a pass that waits holds a part."""
+    size = 0
+
+    def count(_: nn.Module, args: Any, out: Any) -> None:
+        nonlocal size
+        size += sum(x.nbytes for x in (out if isinstance(out, tuple) else (out,)) if isinstance(x, Tensor))
+
+    handles = [network.backbone.get_submodule(unit).register_forward_hook(count) for unit in units]
+    try:
+        call()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return size
+
+
+def all_can_wait(size: float, device: torch.device) -> bool:
+    """Whether passes of both networks, `size` bytes of output each in all, may wait at the same time."""
+    return 2 * size <= SHARE * free_bytes(device)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free where the network runs."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
