@@ -18,7 +18,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m cq.table table5 scale=demo paths=demo out=runs/demo/report
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .

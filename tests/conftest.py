@@ -1,8 +1,13 @@
 """Strictness, and the tiny real models every test may use. Nothing is seeded at import."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # threads of several workers wait for one another, at a fifth of the speed
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 from cq.models.latent import LatentDiffusion

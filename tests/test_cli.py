@@ -236,19 +236,30 @@ QUICKLY = (
 
 def command(cwd: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str], float]:
     """A finished `python -m cq` without a terminal, and the CPU seconds it took (the wall's on an idle machine)."""
+    return python(cwd, "-m", "cq", *arguments)
+
+
+def python(cwd: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str], float]:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run(
-        [sys.executable, "-m", "cq", *arguments],
+        [sys.executable, *arguments],
         cwd=cwd, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
     )  # fmt: skip
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+@pytest.fixture(scope="module")
+def five_seconds(tmp_path_factory: pytest.TempPathFactory) -> float:
+    """In CPU time, on a machine that imports PyTorch in two; a slower one gets more in proportion."""
+    importing = min(python(tmp_path_factory.mktemp("import"), "-c", "import torch")[1] for _ in range(2))
+    return 5 * max(1.0, importing / 2)
+
+
 @pytest.mark.parametrize("case", QUICKLY)
 def test_a_refusal_costs_less_than_five_seconds_and_shows_no_traceback(
-    case: str, tmp_path: Path, tiny_folder: Path
+    case: str, tmp_path: Path, tiny_folder: Path, five_seconds: float
 ) -> None:
     arguments, told = REFUSED[case]
     (tmp_path / "other_steps.json").write_text(json.dumps({"num_calls": 20, "refresh_calls": [0, 10]}))
@@ -258,11 +269,11 @@ def test_a_refusal_costs_less_than_five_seconds_and_shows_no_traceback(
     assert done.stderr.startswith("cq: ")
     assert done.stderr.count("\n") == 1
     assert all(part in done.stderr for part in told)
-    assert seconds < 5
+    assert seconds < five_seconds
 
 
 def test_a_refusal_of_a_damaged_store_costs_less_than_five_seconds(
-    cwd: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+    cwd: Path, tiny_folder: Path, five_seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = quick(tiny_folder, cwd, "experiment=table5/full_precision")
     assert run(monkeypatch, arguments) == 0
@@ -272,7 +283,7 @@ def test_a_refusal_of_a_damaged_store_costs_less_than_five_seconds(
     assert done.returncode == 1
     assert f"Delete {folder}" in done.stderr
     assert "Traceback" not in done.stderr
-    assert seconds < 5
+    assert seconds < five_seconds
 
 
 def test_what_needs_no_tensor_is_checked_without_torch(tmp_path: Path, tiny_folder: Path) -> None:

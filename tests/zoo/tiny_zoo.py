@@ -81,14 +81,14 @@ def judges(folder: Path) -> None:
     for name in ("features", "judge"):
         train(
             ClassifierRecipe(
-                name=name, width=4, blocks=1, stride=2, seed=1, num_steps=2, root=folder, batch_size=20
+                name=name, width=8, blocks=1, stride=2, seed=1, num_steps=2, root=folder, batch_size=20
             ),
             folder,
         )  # fmt: skip
     for name in ("scene_features", "scene_judge"):
         train(
             SceneClassifierRecipe(
-                name=name, width=4, blocks=1, stride=2, seed=1, num_steps=2, share="all", root=folder, batch_size=20
+                name=name, width=8, blocks=1, stride=2, seed=1, num_steps=2, share="all", root=folder, batch_size=20
             ),
             folder,
         )  # fmt: skip
