@@ -50,7 +50,7 @@ table7: $(VENV)/.installed
 	$(FILL) sample=images100 latency=none budget.cache_interval=2,3,5,10
 
 reconstruction: $(VENV)/.installed
-	$(FILL) sample=images300
+	$(FILL) sample=images100 latency=none
 
 SCHEDULES = $(FILL) budget.cache_interval=2,3,5,10,20
 schedules: $(VENV)/.installed
