@@ -6,7 +6,7 @@ import logging
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -77,6 +77,7 @@ def config_digest(config: DictConfig) -> str:
 def execute(config: DictConfig, choices: Mapping[str, str]) -> RunRecord:
     """Answer `config` from the record file if it is there, else run it, append its record and log it.
 
+    A row of another table that asked the same question has answered it, too: its record is written under this name.
     Raises ValueError, before anything expensive, for what cannot work, and RunError where a stage failed.
     """
     processes = here()
@@ -90,6 +91,15 @@ def execute(config: DictConfig, choices: Mapping[str, str]) -> RunRecord:
         return found
     source = Source.now()
     check_committed(path, source)
+    other = processes.told(elsewhere(path, config, weights) if processes.is_main and not config.force else None)
+    if other is not None:
+        log.info("%s: has been answered by %s (force=true runs it again)", experiment_of(config), other.experiment)
+        twin = replace(other, seconds={}, **_asked(config, choices))
+        with processes.step():
+            if processes.is_main:
+                append(twin, path)
+                parts.logger.log_run(twin, path.parent / twin.thumbnails, Path(config.paths.tracking))
+        return twin
     from cq.memory import within_budget
     from cq.pipeline import run
 
@@ -124,6 +134,17 @@ def find(records: Sequence[RunRecord], config: DictConfig, weights: str) -> RunR
     same = [record for record in records if record.key == key]
     good = [record for record in same if record.status == "ok" and record.model["weights_digest"] == weights]
     return good[-1] if good else None
+
+
+def elsewhere(path: Path, config: DictConfig, weights: str) -> RunRecord | None:
+    """A good record of the same question in another row: in `path`, or in the files of other tables beside it."""
+    asked = (config.seed, config_digest(config), weights)
+    for file in sorted(path.parent.glob(path.name.replace(config.row.table, "*"))):
+        for record in reversed(known(file)):
+            answers = (record.seed, record.config_digest, record.model["weights_digest"])
+            if record.status == "ok" and answers == asked:
+                return record
+    return None
 
 
 @dataclass(frozen=True)
@@ -191,27 +212,9 @@ def _record(
     config: DictConfig, choices: Mapping[str, str], weights: str, outcome: "RunOutcome | None", source: Source, *,
     note: str,
 ) -> RunRecord:  # fmt: skip
-    resolved = _resolved(config)
-    schedule = resolved["schedule"]
-    quantize = resolved["quantize"].get("base", resolved["quantize"])  # what is built on another has its bits
-    groups = ("model", "sampler", "cache", "predict", "calibrate", "cost", "schedule", "quantize", "sample")
-    names = {group: group for group in groups}
-    names |= {f"correct_{slot}": f"correct@correct.{slot}" for slot in ("cache", "quant", "output")}
     return RunRecord(
         schema=SCHEMA,
-        experiment=experiment_of(config),
-        table=config.row.table,
-        row=config.row.order,
-        label=config.row.label,
-        paper_row=config.row.paper,
-        choices={name: choices.get(group, "") for name, group in names.items()},
-        budget={
-            "num_steps": resolved["sample"]["num_steps"], "cache_interval": schedule.get("interval"),
-            "weight_bits": quantize.get("weight_bits"), "act_bits": quantize.get("act_bits"),
-        },
-        seed=config.seed,
-        config=resolved,
-        config_digest=config_digest(config),
+        **_asked(config, choices),
         model={"name": choices.get("model", ""), "weights_digest": weights},
         commit=source.commit,
         clean_tree=source.clean,
@@ -231,3 +234,27 @@ def _record(
         status="ok" if outcome else "failed",
         note=note,
     )  # fmt: skip
+
+
+def _asked(config: DictConfig, choices: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of a record that say what was asked, and under which name."""
+    resolved = _resolved(config)
+    quantize = resolved["quantize"].get("base", resolved["quantize"])  # what is built on another has its bits
+    groups = ("model", "sampler", "cache", "predict", "calibrate", "cost", "schedule", "quantize", "sample")
+    names = {group: group for group in groups}
+    names |= {f"correct_{slot}": f"correct@correct.{slot}" for slot in ("cache", "quant", "output")}
+    return {
+        "experiment": experiment_of(config),
+        "table": config.row.table,
+        "row": config.row.order,
+        "label": config.row.label,
+        "paper_row": config.row.paper,
+        "choices": {name: choices.get(group, "") for name, group in names.items()},
+        "budget": {
+            "num_steps": resolved["sample"]["num_steps"], "cache_interval": resolved["schedule"].get("interval"),
+            "weight_bits": quantize.get("weight_bits"), "act_bits": quantize.get("act_bits"),
+        },
+        "seed": config.seed,
+        "config": resolved,
+        "config_digest": config_digest(config),
+    }  # fmt: skip

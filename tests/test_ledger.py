@@ -160,6 +160,30 @@ def test_labels_paths_and_logger_are_no_part_of_the_question(
     assert runs == []
 
 
+@pytest.mark.parametrize("place", ["records.jsonl", "runs_table5.jsonl"])
+def test_a_row_of_another_table_answers_the_same_question_and_is_written_under_this_name(
+    answered: Answered, runs: list[Components], tmp_path: Path, place: str
+) -> None:
+    """In one file for all tables, and in a file each."""
+    (tmp_path / place).write_bytes(answered.records.read_bytes())
+    row = "row={table: mine, name: twin, order: 7, label: a twin, paper: published}"
+    here = tmp_path / place.replace("table5", "mine")
+    arguments = [*answered.arguments, row, f"paths.records={here}", f"paths.tracking={tmp_path}/wandb"]
+    twin = execute(*composed(arguments))
+    assert runs == []
+    assert read(here)[-1] == twin
+    assert execute(*composed(arguments)) == twin
+    assert (twin.experiment, twin.table, twin.row, twin.label) == ("mine/twin", "mine", 7, "a twin")
+    assert (twin.paper_row, twin.config["row"]["name"], twin.seconds) == ("published", "twin", {})
+    named = {"experiment", "table", "row", "label", "paper_row", "config", "seconds"}
+    for field in dataclasses.fields(RunRecord):
+        assert (getattr(twin, field.name) == getattr(answered.record, field.name)) != (field.name in named), field.name
+    with pytest.raises(RunError):
+        execute(*composed([*arguments, "force=true"]))
+    with pytest.raises(RunError):
+        execute(*composed([*arguments, "seed=1"]))
+
+
 def test_other_weights_are_another_question(answered: Answered) -> None:
     config, _ = composed(answered.arguments)
     weights = answered.record.model["weights_digest"]
