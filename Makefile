@@ -35,7 +35,7 @@ table2: $(VENV)/.installed
 	$(FILL) sample=images100 latency=none evaluate=paired budget.num_steps=100
 
 table3: $(VENV)/.installed
-	$(FILL) sample=images300 budget.cache_interval=2,5,10
+	$(FILL) sample=images300 budget.cache_interval=2,5
 
 table4: $(VENV)/.installed
 	$(FILL) sample=images300 budget.cache_interval=2,5,10
