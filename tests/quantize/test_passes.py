@@ -43,7 +43,8 @@ class Chain:
 
 
 @pytest.fixture
-def chain() -> Iterator[Chain]:
+def chain() -> Iterator[Any]:
+    """Any: it has of a network what passes use, and no more."""
     yield Chain()
     assert torch.is_grad_enabled()
 
@@ -53,9 +54,9 @@ def first_argument(found: Any) -> float:
     return float(x[0])
 
 
-def test_a_pass_stops_in_front_of_units_and_goes_on_with_what_they_have_become(chain: Chain) -> None:
-    with waiting(chain, "abc"):  # type: ignore[arg-type]
-        one, other = (Pass(chain, chain.states(start), full=True) for start in (0.0, 0.5))  # type: ignore[arg-type]
+def test_a_pass_stops_in_front_of_units_and_goes_on_with_what_they_have_become(chain: Any) -> None:
+    with waiting(chain, "abc"):
+        one, other = (Pass(chain, chain.states(start), full=True) for start in (0.0, 0.5))
         assert [first_argument(p.at(0)) for p in (one, other)] == [0, 0.5]
         assert chain.ran == ["a", "a"]
         chain.first.amount = 2
@@ -68,18 +69,18 @@ def test_a_pass_stops_in_front_of_units_and_goes_on_with_what_they_have_become(c
     assert chain.ran == ["a", "a", "b", "c", "b", "c"]
 
 
-def test_units_that_a_pass_skips_are_none_and_the_next_one_is_not_lost(chain: Chain) -> None:
-    with waiting(chain, "abc", behind=lambda out: out):  # type: ignore[arg-type]
-        walk = Pass(chain, chain.states(0.0, skip=True), full=False)  # type: ignore[arg-type]
+def test_units_that_a_pass_skips_are_none_and_the_next_one_is_not_lost(chain: Any) -> None:
+    with waiting(chain, "abc", behind=lambda out: out):
+        walk = Pass(chain, chain.states(0.0, skip=True), full=False)
         assert walk.at(1) is None
         assert walk.at(1) is None
         assert walk.at(2).tolist() == [101, 101]
         walk.close()
 
 
-def test_what_fails_inside_a_pass_is_raised_where_it_was_sent_on(chain: Chain) -> None:
-    with waiting(chain, "abc"):  # type: ignore[arg-type]
-        walk = Pass(chain, chain.states(0.0, fails=True), full=True)  # type: ignore[arg-type]
+def test_what_fails_inside_a_pass_is_raised_where_it_was_sent_on(chain: Any) -> None:
+    with waiting(chain, "abc"):
+        walk = Pass(chain, chain.states(0.0, fails=True), full=True)
         walk.at(1)
         with pytest.raises(ArithmeticError, match="inside a pass"):
             walk.at(2)
@@ -88,7 +89,7 @@ def test_what_fails_inside_a_pass_is_raised_where_it_was_sent_on(chain: Chain) -
         walk.close()
 
 
-def test_bytes_of_all_outputs(chain: Chain) -> None:
-    size = output_bytes(chain, "ac", lambda: chain.states(0.0).run(chain, full=True))  # type: ignore[arg-type]
+def test_bytes_of_all_outputs(chain: Any) -> None:
+    size = output_bytes(chain, "ac", lambda: chain.states(0.0).run(chain, full=True))
     assert size == 2 * 2 * 4
     assert not any(module._forward_hooks for module in chain.backbone.values())
