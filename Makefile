@@ -6,12 +6,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
+# Bytecode is written by the first import of a module, not by pip: most of 300 MB of sources are never imported, and
+# compiling all of them is more than a minute of every installation.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test check clean tables table1 table2 table3 table4 table5 table6 table7 reconstruction schedules
 
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed; name one with PYTHON=..."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -e '.[dev]'
 	touch $@
 
 demo: $(VENV)/.installed
