@@ -91,7 +91,9 @@ def execute(config: DictConfig, choices: Mapping[str, str]) -> RunRecord:
         return found
     source = Source.now()
     check_committed(path, source)
-    other = processes.told(elsewhere(path, config, weights) if processes.is_main and not config.force else None)
+    ask = processes.is_main and not config.force
+    everywhere = known_in_all_tables(path, config.row.table) if ask else []
+    other = processes.told(find(everywhere, config, weights, any_row=True))
     if other is not None:
         log.info("%s: has been answered by %s (force=true runs it again)", experiment_of(config), other.experiment)
         twin = replace(other, seconds={}, **_asked(config, choices))
@@ -128,23 +130,22 @@ def known(path: Path) -> list[RunRecord]:
     return latest(read(path)) if path.exists() else []
 
 
-def find(records: Sequence[RunRecord], config: DictConfig, weights: str) -> RunRecord | None:
-    """The good record, among the last ones, of the same question about the same weights."""
-    key = (experiment_of(config), config.seed, config_digest(config))
-    same = [record for record in records if record.key == key]
-    good = [record for record in same if record.status == "ok" and record.model["weights_digest"] == weights]
-    return good[-1] if good else None
+def known_in_all_tables(path: Path, table: str) -> list[RunRecord]:
+    """The last record of every question in `path`, the file of `table`, and in the files of other tables beside it."""
+    return [record for file in sorted(path.parent.glob(path.name.replace(table, "*"))) for record in known(file)]
 
 
-def elsewhere(path: Path, config: DictConfig, weights: str) -> RunRecord | None:
-    """A good record of the same question in another row: in `path`, or in the files of other tables beside it."""
+def find(records: Sequence[RunRecord], config: DictConfig, weights: str, *, any_row: bool = False) -> RunRecord | None:
+    """The last good record of the same question about the same weights, under this row's name or under any."""
     asked = (config.seed, config_digest(config), weights)
-    for file in sorted(path.parent.glob(path.name.replace(config.row.table, "*"))):
-        for record in reversed(known(file)):
-            answers = (record.seed, record.config_digest, record.model["weights_digest"])
-            if record.status == "ok" and answers == asked:
-                return record
-    return None
+    good = [
+        record
+        for record in records
+        if record.status == "ok"
+        and (record.seed, record.config_digest, record.model["weights_digest"]) == asked
+        and (any_row or record.experiment == experiment_of(config))
+    ]
+    return good[-1] if good else None
 
 
 @dataclass(frozen=True)

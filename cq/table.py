@@ -23,7 +23,17 @@ from omegaconf.errors import OmegaConfBaseException
 from cq.__main__ import CONF, FAILED, INTERRUPTED, REFUSED, explain
 from cq.components import Components
 from cq.config import build
-from cq.ledger import REPOSITORY, RunError, Source, check_committed, config_digest, execute, experiment_of, find, known
+from cq.ledger import (
+    REPOSITORY,
+    RunError,
+    Source,
+    check_committed,
+    config_digest,
+    execute,
+    experiment_of,
+    find,
+    known_in_all_tables,
+)  # fmt: skip
 from cq.record import RunRecord
 from cq.store import check_writable
 
@@ -67,20 +77,30 @@ def jobs_of(table: str, overrides: Sequence[str]) -> list[Job]:
     return sorted(jobs.values(), key=lambda job: (job.config.seed, job.config.row.order))
 
 
-def recorded(jobs: Sequence[Job]) -> list[RunRecord | None]:
+@dataclass(frozen=True)
+class Known:
+    """What the record files say of a job. record: its own; answer: that one, or the one of another table's row."""
+
+    record: RunRecord | None
+    answer: RunRecord | None
+
+
+def recorded(jobs: Sequence[Job]) -> list[Known]:
     """What is known of each job; ValueError, before anything runs, for the first one that cannot work."""
-    answers: list[RunRecord | None] = []
+    answers: list[Known] = []
     source = Source.now()
     records: dict[Path, list[RunRecord]] = {}
     weights: dict[ModelComponent, str] = {}
     for job in jobs:
         path, model = Path(job.config.paths.records), Components.of(job.config).model
         if path not in records:
-            records[path] = known(path)
+            records[path] = known_in_all_tables(path, job.config.row.table)
         if model not in weights:
             weights[model] = model.weights_digest()
-        answers.append(None if job.config.force else find(records[path], job.config, weights[model]))
-        if answers[-1] is None:
+        asked = ([] if job.config.force else records[path], job.config, weights[model])
+        record = find(*asked)
+        answers.append(Known(record, record or find(*asked, any_row=True)))
+        if record is None:
             check_committed(path, source)
     return answers
 
@@ -131,13 +151,18 @@ def fill(table: str, overrides: Sequence[str], out: Path) -> Filled:
     check_writable(out, "out")
     jobs = jobs_of(table, overrides)
     answers = recorded(jobs)
-    todo = [job for job, record in zip(jobs, answers, strict=True) if record is None]
-    log.info("%d runs, %d of them recorded already", len(jobs), len(jobs) - len(todo))
-    if todo:
-        announce(todo)
+    todo = [job for job, known in zip(jobs, answers, strict=True) if known.record is None]
+    new = [job for job, known in zip(jobs, answers, strict=True) if known.answer is None]
+    log.info(
+        "%d runs, %d of them recorded already, %d more answered in other tables",
+        len(jobs), len(jobs) - len(todo), len(todo) - len(new),
+    )  # fmt: skip
+    if new:
+        announce(new)
     records: list[RunRecord] = []
     ran = failed = 0
-    for job, record in zip(jobs, answers, strict=True):
+    for job, known in zip(jobs, answers, strict=True):
+        record = known.record
         if record is None:
             ran += 1
             log.info("run %d of %d: %s, seed %d", ran, len(todo), job.config.row.label, job.config.seed)

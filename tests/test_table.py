@@ -81,6 +81,14 @@ def test_a_table_is_filled_and_a_second_call_runs_nothing(
     assert len(tables) == 1  # the table in W&B is written where something is new
     assert read(tmp_path / "records.jsonl") == records
 
+    path = tmp_path / "records.jsonl"  # as if rows of another table had asked
+    path.write_text(path.read_text().replace('"experiment": "table5/', '"experiment": "mine/'))
+    caplog.clear()
+    assert fill("table5", overrides, out).ran == 3
+    assert "3 runs, 0 of them recorded already, 3 more answered in other tables" in caplog.text
+    assert "minutes for everything" not in caplog.text
+    assert [record.experiment for record in read(path)[3:]] == [record.experiment for record in records]
+
 
 def broken_run(experiment: str) -> Callable[[Components], Any]:
     run = cq.pipeline.run
