@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from cq.__main__ import CONF
 from cq.components import Components
@@ -55,6 +55,12 @@ def components() -> list[tuple[str, str]]:
 def choices() -> list[str]:
     slots = [(slot, group) for group in GROUPS for slot in SLOTS.get(group, (group,)) if group != "experiment"]
     return [f"{slot}={name}" for slot, group in slots for name in names(group)]
+
+
+def read_row(experiment: str) -> DictConfig:
+    row = OmegaConf.load(CONF / "experiment" / f"{experiment}.yaml").row
+    assert isinstance(row, DictConfig)
+    return row
 
 
 def nodes(value: Any) -> Iterator[dict[str, Any]]:
@@ -140,7 +146,7 @@ def _compose_and_build(experiment: str, arguments: list[str], tiny_folders: dict
 
 
 def test_the_rows_of_a_table_are_told_apart() -> None:
-    rows = [OmegaConf.load(CONF / "experiment" / f"{name}.yaml").row for name in names("experiment")]
+    rows = [read_row(name) for name in names("experiment")]
     for table in {row.table for row in rows}:
         for key in ("name", "order", "label"):
             values = [row[key] for row in rows if row.table == table]
@@ -192,3 +198,13 @@ def test_debug_smoke_shrinks_any_experiment() -> None:
     config, found = composed(["experiment=table5/quant_dps_dec", "debug=smoke"])
     assert (found["sample"], found["calibrate"], found["logger"]) == ("smoke", "smoke", "none")
     assert config.budget.num_steps == 10
+    config, _ = composed(["experiment=table2/fewer_steps_50", "debug=smoke"])
+    assert (config.sample.num_steps, config.baseline.num_steps) == (10, 10)
+
+
+@pytest.mark.parametrize("scale", [None, *names("scale")])
+@pytest.mark.parametrize("name", [name for name in names("experiment") if "fewer steps" in read_row(name).label])
+def test_a_row_of_fewer_steps_takes_those_of_its_label_at_every_scale(name: str, scale: str | None) -> None:
+    config, _ = composed([f"experiment={name}", *([f"scale={scale}"] if scale else [])])
+    assert f"fewer steps: {config.sample.num_steps}," in config.row.label
+    assert config.baseline.num_steps == config.budget.num_steps
