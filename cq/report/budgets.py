@@ -23,18 +23,22 @@ class Chosen:
 
 
 def choose(rows: Sequence[Row]) -> Chosen:
-    """The rows at the largest value of every number of the budget, model by model, and those that do not read it.
+    """The rows at the largest value of every number that was swept, model by model, and those that do not read it.
 
-    A number that takes one value settles nothing and is not named. Where all rows stay, their titles stay too.
+    Swept is what one experiment was run with several values of; bits that set rows apart, as in a main table, stay.
+    Where all rows stay, their titles stay too.
     """
     kept: list[Row] = []
     names: dict[str, str] = {}
     for model in dict.fromkeys(row.model for row in rows):
         mine, settled = [row for row in rows if row.model == model], {}
         for key in LARGEST:
-            values = {row.budget[key] for row in mine if row.budget[key] is not None}
-            if len(values) > 1:
-                settled[key] = max(values)
+            values: dict[str, set[int]] = {}
+            for row in mine:
+                if row.budget[key] is not None:
+                    values.setdefault(row.records[0].experiment, set()).add(row.budget[key])
+            if any(len(found) > 1 for found in values.values()):
+                settled[key] = max(set.union(*values.values()))
                 mine = [row for row in mine if row.budget[key] in (None, settled[key])]
         kept += mine
         names[model] = budget_name(mine, tuple(settled))

@@ -21,6 +21,8 @@ TITLES: Mapping[str, str] = {
     "table5": "Ablation of the parts",
     "table6": "Quality against cost, class-conditional",
     "table7": "Quality against cost, text to image",
+    "reconstruction": "Nearest and learned rounding at W4A8",
+    "schedules": "Which schedule wins, caching alone",
 }
 
 

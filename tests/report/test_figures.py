@@ -48,6 +48,21 @@ def test_a_table_of_one_budget_keeps_all_rows_and_names_none(paper: Paper, tmp_p
     assert (chosen.rows, chosen.name, chosen.titled("title")) == (rows, "", "title")
 
 
+def test_bits_and_steps_that_set_rows_apart_all_stay_where_the_interval_was_swept(paper: Paper) -> None:
+    budgets = [(8, 50, (None,)), (4, 50, (None,)), (8, 10, (None,)), (8, 50, (5, 10))]
+    runs = [
+        record(
+            f"row {place}", row=place, experiment=f"mine/row_{place}",
+            budget={"num_steps": steps, "cache_interval": interval, "weight_bits": bits, "act_bits": 8},
+            config_digest=f"{place}, {interval}",
+        )
+        for place, (bits, steps, intervals) in enumerate(budgets) for interval in intervals
+    ]  # fmt: skip
+    chosen = choose(build_table("table5", runs, paper).rows)
+    assert chosen.name == "N = 10"
+    assert sorted(row.title for row in chosen.rows) == [f"row {place}" for place in range(4)]
+
+
 def test_each_model_is_drawn_at_its_own_budget(paper: Paper) -> None:
     def run(model: str, interval: int, place: int) -> list[Row]:
         budget = {**record().budget, "cache_interval": interval}
