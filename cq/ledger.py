@@ -33,6 +33,7 @@ LATER: Mapping[str, Any] = {  # groups and slots that came later, with what ever
     "correct.output": {"_target_": "cq.correct.none.NoCorrection"},
     "compute": {"dtype": "float32", "compile": False},
     "model.release": None,
+    "quantize.wait": None,
     "protocol": {"_target_": "cq.evaluate.paper_protocol.NoProtocol"},
 }
 PACKAGES = ("torch", "diffusers", "torchmetrics", "clean-fid", "hydra-core", "numpy", "scipy")

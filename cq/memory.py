@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -23,6 +24,9 @@ from cq.components import Components
 from cq.evaluate.fidelity import SSIM_BYTES, SSIM_VALUES, Fidelity
 from cq.models.diffusion import DiffusionModel
 from cq.preflight import needs_moments
+from cq.processes import device
+from cq.quantize.passes import unit_bytes
+from cq.quantize.reconstruct import Reconstruct
 from cq.stages import Run
 
 log = logging.getLogger(__name__)
@@ -70,7 +74,7 @@ class CallBytes:
     """base: the process with its model loaded. weights: of the network; a quantized twin has them, too.
 
     image: peak of one image's call. map: of an image's cached maps, as calibration keeps them. decode: peak of decoding
-    one image.
+    one image. unit: what goes into and comes out of the largest unit in one image's call. units: what all units return.
     """
 
     base: int
@@ -78,27 +82,31 @@ class CallBytes:
     image: int
     map: int
     decode: int
+    unit: int = 0
+    units: int = 0
 
 
 @torch.no_grad()
 def call_bytes(parts: Components, model: DiffusionModel) -> CallBytes:
     """Count the tensors of calls of one and of two images; the difference is an image's."""
 
-    def call(batch: int) -> tuple[int, int, int]:
+    def call(batch: int) -> tuple[int, ...]:
         x_NCHW = torch.zeros(batch, *parts.model.latent_shape, device=model.device)
         cond = model.condition(torch.zeros(batch, dtype=torch.int64, device=model.device))
+        full = partial(model.denoiser, x_NCHW, call=0, timestep=torch.tensor(500), cond=cond, reuse={})
         with _live() as live:
-            out = model.denoiser(x_NCHW, call=0, timestep=torch.tensor(500), cond=cond, reuse={})
+            out = full()
         kept = sum(_bytes(parts.calibrate.reduce(held)) for held in out.features.values())
         with _live() as decoding:
             model.decode(x_NCHW)
-        return live.peak, kept, decoding.peak
+        sizes = unit_bytes(model.denoiser.network, model.denoiser.network.units(), full).values()
+        return live.peak, kept, decoding.peak, max(map(sum, sizes)), sum(returned for _, returned in sizes)
 
     one, two = call(1), call(2)
-    image, held, decode = (b - a for a, b in zip(one, two, strict=True))
+    image, held, decode, unit, units = (b - a for a, b in zip(one, two, strict=True))
     base = psutil.Process().memory_info().rss if model.device.type == "cpu" else torch.cuda.memory_allocated()
     weights = sum(_bytes(weight) for weight in model.denoiser.network.backbone.parameters())
-    return CallBytes(base=base, weights=weights, image=image, map=held, decode=decode)
+    return CallBytes(base=base, weights=weights, image=image, map=held, decode=decode, unit=unit, units=units)
 
 
 @contextmanager
@@ -135,6 +143,12 @@ def peak_bytes(parts: Components, found: CallBytes, *, on_cpu: bool) -> dict[str
     if quantized:
         batch = min(parts.quantizer.batch_size, parts.quantizer.num_samples)
         grown["quant_params"] = twin + copies * batch * found.image + parts.quantizer.num_samples * found.map
+        if isinstance(parts.quantizer, Reconstruct):
+            state = 4 * prod(parts.model.latent_shape) + found.map
+            waits = parts.quantizer.waits(found.units * parts.quantizer.num_states, device())
+            waiting = min(found.units, found.image) if waits else 0  # what is alive in a call at once
+            held = parts.quantizer.held_bytes(state, found.unit, waiting)
+            grown["reconstruction"] = twin + copies * batch * found.image + held
     left = sum(min(size, kept) for size in grown.values())
     return {name: found.base + size + left - min(size, kept) for name, size in grown.items()}
 
@@ -156,16 +170,22 @@ def fitted(parts: Components, found: CallBytes, *, on_cpu: bool) -> Components:
         if stage == "statistics" and not on_cpu and not parts.offload:
             parts = dataclasses.replace(parts, offload=True)
             continue
-        name = {"samples": "sample", "statistics": "calibrate", "quant_params": "quantizer"}.get(stage, "")
+        if stage == "reconstruction" and isinstance(parts.quantizer, Reconstruct) and parts.quantizer.wait is not False:
+            parts = dataclasses.replace(parts, quantizer=dataclasses.replace(parts.quantizer, wait=False))
+            continue
+        names = {"samples": "sample", "statistics": "calibrate"}
+        name = names.get(stage, "quantizer" if stage in ("quant_params", "reconstruction") else "")
         part: Any = getattr(parts, name, None)
         batch = 1 if part is None else min(part.batch_size, getattr(part, "num_images", 0) or part.num_samples)
         if batch == 1 or not _has_batch(part):
+            less = "fewer images or a smaller calibrate.max_interval"
+            if stage == "reconstruction":
+                less = "a smaller quantize.num_states"
             raise ValueError(
                 f"budget.max_memory={parts.max_memory}: {stage} needs about {stages[stage] / GIB:.2f} GiB at its "
-                f"smallest batch. Set budget.max_memory to at least {stages[stage] / GIB * 1.05:.2f}, or take fewer "
-                "images or a smaller calibrate.max_interval."
+                f"smallest batch. Set budget.max_memory to at least {stages[stage] / GIB * 1.05:.2f}, or take {less}."
             )
-        parts = dataclasses.replace(parts, **{name: dataclasses.replace(part, batch_size=batch // 2)})
+        parts = dataclasses.replace(parts, **{name: _with_batch(part, batch // 2)})
 
 
 def within_budget(parts: Components) -> Components:
@@ -180,19 +200,30 @@ def within_budget(parts: Components) -> Components:
     assert found is not None
     chosen = fitted(parts, found, on_cpu=model.device.type == "cpu")
     for key, value in changes(parts, chosen).items():
-        log.info("budget.max_memory=%s: %s=%d", parts.max_memory, key, value)
+        log.info("budget.max_memory=%s: %s=%s", parts.max_memory, key, value)
     return chosen
 
 
 def _has_batch(part: Any) -> bool:
+    part = part.base if isinstance(part, Reconstruct) else part
     return any(field.name == "batch_size" for field in dataclasses.fields(part))
 
 
-def changes(before: Components, after: Components) -> Mapping[str, int]:
+def _with_batch(part: Any, size: int) -> Any:
+    if isinstance(part, Reconstruct):
+        return dataclasses.replace(part, base=_with_batch(part.base, size))
+    return dataclasses.replace(part, batch_size=size)
+
+
+def changes(before: Components, after: Components) -> Mapping[str, Any]:
     """What `fitted` chose, by configuration key."""
-    keys = {"sample": "sample", "calibrate": "calibrate", "quantizer": "quantize"}
-    return {
-        f"{key}.batch_size": getattr(after, name).batch_size
-        for name, key in keys.items()
-        if getattr(after, name) != getattr(before, name)
-    }
+    keys = {"sample.batch_size": "sample", "calibrate.batch_size": "calibrate", "quantize.wait": "quantizer"}
+    keys["quantize.base.batch_size" if isinstance(after.quantizer, Reconstruct) else "quantize.batch_size"] = (
+        "quantizer"
+    )
+    found = {}
+    for key, name in keys.items():
+        old, new = (getattr(getattr(parts, name), key.rpartition(".")[2], None) for parts in (before, after))
+        if new != old:
+            found[key] = new
+    return found

@@ -24,7 +24,7 @@ from cq.models.denoiser import GuidedDenoiser
 from cq.preflight import needs_moments
 from cq.processes import device
 from cq.quantize.observers import MinMax
-from cq.quantize.passes import all_can_wait, output_bytes
+from cq.quantize.passes import unit_bytes
 from cq.quantize.ptq import PTQ
 from cq.quantize.reconstruct import Reconstruct
 from cq.stages import Run
@@ -96,9 +96,10 @@ def time_calls(
     full = median(model.denoiser, {})
     timed = parts.latency.repeats > 0
     units = model.denoiser.network.units()
-    size = output_bytes(model.denoiser.network, units, lambda: model.denoiser(x_NCHW, reuse={}, **options))
+    sizes = unit_bytes(model.denoiser.network, units, lambda: model.denoiser(x_NCHW, reuse={}, **options))
+    returned = sum(size for _, size in sizes.values())
     found = CallSeconds(
-        full=full, cached=median(model.denoiser, features), units=len(units), unit_bytes=size // batch,
+        full=full, cached=median(model.denoiser, features), units=len(units), unit_bytes=returned // batch,
         small=median(model.denoiser, {}, parts.latency.batch_size) / full if timed else 1.0,
     )  # fmt: skip
     if quantizer is None:
@@ -143,7 +144,7 @@ def estimate_seconds(
         samples = parts.quantizer.num_samples
         stages["quant_params"] = in_full_calls * (samples * calls.observed + calls.search)
         if isinstance(parts.quantizer, Reconstruct):
-            wait = all_can_wait(calls.unit_bytes * parts.quantizer.num_states, device())
+            wait = parts.quantizer.waits(calls.unit_bytes * parts.quantizer.num_states, device())
             rows = 1 if parts.model.guidance is None else 2
             image_calls = parts.quantizer.image_calls(calls.units, rows, wait=wait)
             stages["quant_params"] += image_calls * calls.twin

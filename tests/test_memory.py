@@ -26,6 +26,7 @@ def test_calls_are_counted_by_image_and_maps_by_their_size(tiny_folder: Path, tm
     assert found.image > found.map
     assert found.decode > 32 * 32 * 4
     assert found.base > 2**25
+    assert 2 * 8 * 8 * 8 * 4 < found.unit < found.units  # a ResNet at the first resolution and what it is handed
 
 
 def test_what_fits_is_left_alone_and_what_does_not_is_halved(tiny_folder: Path, tmp_path: Path) -> None:
@@ -43,6 +44,34 @@ def test_on_a_gpu_the_ring_is_moved_before_the_batch_shrinks(tiny_folder: Path, 
     chosen = fitted(parts, FOUND, on_cpu=False)
     assert chosen.offload
     assert changes(parts, chosen) == {}
+
+
+def test_what_reconstruction_holds_is_counted_and_its_passes_start_again_before_the_batch_shrinks(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Beside the base, the twin and a batch: three copies of the states, or a unit's data twice, and waiting maps."""
+    overrides = ("quantize=reconstruct", "quantize.num_states=64", "schedule=uniform")
+    parts = parts_of(tiny_folder, tmp_path, *overrides)
+    found = replace(FOUND, image=GIB // 2**16, map=0, unit=GIB // 512, units=GIB // 256)
+    state = 4 * 4 * 8 * 8
+
+    def held(wait: bool | None) -> int:
+        quantizer = replace(parts.quantizer, wait=wait)  # type: ignore[type-var]
+        peaks = peak_bytes(replace(parts, quantizer=quantizer), found, on_cpu=False)
+        return peaks["reconstruction"] - found.base - found.weights - parts.quantizer.batch_size * found.image
+
+    assert held(wait=False) == 64 * (state + 2 * found.unit)
+    assert held(wait=True) == 64 * (state + 2 * found.unit + 2 * found.image) == held(wait=None)
+    found = replace(found, image=GIB // 128)
+    assert held(wait=True) == 64 * (state + 2 * found.unit + 2 * found.units)
+    found = replace(found, image=GIB // 1024)
+    needed = found.base + found.weights + parts.quantizer.batch_size * found.image + held(wait=False)
+    small = fitted(replace(parts, max_memory=(needed + 1) / GIB), found, on_cpu=False)
+    assert changes(parts, small) == {"quantize.wait": False}
+    small = fitted(replace(parts, max_memory=(needed - 1) / GIB), found, on_cpu=False)
+    assert changes(parts, small).keys() == {"quantize.wait", "quantize.base.batch_size"}
+    with pytest.raises(ValueError, match=r"reconstruction needs about .* or take a smaller quantize\.num_states\."):
+        fitted(replace(parts, max_memory=1.2), found, on_cpu=False)
 
 
 def test_a_run_that_cannot_fit_is_refused(tiny_folder: Path, tmp_path: Path) -> None:

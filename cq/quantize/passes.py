@@ -8,6 +8,7 @@ import psutil
 import torch
 from greenlet import greenlet
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from cq.contracts import CutNetwork
 from cq.quantize.states import States
@@ -76,21 +77,29 @@ def _stop(index: int, found: Any) -> None:
         current.parent.switch((index, found))
 
 
-def output_bytes(network: CutNetwork, units: Sequence[str], call: Callable[[], object]) -> int:
-    """Bytes of what the units return in one call, of which a pass that waits holds a part."""
-    size = 0
+def unit_bytes(network: CutNetwork, units: Sequence[str], call: Callable[[], object]) -> dict[str, tuple[int, int]]:
+    """Bytes of what goes into each unit in one call, and of what it returns, which passes that wait hold in part."""
+    sizes = dict.fromkeys(units, (0, 0))
 
-    def count(_: nn.Module, args: Any, out: Any) -> None:
-        nonlocal size
-        size += sum(x.nbytes for x in (out if isinstance(out, tuple) else (out,)) if isinstance(x, Tensor))
+    def counted(unit: str) -> Callable[..., None]:
+        def count(_: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+            sizes[unit] = (_bytes((args, kwargs)), _bytes(out))
 
-    handles = [network.backbone.get_submodule(unit).register_forward_hook(count) for unit in units]
+        return count
+
+    handles = [
+        network.backbone.get_submodule(unit).register_forward_hook(counted(unit), with_kwargs=True) for unit in units
+    ]
     try:
         call()
     finally:
         for handle in handles:
             handle.remove()
-    return size
+    return sizes
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.nbytes for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
 
 
 def all_can_wait(size: float, device: torch.device) -> bool:

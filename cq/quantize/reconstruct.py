@@ -17,7 +17,7 @@ from cq.contracts import LockstepTrajectories
 from cq.models.denoiser import GuidedDenoiser
 from cq.quantize.learn import Training, Workbench, learn_unit
 from cq.quantize.learnable import LearnedScales, RowCalls
-from cq.quantize.passes import all_can_wait, output_bytes
+from cq.quantize.passes import all_can_wait, unit_bytes
 from cq.quantize.ptq import PTQ
 from cq.quantize.states import States, sampled_states
 from cq.quantize.units import Collection, Targets, UnitData, block_units, layer_units
@@ -46,10 +46,10 @@ class Reconstruct:
     scale_learning_rate (of the logarithm). regulariser: weight of the indecision, beside an error in units of nearest
     rounding's. beta: its first and last exponent. warm_up: share of the iterations without it.
     num_states: (image, call) pairs to learn from; with guidance each gives two rows. refresh_share: how many of them
-    are refresh calls, if there are enough. seed: of the states and of the batches.
+    are refresh calls, if there are enough. wait: whether passes wait for the next unit (`Collection`); None: where half
+    of the free memory holds the maps that are alive then. seed: of the states and of the batches.
 
-    Memory: all states with the maps they reuse, the inputs and targets of one unit at a time, and, where half of the
-    free memory holds them, the maps with which all passes wait for the next unit (`Collection`). Time: `iterations`
+    Memory: see `held_bytes`. Time: `iterations`
     passes through every unit forward and back, and one run of both networks over all states; without waiting, one run
     for each unit, up to it. Finished units stay in the folder of shards: a killed calibration goes on from there, and
     ends the same.
@@ -68,6 +68,7 @@ class Reconstruct:
     warm_up: float
     num_states: int
     refresh_share: float
+    wait: bool | None
     seed: int
 
     def __post_init__(self) -> None:
@@ -123,8 +124,9 @@ class Reconstruct:
         else:
             units = layer_units(denoiser.network, layers, next(groups[0].batches(1)))
         first = next(groups[0].batches(self.batch_size))
-        size = output_bytes(denoiser.network, list(units), lambda: first.run(denoiser.network, full=True)) / len(first)
-        wait = all_can_wait(size * sum(map(len, groups)), first.x_PCHW.device)
+        sizes = unit_bytes(denoiser.network, list(units), lambda: first.run(denoiser.network, full=True))
+        returned = sum(size for _, size in sizes.values()) / len(first)
+        wait = self.waits(returned * sum(map(len, groups)), first.x_PCHW.device)
         self._announce(bench.calls, twin, first, groups, len(units), wait=wait)
         tensors = dict(nearest.tensors)
         notes: dict[str, dict[str, Any]] = {}
@@ -157,6 +159,22 @@ class Reconstruct:
 
     def entry_layers(self, denoiser: GuidedDenoiser) -> list[str]:
         return self.base.entry_layers(denoiser)
+
+    def waits(self, returned: float, device: torch.device) -> bool:
+        """Whether passes wait. returned: bytes of what the units of one network return for all states."""
+        return all_can_wait(returned, device) if self.wait is None else self.wait
+
+    def held_bytes(self, state: int, unit: int, waiting: int) -> int:
+        """At most what is held at once beside the networks and a batch of their calls.
+
+        state: bytes of a state with the maps it reuses. unit: of what goes into and comes out of the largest unit for
+        one. waiting: the most that a pass holds of one in one network, 0 where passes do not wait.
+
+        While states are drawn, as many as are kept of either kind, and then their copy in one piece. Later the kept
+        ones, a unit's data twice while they are put together, and the maps of both networks.
+        """
+        drawing = 3 * state
+        return self.num_states * max(drawing, state + 2 * unit + 2 * waiting)
 
     def image_calls(self, num_units: int, rows_per_state: int, *, wait: bool) -> float:
         """About how many fake-quantized full calls of one image learning costs, beside the base's calibration.

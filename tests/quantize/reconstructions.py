@@ -20,5 +20,6 @@ RECONSTRUCT = Reconstruct(
     warm_up=0.2,
     num_states=8,
     refresh_share=0.5,
+    wait=None,
     seed=0,
 )

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cq.quantize.passes import Pass, output_bytes, waiting
+from cq.quantize.passes import Pass, unit_bytes, waiting
 
 
 class Adds(nn.Module):
@@ -89,7 +89,7 @@ def test_what_fails_inside_a_pass_is_raised_where_it_was_sent_on(chain: Any) -> 
         walk.close()
 
 
-def test_bytes_of_all_outputs(chain: Any) -> None:
-    size = output_bytes(chain, "ac", lambda: chain.states(0.0).run(chain, full=True))
-    assert size == 2 * 2 * 4
+def test_bytes_that_go_into_units_and_come_out(chain: Any) -> None:
+    sizes = unit_bytes(chain, "ac", lambda: chain.states(0.0).run(chain, full=True))
+    assert sizes == {"a": (2 * 4, 2 * 4), "c": (2 * 4, 2 * 4)}
     assert not any(module._forward_hooks for module in chain.backbone.values())
