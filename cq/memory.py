@@ -37,6 +37,9 @@ GIB = 2**30
 COPIES = 2
 # glibc returns what is larger than this to the system at once; smaller pieces stay with the process.
 KEPT = 2**25
+BATCHED = {  # the part of a run whose batch decides a stage
+    "samples": "sample", "statistics": "calibrate", "quant_params": "quantizer", "reconstruction": "quantizer",
+}  # fmt: skip
 
 
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -82,8 +85,8 @@ class CallBytes:
     image: int
     map: int
     decode: int
-    unit: int = 0
-    units: int = 0
+    unit: int
+    units: int
 
 
 @torch.no_grad()
@@ -173,8 +176,7 @@ def fitted(parts: Components, found: CallBytes, *, on_cpu: bool) -> Components:
         if stage == "reconstruction" and isinstance(parts.quantizer, Reconstruct) and parts.quantizer.wait is not False:
             parts = dataclasses.replace(parts, quantizer=dataclasses.replace(parts.quantizer, wait=False))
             continue
-        names = {"samples": "sample", "statistics": "calibrate"}
-        name = names.get(stage, "quantizer" if stage in ("quant_params", "reconstruction") else "")
+        name = BATCHED.get(stage, "")
         part: Any = getattr(parts, name, None)
         batch = 1 if part is None else min(part.batch_size, getattr(part, "num_images", 0) or part.num_samples)
         if batch == 1 or not _has_batch(part):
@@ -217,10 +219,11 @@ def _with_batch(part: Any, size: int) -> Any:
 
 def changes(before: Components, after: Components) -> Mapping[str, Any]:
     """What `fitted` chose, by configuration key."""
-    keys = {"sample.batch_size": "sample", "calibrate.batch_size": "calibrate", "quantize.wait": "quantizer"}
-    keys["quantize.base.batch_size" if isinstance(after.quantizer, Reconstruct) else "quantize.batch_size"] = (
-        "quantizer"
-    )
+    ranges = "quantize.base" if isinstance(after.quantizer, Reconstruct) else "quantize"
+    keys = {
+        "sample.batch_size": "sample", "calibrate.batch_size": "calibrate",
+        f"{ranges}.batch_size": "quantizer", "quantize.wait": "quantizer",
+    }  # fmt: skip
     found = {}
     for key, name in keys.items():
         old, new = (getattr(getattr(parts, name), key.rpartition(".")[2], None) for parts in (before, after))

@@ -33,7 +33,7 @@ from cq.ledger import (
     experiment_of,
     find,
     known_in_all_tables,
-)  # fmt: skip
+)
 from cq.record import RunRecord
 from cq.store import check_writable
 

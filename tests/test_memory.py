@@ -8,10 +8,11 @@ import pytest
 from cq.components import Components
 from cq.memory import GIB, CallBytes, call_bytes, changes, fitted, peak_bytes
 from cq.plan import main, plan_of
+from cq.quantize.reconstruct import Reconstruct
 from cq.stages import Run
 from tests.tiny_runs import composed, quick
 
-FOUND = CallBytes(base=GIB, weights=GIB // 64, image=GIB // 8, map=GIB // 64, decode=0)
+FOUND = CallBytes(base=GIB, weights=GIB // 64, image=GIB // 8, map=GIB // 64, decode=0, unit=0, units=0)
 
 
 def parts_of(tiny_folder: Path, root: Path, *overrides: str) -> Components:
@@ -54,18 +55,19 @@ def test_what_reconstruction_holds_is_counted_and_its_passes_start_again_before_
     parts = parts_of(tiny_folder, tmp_path, *overrides)
     found = replace(FOUND, image=GIB // 2**16, map=0, unit=GIB // 512, units=GIB // 256)
     state = 4 * 4 * 8 * 8
+    reconstruct = parts.quantizer
+    assert isinstance(reconstruct, Reconstruct)
 
     def held(wait: bool | None) -> int:
-        quantizer = replace(parts.quantizer, wait=wait)  # type: ignore[type-var]
-        peaks = peak_bytes(replace(parts, quantizer=quantizer), found, on_cpu=False)
-        return peaks["reconstruction"] - found.base - found.weights - parts.quantizer.batch_size * found.image
+        peaks = peak_bytes(replace(parts, quantizer=replace(reconstruct, wait=wait)), found, on_cpu=False)
+        return peaks["reconstruction"] - found.base - found.weights - reconstruct.batch_size * found.image
 
     assert held(wait=False) == 64 * (state + 2 * found.unit)
     assert held(wait=True) == 64 * (state + 2 * found.unit + 2 * found.image) == held(wait=None)
     found = replace(found, image=GIB // 128)
     assert held(wait=True) == 64 * (state + 2 * found.unit + 2 * found.units)
     found = replace(found, image=GIB // 1024)
-    needed = found.base + found.weights + parts.quantizer.batch_size * found.image + held(wait=False)
+    needed = found.base + found.weights + reconstruct.batch_size * found.image + held(wait=False)
     small = fitted(replace(parts, max_memory=(needed + 1) / GIB), found, on_cpu=False)
     assert changes(parts, small) == {"quantize.wait": False}
     small = fitted(replace(parts, max_memory=(needed - 1) / GIB), found, on_cpu=False)

@@ -49,10 +49,9 @@ class Reconstruct:
     are refresh calls, if there are enough. wait: whether passes wait for the next unit (`Collection`); None: where half
     of the free memory holds the maps that are alive then. seed: of the states and of the batches.
 
-    Memory: see `held_bytes`. Time: `iterations`
-    passes through every unit forward and back, and one run of both networks over all states; without waiting, one run
-    for each unit, up to it. Finished units stay in the folder of shards: a killed calibration goes on from there, and
-    ends the same.
+    Memory: see `held_bytes`. Time: `iterations` passes through every unit forward and back, and one run of both
+    networks over all states; without waiting, one run for each unit, up to it. Finished units stay in the folder of
+    shards: a killed calibration goes on from there, and ends the same.
     """
 
     base: PTQ
@@ -173,8 +172,7 @@ class Reconstruct:
         While states are drawn, as many as are kept of either kind, and then their copy in one piece. Later the kept
         ones, a unit's data twice while they are put together, and the maps of both networks.
         """
-        drawing = 3 * state
-        return self.num_states * max(drawing, state + 2 * unit + 2 * waiting)
+        return self.num_states * max(3 * state, state + 2 * unit + 2 * waiting)
 
     def image_calls(self, num_units: int, rows_per_state: int, *, wait: bool) -> float:
         """About how many fake-quantized full calls of one image learning costs, beside the base's calibration.
