@@ -1,7 +1,6 @@
 """What two parts of a run demand of each other, refused in seconds instead of after a calibration pass."""
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from math import ceil
 from pathlib import Path
@@ -89,15 +88,29 @@ def check_protocol(
             "compare. Set it to that, choose another model or protocol, or set protocol=none."
         )
     if protocol.prompts_sha256 is not None:
-        lines = model.read_prompts("evaluation")  # type: ignore[attr-defined]  # only text models get here
-        digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
-        if digest != protocol.prompts_sha256:
-            raise ValueError(
-                f"model.prompts={protocol.prompts!r}: SHA-256 of its evaluation prompts is {digest}, and "
-                f"protocol={protocol.name} has {protocol.prompts_sha256}: other prompts. Make the folder again."
-            )
+        check_prompts(protocol, model.read_prompts("evaluation"), key="model.prompts")  # type: ignore[attr-defined]
     if protocol.reference is not None:
         check_reference(protocol)
+
+
+def check_prompts(protocol: "PaperProtocol", prompts: Sequence[str], *, key: str) -> None:
+    """Raise ValueError, under the key that names their folder, for evaluation prompts that are not the protocol's."""
+    from cq.captions import digest
+
+    asked = f"protocol={protocol.name} has"
+    if len(prompts) != protocol.num_classes:
+        raise ValueError(
+            f"{key}={protocol.prompts!r}: holds {len(prompts)} evaluation prompts, and {asked} {protocol.num_classes}. "
+            f"Make the folder again: python -m cq.prompts {protocol.prompts} EVALUATION CALIBRATION --count "
+            f"{protocol.num_classes}"
+        )
+    found = digest(prompts)
+    if protocol.prompts_sha256 not in (None, found):
+        raise ValueError(
+            f"{key}={protocol.prompts!r}: SHA-256 of its evaluation prompts is {found}, and {asked} "
+            f"{protocol.prompts_sha256}: other prompts. Make the folder again, or set protocol.prompts_sha256=null to "
+            "take them as they are."
+        )
 
 
 def check_reference(protocol: "PaperProtocol") -> None:

@@ -23,6 +23,13 @@ class PixArtSigma(StableDiffusion):
     family: ClassVar[Family] = "transformer"
     parts: ClassVar[tuple[str, ...]] = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 
+    def cleaned(self, prompt: str) -> str:
+        """Lowered and stripped, as the stock pipeline's `encode_prompt`.
+
+        Its `clean_caption`, which takes punctuation and HTML out, too, works only where two more packages are.
+        """
+        return prompt.lower().strip()
+
     @property
     def blocks(self) -> int:
         """How many transformer blocks there are, by the model's configuration."""
@@ -48,6 +55,7 @@ class PixArtSigma(StableDiffusion):
         from cq.models.pixart import PixArtCut
         from cq.sampler.dpmpp import DPMpp
 
+        tokenizer: Any = T5Tokenizer.from_pretrained(part_folder(self.weights, "tokenizer"))
         network = PixArtCut(read_part(PixArtTransformer2DModel, self.weights, "transformer")).eval()
         denoiser = GuidedDenoiser(
             network=network, sites=(), guidance=self.guidance, null_first=True, call_index=CallIndex()
@@ -57,8 +65,8 @@ class PixArtSigma(StableDiffusion):
             denoiser=denoiser.with_sites((self.site,)),
             vae=read_first_stage(self.weights),
             text_encoder=read_part(T5EncoderModel, self.weights, "text_encoder"),
-            tokenizer=T5Tokenizer.from_pretrained(part_folder(self.weights, "tokenizer")),
-            prompts={"evaluation": self.read_prompts("evaluation"), "calibration": self.read_prompts("calibration")},
+            tokenizer=tokenizer,
+            prompts=self.prompts_for(tokenizer, TOKENS),
             scheduler=read_scheduler(DPMSolverMultistepScheduler, self.weights, self.release),
             sampler=DPMpp(),
         )

@@ -27,6 +27,7 @@ class StableDiffusionXL(StableDiffusion):
         from cq.models.unet import UNetCut
         from cq.sampler.ddim import DDIM
 
+        tokenizer = CLIPTokenizer.from_pretrained(part_folder(self.weights, "tokenizer"))
         network = UNetCut(read_part(UNet2DConditionModel, self.weights, "unet")).eval()
         denoiser = GuidedDenoiser(
             network=network, sites=(), guidance=self.guidance, null_first=True, call_index=CallIndex()
@@ -36,10 +37,10 @@ class StableDiffusionXL(StableDiffusion):
             denoiser=denoiser.with_sites((self.site,)),
             vae=read_first_stage(self.weights),
             text_encoder=read_part(CLIPTextModel, self.weights, "text_encoder"),
-            tokenizer=CLIPTokenizer.from_pretrained(part_folder(self.weights, "tokenizer")),
+            tokenizer=tokenizer,
             text_encoder_2=read_part(CLIPTextModelWithProjection, self.weights, "text_encoder_2"),
             tokenizer_2=CLIPTokenizer.from_pretrained(part_folder(self.weights, "tokenizer_2")),
-            prompts={"evaluation": self.read_prompts("evaluation"), "calibration": self.read_prompts("calibration")},
+            prompts=self.prompts_for(tokenizer, tokenizer.model_max_length),
             scheduler=read_scheduler(DDIMScheduler, self.weights, self.release),
             sampler=DDIM(),
         )

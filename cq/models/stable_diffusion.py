@@ -1,10 +1,11 @@
 """Text-conditional latent diffusion (Stable Diffusion v1's parts) stored as a diffusers folder."""
 
 import hashlib
+import logging
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
+from cq.captions import read_folder, shared
 from cq.models.diffusion import (
     DiffusionModel,
     Family,
@@ -22,14 +23,19 @@ from cq.models.stored import check_decoder, check_part, part_config, part_folder
 if TYPE_CHECKING:
     from torch import Tensor
 
+log = logging.getLogger(__name__)
+
+PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
+
 
 @dataclass(frozen=True, kw_only=True)
 class StableDiffusion:
     """A folder with unet, vae, text_encoder, tokenizer and scheduler, as diffusers' StableDiffusionPipeline opens it.
 
     weights: `zoo:NAME`, `hub:ORG/NAME@REVISION` or a local folder. site: the entry ResNet of the cut. prompts: a folder
-    with evaluation.txt and calibration.txt, one prompt a line; label i is line i. The public release calibrated on
-    evaluation prompts; a prompt in both files is refused here. release: facts about published weights.
+    with evaluation.txt and calibration.txt, one prompt a line; label i is prompt i (see `cq.captions`). The public
+    release calibrated on evaluation prompts; a prompt in both files is refused here. release: facts about published
+    weights.
     """
 
     family: ClassVar[Family] = "unet"
@@ -55,23 +61,21 @@ class StableDiffusion:
         return len(self.read_prompts("evaluation"))
 
     def read_prompts(self, purpose: Purpose) -> tuple[str, ...]:
-        """The prompts of one file. Raises ValueError where it is missing or empty."""
-        path = self._folder() / f"{purpose}.txt"
-        if not path.is_file():
-            raise ValueError(f"model.prompts={self.prompts!r}: there is no {path}. Write one prompt a line into it.")
-        lines = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-        if not lines:
-            raise ValueError(f"model.prompts={self.prompts!r}: {path} holds no prompt. Write one a line.")
-        return lines
+        """The prompts of one file. Raises ValueError where it is missing, empty or not as `cq.captions` reads it."""
+        return read_folder(self.prompts, purpose, key="model.prompts")
+
+    def cleaned(self, prompt: str) -> str:
+        """What the text encoder is given of a prompt: as the stock pipeline, all of it."""
+        return prompt
 
     def check(self) -> None:
         """Raise ValueError, before anything is loaded, for a model, prompts or a site that are not there."""
         check_folder(self.weights, self.parts, self.release)
         self.check_network()
-        shared = set(self.read_prompts("evaluation")) & set(self.read_prompts("calibration"))
-        if shared:
+        both = shared(self.read_prompts("evaluation"), self.read_prompts("calibration"))
+        if both:
             raise ValueError(
-                f"model.prompts={self.prompts!r}: {len(shared)} prompts are in both files, {min(shared)!r} among them. "
+                f"model.prompts={self.prompts!r}: {len(both)} prompts are in both files, {min(both)!r} among them. "
                 "Nothing may be calibrated on what it is evaluated with: take them out of calibration.txt."
             )
 
@@ -84,9 +88,14 @@ class StableDiffusion:
         check_cut(self.site, cuts_of(part_config(self.weights, "unet")))
 
     def content_digest(self) -> str:
-        """SHA-256 of both prompt files; they decide images as the weights do."""
-        text = "\0".join("\n".join(self.read_prompts(purpose)) for purpose in ("evaluation", "calibration"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        """SHA-256 of both prompt files, and of what is read of them where that is another text.
+
+        They decide images as the weights do.
+        """
+        written = [self.read_prompts(purpose) for purpose in PURPOSES]
+        texts = ["\n".join(prompts) for prompts in written]
+        texts += ["\n".join(map(self.cleaned, prompts)) for prompts in written]
+        return hashlib.sha256("\0".join(dict.fromkeys(texts)).encode()).hexdigest()
 
     def layers(self) -> frozenset[str] | None:
         """Layers of the denoiser, and perhaps embeddings; see `stored_layers`."""
@@ -102,6 +111,7 @@ class StableDiffusion:
         from cq.models.unet import UNetCut
         from cq.sampler.plms import PLMS
 
+        tokenizer = CLIPTokenizer.from_pretrained(part_folder(self.weights, "tokenizer"))
         network = UNetCut(read_part(UNet2DConditionModel, self.weights, "unet")).eval()
         denoiser = GuidedDenoiser(
             network=network, sites=(), guidance=self.guidance, null_first=True, call_index=CallIndex()
@@ -111,8 +121,8 @@ class StableDiffusion:
             denoiser=denoiser.with_sites((self.site,)),
             vae=read_first_stage(self.weights),
             text_encoder=read_part(CLIPTextModel, self.weights, "text_encoder"),
-            tokenizer=CLIPTokenizer.from_pretrained(part_folder(self.weights, "tokenizer")),
-            prompts={"evaluation": self.read_prompts("evaluation"), "calibration": self.read_prompts("calibration")},
+            tokenizer=tokenizer,
+            prompts=self.prompts_for(tokenizer, tokenizer.model_max_length),
             scheduler=read_scheduler(PNDMScheduler, self.weights, self.release),
             sampler=PLMS(),
         )
@@ -121,23 +131,28 @@ class StableDiffusion:
         """SHA-256 over the names and bytes of every file of the model."""
         return folder_digest(self.weights)
 
-    def _folder(self) -> Path:
-        from cq.zoo.locate import locate
-
-        try:
-            return locate(self.prompts)
-        except ValueError as error:
-            raise ValueError(f"model.prompts={error}") from error
+    def prompts_for(self, tokenizer: Any, tokens: int) -> dict[Purpose, tuple[str, ...]]:
+        """The prompts of both files; those that the model, as the stock pipeline, reads only `tokens` of are told."""
+        prompts = {purpose: self.read_prompts(purpose) for purpose in PURPOSES}
+        may_be = [text for text in prompts["evaluation"] if len(text.encode()) > tokens - 2]  # a byte each, at most
+        cut = [text for text in may_be if len(tokenizer(self.cleaned(text)).input_ids) > tokens]
+        if cut:
+            log.warning(
+                "model.prompts=%r: %d of %d evaluation prompts are longer than %d tokens, and the model reads no more "
+                "of them: %r", self.prompts, len(cut), len(prompts["evaluation"]), tokens, cut[0],
+            )  # fmt: skip
+        return prompts
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextModel(DiffusionModel):
     """First stage, text encoder and tokenizer beside the denoiser."""
 
+    component: StableDiffusion
     vae: Any
     text_encoder: Any
     tokenizer: Any
-    prompts: dict[str, tuple[str, ...]]
+    prompts: dict[Purpose, tuple[str, ...]]
 
     def condition(self, labels_N: "Tensor", purpose: Purpose = "evaluation") -> "Tensor":
         """Text states [2N, tokens, dim]: first of the empty prompt, then of each label's; as diffusers encodes them.
@@ -147,7 +162,7 @@ class TextModel(DiffusionModel):
         import torch
 
         lines = self.prompts[purpose]
-        texts = [lines[int(label) % len(lines)] for label in labels_N]
+        texts = [self.component.cleaned(lines[int(label) % len(lines)]) for label in labels_N]
         with torch.no_grad():
             return torch.cat([self._encode([""]).expand(len(texts), -1, -1), self._encode(texts)])
 
