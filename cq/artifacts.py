@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typing_extensions import Self
 
+from cq.failures import writing
 from cq.phases import Phases, sites_at
 
 
@@ -41,9 +42,10 @@ class Artifact:
     def save(self, folder: Path) -> None:
         """Write `tensors.safetensors` and `artifact.json` into an existing folder."""
         tensors, _ = self._split()
-        if tensors:
-            save_file(tensors, folder / "tensors.safetensors")
-        (folder / "artifact.json").write_text(self._document())
+        with writing(folder):
+            if tensors:
+                save_file(tensors, folder / "tensors.safetensors")
+            (folder / "artifact.json").write_text(self._document())
 
     @classmethod
     def load(cls, folder: Path) -> Self:

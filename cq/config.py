@@ -6,10 +6,14 @@ import json
 import types
 import typing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+CONF = Path(__file__).parent.parent / "conf"
 
 
 @dataclass
@@ -94,6 +98,8 @@ class RunConfig:
     latency: Any = MISSING
     logger: Any = MISSING
 
+
+ConfigStore.instance().store(name="run_config", node=RunConfig)
 
 DTYPES = ("float32", "bfloat16", "float16")
 

@@ -9,13 +9,15 @@ import json
 import logging
 import os
 import shutil
-import sys
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from cq.__main__ import CONF, REFUSED
+from cq.commands import ended
+from cq.config import CONF
+from cq.failures import writing
 from cq.models.release import PROVENANCE
+from cq.store import check_writable
 
 log = logging.getLogger("cq")
 
@@ -42,11 +44,12 @@ def convert_file(checkpoint: Path, folder: Path, name: str, *, ema: bool) -> Non
         digest = hashlib.sha256()
         while block := file.read(2**24):
             digest.update(block)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(folder.parent, "folder")
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     try:
         for part, module in made.items():
-            module.save_pretrained(temporary / part)
+            with writing(temporary / part):
+                module.save_pretrained(temporary / part)
         document = {"architecture": name, "checkpoint_sha256": digest.hexdigest(), "ema": ema}
         (temporary / PROVENANCE).write_text(json.dumps(document, indent=1) + "\n")
         temporary.rename(folder)
@@ -55,7 +58,7 @@ def convert_file(checkpoint: Path, folder: Path, name: str, *, ema: bool) -> Non
 
 
 def main() -> None:
-    """Console entry. Exit status 2 where the input is refused."""
+    """Console entry. Exit status: see `cq.commands.ended`."""
     parser = argparse.ArgumentParser(prog="python -m cq.convert", description=__doc__)
     parser.add_argument("model", help="a choice of conf/model that has an original checkpoint, as ldm_church256")
     parser.add_argument("checkpoint", type=Path)
@@ -63,19 +66,19 @@ def main() -> None:
     parser.add_argument("--ema", choices=("true", "false"), help="instead of what the model's yaml says")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    status = ended("cq.convert", lambda: _convert(given.model, given.checkpoint, given.folder, given.ema))
+    if status:
+        raise SystemExit(status)
+
+
+def _convert(model: str, checkpoint: Path, folder: Path, given_ema: str | None) -> None:
     originals = [path.stem for path in sorted((CONF / "model").glob("*.yaml")) if _architecture(path)]
-    try:
-        if given.model not in originals:
-            raise ValueError(
-                f"model={given.model}: has no original checkpoint to convert. Choose from: {', '.join(originals)}."
-            )
-        path = CONF / "model" / f"{given.model}.yaml"
-        ema = OmegaConf.load(path).release.ema if given.ema is None else given.ema == "true"
-        convert_file(given.checkpoint, given.folder, _architecture(path), ema=ema)
-    except ValueError as error:
-        sys.stderr.write(f"cq: {error}\n")
-        raise SystemExit(REFUSED) from None
-    log.info("%s: written. Use it with: cq model=%s model.weights=%s", given.folder, given.model, given.folder)
+    if model not in originals:
+        raise ValueError(f"model={model}: has no original checkpoint to convert. Choose from: {', '.join(originals)}.")
+    path = CONF / "model" / f"{model}.yaml"
+    ema = OmegaConf.load(path).release.ema if given_ema is None else given_ema == "true"
+    convert_file(checkpoint, folder, _architecture(path), ema=ema)
+    log.info("%s: written. Use it with: cq model=%s model.weights=%s", folder, model, folder)
 
 
 def _architecture(path: Path) -> str:

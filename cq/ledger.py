@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from cq.components import Components
+from cq.failures import mendable, sentence
 from cq.processes import here
 from cq.record import SCHEMA, RunRecord, append, latest, read
 from cq.store import locked, write_atomically
@@ -42,13 +43,13 @@ REPOSITORY = Path(__file__).parents[1]
 SOURCES = ("cq", "conf")  # what decides a number; tests and documents may differ from the commit
 
 
-class RunError(RuntimeError):
+class RunError(Exception):
     """A stage raised, and the failed run is in the record file. mendable: the user can remove the cause."""
 
     def __init__(self, record: RunRecord, cause: Exception) -> None:
-        super().__init__(f"{record.label}: {cause}" if str(cause) else f"{record.label}: {type(cause).__name__}")
+        super().__init__(f"{record.label}: {sentence(cause)}")
         self.record = record
-        self.mendable = isinstance(cause, ValueError | OSError)
+        self.mendable = mendable(cause)
 
 
 def config_digest(config: DictConfig) -> str:
@@ -107,20 +108,23 @@ def execute(config: DictConfig, choices: Mapping[str, str]) -> RunRecord:
     from cq.pipeline import run
 
     parts = within_budget(parts)
+    made: RunRecord | None = None
     try:
         outcome = run(parts)
+        with processes.step():
+            if outcome is not None:  # in the main process
+                write_strip(outcome.samples, path.parent / "thumbnails" / f"{outcome.images_digest[:16]}.png")
+                made = _record(config, choices, weights, outcome, source, note="; ".join(outcome.missing.values()))
+                append(made, path)
+                parts.logger.log_run(made, path.parent / made.thumbnails, Path(config.paths.tracking))
     except Exception as error:
         record = _record(config, choices, weights, None, source, note=f"{type(error).__name__}: {error}")
         if processes.is_main:
-            append(record, path)
+            try:
+                append(record, path)
+            except OSError as unwritten:  # most likely for the same reason
+                log.error("%s The failed run is not in the record file.", sentence(unwritten))
         raise RunError(record, error) from error
-    made: RunRecord | None = None
-    with processes.step():
-        if outcome is not None:  # in the main process
-            write_strip(outcome.samples, path.parent / "thumbnails" / f"{outcome.images_digest[:16]}.png")
-            made = _record(config, choices, weights, outcome, source, note="; ".join(outcome.missing.values()))
-            append(made, path)
-            parts.logger.log_run(made, path.parent / made.thumbnails, Path(config.paths.tracking))
     made = processes.told(made)
     assert made is not None
     return made

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from cq.calibrate.loops import NO_CORRECTION
+from cq.commands import ended
 from cq.components import Components, described
+from cq.config import CONF
 from cq.contracts import Quantizer, ReadsStatistics
 from cq.memory import GIB, call_bytes, peak_bytes, within_budget
 from cq.models.denoiser import GuidedDenoiser
@@ -223,23 +225,17 @@ def total_seconds(runs: Sequence[tuple[Components, Mapping[str, float]]]) -> flo
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the plan of one run. Exit status 0, or 2 where the input is refused or the run cannot fit."""
+    """Print the plan of one run. Exit status: see `cq.commands.ended`; 2 also where the run cannot fit."""
+    return ended("cq.plan", lambda: _tell(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def _tell(overrides: list[str]) -> None:
     from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
 
-    from cq.__main__ import CONF, REFUSED, explain
-
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = compose("config", overrides=list(sys.argv[1:] if arguments is None else arguments))
-        parts = within_budget(Components.of(config))
-        plan = plan_of(parts, interval=config.schedule.get("interval"))
-    except (ValueError, HydraException, OmegaConfBaseException, OSError) as error:
-        sys.stderr.write(f"cq.plan: {explain(error)}\n")
-        return REFUSED
-    sys.stdout.write(f"{plan}\n")
-    return 0
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", overrides=overrides)
+    parts = within_budget(Components.of(config))
+    sys.stdout.write(f"{plan_of(parts, interval=config.schedule.get('interval'))}\n")
 
 
 if __name__ == "__main__":

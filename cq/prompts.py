@@ -20,13 +20,12 @@ import io
 import json
 import logging
 import re
-import sys
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cq.__main__ import REFUSED, explain
 from cq.captions import COLUMNS, decoded, digest, flaw, is_blank, is_null, read_lines, repeated, shared
+from cq.commands import ended
 from cq.store import write_atomically
 
 log = logging.getLogger("cq.prompts")
@@ -222,7 +221,7 @@ def _column(
 
 
 def main() -> None:
-    """Exit status 0, or 2 where the input is refused."""
+    """Exit status: see `cq.commands.ended`."""
     parser = argparse.ArgumentParser(
         prog="python -m cq.prompts", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -233,21 +232,23 @@ def main() -> None:
     parser.add_argument("--drop-shared", action="store_true", help="leave evaluation prompts out of calibration")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        evaluation = read_source(arguments.evaluation)
-        calibration = read_source(arguments.calibration)
-        if arguments.count is not None and not 1 <= arguments.count <= len(evaluation):
-            raise ValueError(f"--count={arguments.count}: {arguments.evaluation} has {len(evaluation)} prompts.")
-        evaluation = evaluation[: arguments.count]
-        if arguments.drop_shared:
-            both = set(shared(evaluation, calibration))
-            calibration = [prompt for prompt in calibration if prompt not in both]
-            if not calibration:
-                raise ValueError(f"{arguments.calibration}: has no prompt beside those of evaluation. Give another.")
-        written = write_prompts(arguments.folder, evaluation, calibration)
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"cq.prompts: {explain(error)}\n")
-        raise SystemExit(REFUSED) from None
+    status = ended("cq.prompts", lambda: _make(arguments))
+    if status:
+        raise SystemExit(status)
+
+
+def _make(arguments: argparse.Namespace) -> None:
+    evaluation = read_source(arguments.evaluation)
+    calibration = read_source(arguments.calibration)
+    if arguments.count is not None and not 1 <= arguments.count <= len(evaluation):
+        raise ValueError(f"--count={arguments.count}: {arguments.evaluation} has {len(evaluation)} prompts.")
+    evaluation = evaluation[: arguments.count]
+    if arguments.drop_shared:
+        both = set(shared(evaluation, calibration))
+        calibration = [prompt for prompt in calibration if prompt not in both]
+        if not calibration:
+            raise ValueError(f"{arguments.calibration}: has no prompt beside those of evaluation. Give another.")
+    written = write_prompts(arguments.folder, evaluation, calibration)
     log.info("%s: %d evaluation and %d calibration prompts", arguments.folder, len(evaluation), len(calibration))
     if again := repeated(evaluation):
         log.info("%d evaluation prompts are there more than once; each line is drawn", again)

@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
+from cq.failures import writing
+
 SCHEMA = 1  # raised when the meaning of a field changes
 
 Status = Literal["ok", "failed", "not run"]
@@ -183,7 +185,7 @@ def append(record: RunRecord, path: Path) -> None:
     """
     line = (record.to_json() + "\n").encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path), path.open("a+b") as file:
+    with writing(path), _locked(path), path.open("a+b") as file:
         _repair(file.fileno(), path)
         view = memoryview(line)
         while view:

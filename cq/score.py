@@ -11,18 +11,15 @@ import argparse
 import json
 import logging
 import random
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
-from cq.__main__ import CONF, REFUSED, explain
-from cq.config import build
+from cq.commands import ended
+from cq.config import CONF, build
 from cq.evaluate.paper_protocol import NoProtocol, PaperProtocol
 from cq.preflight import check_metrics, check_reference
 from cq.store import write_atomically
@@ -132,29 +129,30 @@ def make_reference(images: Path, out: Path, config: DictConfig) -> Mapping[str, 
 
 
 def main() -> None:
-    """Exit status 0, or 2 where the input is refused."""
+    """Exit status: see `cq.commands.ended`."""
     parser = argparse.ArgumentParser(prog="python -m cq.score", description=__doc__)
     parser.add_argument("images", type=Path, help="folder of images, or npz file")
     parser.add_argument("--reference", type=Path, metavar="OUT.npz", help="write the reference batch of these images")
     parser.add_argument("overrides", nargs="*", help="protocol=..., evaluate=..., metrics.adm.device=cuda, ...")
     arguments = parser.parse_intermixed_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    images: Path = arguments.images
-    try:
-        protocols = any(override.startswith(("protocol=", "evaluate=")) for override in arguments.overrides)
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = compose("config", overrides=[*([] if protocols else ["evaluate=adm"]), *arguments.overrides])
-        if arguments.reference is not None:
-            counts = make_reference(images, arguments.reference, config)
-            log.info("%s: moments of %d images, %d stored", arguments.reference, counts["images"], counts["stored"])
-            return
-        scores = score(images, config)
-        name = getattr(build(config.protocol, "protocol"), "name", "none")
-        out = images.parent / f"{images.name}.{name}.json"
-        write_atomically(out, (json.dumps(scores, indent=1) + "\n").encode())
-    except (ValueError, HydraException, OmegaConfBaseException, OSError) as error:
-        sys.stderr.write(f"cq.score: {explain(error)}\n")
-        raise SystemExit(REFUSED) from None
+    status = ended("cq.score", lambda: _score(arguments.images, arguments.reference, arguments.overrides))
+    if status:
+        raise SystemExit(status)
+
+
+def _score(images: Path, reference: Path | None, overrides: list[str]) -> None:
+    protocols = any(override.startswith(("protocol=", "evaluate=")) for override in overrides)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", overrides=[*([] if protocols else ["evaluate=adm"]), *overrides])
+    if reference is not None:
+        counts = make_reference(images, reference, config)
+        log.info("%s: moments of %d images, %d stored", reference, counts["images"], counts["stored"])
+        return
+    scores = score(images, config)
+    name = getattr(build(config.protocol, "protocol"), "name", "none")
+    out = images.parent / f"{images.name}.{name}.json"
+    write_atomically(out, (json.dumps(scores, indent=1) + "\n").encode())
     for key, found in scores.items():
         log.info("%s %.6g", key, found["value"])
     log.info("written to %s", out)

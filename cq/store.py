@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from cq.failures import writing
 from cq.processes import Processes, here
 
 if TYPE_CHECKING:  # brings torch, which a check of the folders does not need
@@ -137,12 +138,17 @@ class Store:
     def _publish(self, artifact: "Artifact", folder: Path, description: str, made: Mapping[str, float | None]) -> None:
         temporary = folder.with_suffix(f".{os.getpid()}.tmp")
         temporary.mkdir()
-        artifact.save(temporary)
-        (temporary / "key.json").write_text(description)
-        (temporary / "seconds.json").write_text(_seconds_document(made))
-        for path in (*temporary.iterdir(), temporary):
-            _force_to_disk(path)
-        os.rename(temporary, folder)
+        try:
+            artifact.save(temporary)
+            with writing(temporary):
+                (temporary / "key.json").write_text(description)
+                (temporary / "seconds.json").write_text(_seconds_document(made))
+                for path in (*temporary.iterdir(), temporary):
+                    _force_to_disk(path)
+            os.rename(temporary, folder)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)  # a full disk would stay full
+            raise
         _force_to_disk(folder.parent)
 
 
@@ -183,11 +189,15 @@ def locked(path: Path) -> Iterator[None]:
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that it is there whole or not at all. A kill may leave `path`.<pid>.tmp beside it."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with writing(path), temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)  # a full disk would stay full
+        raise
 
 
 def _check_key(folder: Path, description: str) -> None:

@@ -6,7 +6,6 @@ and the others go on.
 """
 
 import logging
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -16,13 +15,11 @@ from typing import TYPE_CHECKING
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
 
-from cq.__main__ import CONF, FAILED, INTERRUPTED, REFUSED, explain
+from cq.commands import FAILED, REFUSED, ended, say
 from cq.components import Components
-from cq.config import build
+from cq.config import CONF, build
 from cq.ledger import (
     REPOSITORY,
     RunError,
@@ -186,7 +183,7 @@ def fill(table: str, overrides: Sequence[str], out: Path) -> Filled:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Console entry; `out=FOLDER` among the arguments names where the report goes (default runs/report).
 
-    Exit status 0; 2 where the input is refused, 1 where a run failed, 130 where it was stopped.
+    Exit status: see `cq.commands.ended`.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -200,19 +197,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             out = Path(argument.removeprefix("out="))
         else:
             overrides.append(argument)
-    try:
-        filled = fill(arguments[0], overrides, out)
-    except KeyboardInterrupt:
-        sys.stderr.write("cq.table: stopped. What is recorded stays; the same command goes on from here.\n")
-        return INTERRUPTED
-    except (ValueError, HydraException, OmegaConfBaseException, OSError) as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        sys.stderr.write(f"cq.table: {explain(error)}\n")
-        return REFUSED
+    return ended("cq.table", lambda: _fill(arguments[0], overrides, out))
+
+
+def _fill(table: str, overrides: Sequence[str], out: Path) -> int:
+    filled = fill(table, overrides, out)
     sys.stdout.write(f"{filled.markdown}\n")
     if filled.failed:
-        sys.stderr.write(f"cq.table: {filled.failed} of {filled.ran} runs failed; the messages are above.\n")
+        say("cq.table", f"{filled.failed} of {filled.ran} runs failed; the messages are above.")
     return FAILED if filled.failed else 0
 
 

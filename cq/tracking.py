@@ -13,7 +13,10 @@ from cq.record import RunRecord
 
 ONLINE_SECONDS = 15.0  # to reach W&B's server, once a process; then its runs are logged offline
 FINISH_SECONDS = 60.0  # to upload what is left; what is not uploaded then stays in the folder
-MODES = ("online", "offline", "disabled")
+MODES = {  # what W&B itself takes its variable to be
+    "online": "online", "offline": "offline", "disabled": "disabled", "dryrun": "offline", "run": "online",
+    "shared": "online",
+}  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +86,8 @@ class WandbLogger:
 
     @property
     def _mode(self) -> str:
-        return self.mode or os.environ.get("WANDB_MODE") or "offline"
+        found = self.mode or os.environ.get("WANDB_MODE") or "offline"
+        return MODES.get(found, found)
 
     def _log(self, fill: Callable[[Any], None], *, folder: Path, **options: Any) -> None:
         """Write one W&B run. A failure of W&B's is a warning: the record and the report have everything."""
@@ -96,7 +100,7 @@ class WandbLogger:
                 fill(run)
             finally:
                 run.finish()
-        except (wandb.errors.Error, OSError) as error:
+        except (wandb.errors.Error, ValueError, OSError) as error:  # a ValueError: of its other variables
             log.warning("W&B did not take this run (%s); nothing is lost, the record file has all of it", error)
 
     def _start(self, **options: Any) -> Any:

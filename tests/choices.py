@@ -5,8 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from cq.__main__ import CONF
-from cq.config import build
+from cq.config import CONF, build
 
 
 def names(group: str) -> list[str]:

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from cq.__main__ import CONF
 from cq.components import Components
-from cq.config import Paths, RunConfig
+from cq.config import CONF, Paths, RunConfig
 from tests.tiny_runs import composed
 
 NO_COMPONENTS = (

@@ -11,8 +11,7 @@ import torch
 from omegaconf import OmegaConf
 from torch.testing import assert_close
 
-from cq.__main__ import CONF
-from cq.config import build
+from cq.config import CONF, build
 from cq.convert import convert_file, main
 from cq.models.architecture import architecture
 from tests.models.test_original import Original, narrow

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from cq.__main__ import CONF
 from cq.components import Components
+from cq.config import CONF
 from cq.evaluate.paper_protocol import PaperProtocol
 from cq.quantize.reconstruct import Reconstruct
 from tests.paper_runs import COMMANDS, PUBLISHED, README, TABLE, at, chosen, command_of, prepare

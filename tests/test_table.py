@@ -11,8 +11,8 @@ import pytest
 
 import cq.pipeline
 import cq.table
-from cq.__main__ import CONF
 from cq.components import Components
+from cq.config import CONF
 from cq.record import read
 from cq.table import fill, jobs_of, main
 from cq.tracking import NoLogger
@@ -135,7 +135,7 @@ def test_a_stop_by_the_keyboard_keeps_what_is_recorded(
 
     monkeypatch.setattr(cq.pipeline, "run", stopped)
     assert main(["table5", *quick(tiny_folder, tmp_path), f"out={tmp_path}/report"]) == 130
-    assert "the same command goes on from here" in capsys.readouterr().err
+    assert "The same command goes on from here" in capsys.readouterr().err
     assert [record.experiment for record in read(tmp_path / "records.jsonl")] == ["table5/full_precision"]
 
 

@@ -209,6 +209,8 @@ def test_a_mode_that_is_none_is_refused_before_the_run(monkeypatch: pytest.Monke
     with pytest.raises(ValueError, match="WANDB_MODE='onlin': must be one of online, offline, disabled"):
         WandbLogger(project="cq", mode=None)
     WandbLogger(project="cq", mode="offline")
+    monkeypatch.setenv("WANDB_MODE", "dryrun")  # what W&B called it before
+    assert WandbLogger(project="cq", mode=None)._mode == "offline"
 
 
 def test_no_logger_writes_nothing(run: RunRecord, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cq.commands import ended
 from cq.record import RunRecord, read
 from cq.report.render import render_table
 from cq.report.tables import TITLES
@@ -15,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 0, or 2 with one line on stderr where a table cannot be written."""
+    """Exit status: see `cq.commands.ended`; 2 where a table cannot be written."""
     parser = argparse.ArgumentParser(prog="cq-report", description="Write tables and figures from run records.")
     parser.add_argument("tables", nargs="*", metavar="TABLE", help="names of tables, such as table5")
     parser.add_argument("--all", action="store_true", help="every table that has records")
@@ -27,17 +28,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     if options.all == bool(options.tables):
         parser.error("name the tables, or give --all (one of the two)")
-    try:
-        records = [record for path in options.records or committed(Path("results")) for record in _read(path)]
-        names = _names(options.tables, records)
-        for name in names:
-            rendered = render_table(name, records, options.paper, options.out, figures=not options.no_figures)
-            print(rendered.markdown)
-            print("\n".join(f"wrote {path}" for path in rendered.files))
-    except (ValueError, FileNotFoundError) as error:
-        print(f"cq-report: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return ended("cq-report", lambda: _write(options))
+
+
+def _write(options: argparse.Namespace) -> None:
+    records = [record for path in options.records or committed(Path("results")) for record in _read(path)]
+    for name in _names(options.tables, records):
+        rendered = render_table(name, records, options.paper, options.out, figures=not options.no_figures)
+        print(rendered.markdown)
+        print("\n".join(f"wrote {path}" for path in rendered.files))
 
 
 def committed(folder: Path) -> list[Path]:

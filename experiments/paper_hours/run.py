@@ -15,8 +15,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from cq.__main__ import CONF
-from cq.config import build
+from cq.config import CONF, build
 from cq.contracts import CutNetwork
 from cq.evaluate.efficiency import call_macs, counting
 from cq.models.architecture import architecture, build_part

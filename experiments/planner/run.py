@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 
-from cq.__main__ import CONF
 from cq.components import Components
+from cq.config import CONF
 from cq.plan import plan_of
 
 log = logging.getLogger("planner")

@@ -12,8 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from cq.__main__ import CONF
-from cq.config import build
+from cq.config import CONF, build
 from cq.evaluate import adm
 from cq.evaluate.features import sha256_of_file
 from cq.evaluate.paper_protocol import PaperProtocol

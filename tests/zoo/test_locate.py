@@ -10,8 +10,7 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 from omegaconf import OmegaConf
 
-from cq.__main__ import CONF
-from cq.config import build
+from cq.config import CONF, build
 from cq.models.pixel import PixelDiffusion
 from cq.zoo import locate as module
 from cq.zoo.locate import locate
