@@ -1,11 +1,10 @@
 """The parts of one run, built and checked; a configuration that cannot work is refused before torch is loaded."""
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
@@ -158,16 +157,3 @@ def _disk_bytes(model: "ModelComponent", sample: "Sample", calls_traced: int) ->
     latent, image = math.prod(model.latent_shape), math.prod(model.image_shape)
     trace = min(sample.trace, sample.num_images) * latent * 2 * calls_traced  # 4 bytes, a mean of both sets
     return 4 * (sample.num_images * (image + 4 * latent) + trace) + 2**24
-
-
-def described(component: Any) -> dict[str, Any]:
-    """A component as JSON: its class and fields, nested components included."""
-    out: dict[str, Any] = {"class": f"{type(component).__module__}.{type(component).__qualname__}"}
-    for field in dataclasses.fields(component):
-        value = getattr(component, field.name)
-        if value is None and field.metadata.get("came_later"):
-            continue  # so that what was stored before there was such a field keeps its name
-        out[field.name] = described(value) if dataclasses.is_dataclass(value) else value
-    if hasattr(component, "content_digest"):  # a component that reads a file is what the file says
-        out["content"] = component.content_digest()
-    return out

@@ -1,6 +1,5 @@
 """From a configuration to its line in the record file; a question that was answered is not asked again."""
 
-import hashlib
 import io
 import logging
 import platform
@@ -16,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cq.components import Components
 from cq.failures import mendable, sentence
+from cq.identity import beside
 from cq.processes import here
 from cq.record import SCHEMA, RunRecord, append, latest, read
 from cq.store import locked, write_atomically
@@ -37,6 +37,7 @@ LATER: Mapping[str, Any] = {  # groups and slots that came later, with what ever
     "quantize.wait": None,
     "protocol": {"_target_": "cq.evaluate.paper_protocol.NoProtocol"},
 }
+DECIDING = tuple(dict.fromkeys(key.partition(".")[0] for key in (*IDENTITY, *LATER, "baseline")))
 PACKAGES = ("torch", "diffusers", "torchmetrics", "clean-fid", "hydra-core", "numpy", "scipy")
 THUMBNAILS = 10
 REPOSITORY = Path(__file__).parents[1]
@@ -55,12 +56,14 @@ class RunError(Exception):
 def config_digest(config: DictConfig) -> str:
     """Names the question: every group that can change a number, resolved; not paths, logger or row label.
 
-    A schedule read from a file counts with the file's content. What `LATER` names counts only where it is not what it
-    was before it could be chosen, so that runs from before keep their names.
+    Files that it names count with their content, and code that is not the committed one counts (`cq.identity`). What
+    `LATER` names counts only where it is not what it was before it could be chosen, so that runs from before keep their
+    names.
     """
     from cq.artifacts import digest_of
 
     resolved = _resolved(config)
+    extra = beside({key: resolved[key] for key in DECIDING if key in resolved})
     same = {"num_steps": resolved["sample"]["num_steps"], "sampler": resolved["sampler"]}
     counts = (*IDENTITY, *LATER, *(() if resolved["baseline"] == same else ("baseline",)))
     for key, before in LATER.items():
@@ -69,11 +72,7 @@ def config_digest(config: DictConfig) -> str:
         if name in holder and holder[name] == before:
             del holder[name]
     question = {key: resolved[key] for key in counts if key in resolved}
-    if resolved["schedule"].get("path"):
-        path = Path(resolved["schedule"]["path"])
-        file = path / "artifact.json" if path.is_dir() else path
-        question["schedule_file"] = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
-    return digest_of(question)[:20]
+    return digest_of(question | extra)[:20]
 
 
 def execute(config: DictConfig, choices: Mapping[str, str]) -> RunRecord:

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from cq.calibrate.loops import NO_CORRECTION
 from cq.commands import ended
-from cq.components import Components, described
+from cq.components import Components
 from cq.config import CONF
 from cq.contracts import Quantizer, ReadsStatistics
+from cq.identity import described
 from cq.memory import GIB, call_bytes, peak_bytes, within_budget
 from cq.models.denoiser import GuidedDenoiser
 from cq.preflight import needs_moments

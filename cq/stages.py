@@ -23,12 +23,13 @@ from cq.calibrate.loops import NO_CORRECTION, Loops, every_call
 from cq.calibrate.moments import PairMoments
 from cq.calibrate.predicted import batch_moments, merged_moments
 from cq.calibrate.trajectory import batch_sums, merged_statistics
-from cq.components import Components, described
+from cq.components import Components
 from cq.contracts import Denoiser, PlanRequest
 from cq.correct.from_statistics import moments_for_schedule
 from cq.correct.tables import fit_tables, lazily
 from cq.evaluate.efficiency import counted_cost
 from cq.evaluate.latency import Timing
+from cq.identity import described, source_digest
 from cq.models.compiled import compiled
 from cq.models.corrected import NOISE
 from cq.models.denoiser import GuidedDenoiser
@@ -53,10 +54,12 @@ class Run:
         self.parts = parts
         self.store = parts.store
         self.num_calls = parts.sampler.num_calls(parts.sample.num_steps)
+        source = source_digest(__name__)
         self._origin = {
             "model": described(parts.model), "weights": parts.model.weights_digest(),
             "num_steps": parts.sample.num_steps, "run_seed": parts.run_seed, "sampler": described(parts.sampler),
             **({} if parts.dtype == "float32" else {"dtype": parts.dtype}),
+            **({} if source is None else {"source": source}),
         }  # fmt: skip
 
     @cached_property

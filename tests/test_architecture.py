@@ -21,8 +21,8 @@ EVERYBODY = (  # the nouns: anyone may import these
 NOUNS_MAY = {"contracts": ("calibrate.moments",)}  # and they import each other only, but for this
 OF_THE_ZOO = ("zoo.locate", "zoo.classifier")  # what the rest may import from the zoo
 TOP = (  # these put the others together
-    "components", "outcome", "preflight", "stages", "memory", "pipeline", "ledger", "tracking", "plan", "table",
-    "score", "prompts", "convert", "__main__",
+    "identity", "components", "outcome", "preflight", "stages", "memory", "pipeline", "ledger", "tracking", "plan",
+    "table", "score", "prompts", "convert", "__main__",
 )  # fmt: skip
 LONGEST = 350
 NO_NAMES = ("utils", "util", "helpers", "helper", "common", "misc")
@@ -85,7 +85,8 @@ def test_the_order_has_no_cycle_among_the_top_modules() -> None:
 def test_torch_is_not_needed_to_look_at_a_configuration() -> None:
     """Import time of the command line: what it imports at the top of a file must not import torch there."""
     heavy = ("torch", "diffusers", "wandb", "torchmetrics", "safetensors", "matplotlib", "pandas")
-    light = ["__main__", "config", "components", "preflight", "ledger", "store", "heads", "record", "tracking", "table",
+    light = ["__main__", "config", "identity", "components", "preflight", "ledger", "store", "heads", "record",
+             "tracking", "table",
              "models/latent", "models/sites", "models/stored", "models/pixel", "models/transformer",
              "models/stable_diffusion", "models/sdxl", "models/pixart_sigma", "models/release", "models/architecture",
              "models/diffusion", "convert", "phases", "sample/generate",
