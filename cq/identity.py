@@ -85,7 +85,7 @@ def files_named(kind: type, values: Mapping[str, Any]) -> dict[str, str]:
     model, which have a digest of their own, and fields that choose among words.
     """
     out: dict[str, str] = {}
-    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+    for field in dataclasses.fields(kind):
         words = get_origin(field.type) is Literal or field.name in WORDS
         if words or (field.name == "weights" and hasattr(kind, "weights_digest")):
             continue

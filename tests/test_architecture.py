@@ -16,7 +16,7 @@ ORDER = (
     "quantize", "sample", "evaluate", "report",
 )  # fmt: skip
 EVERYBODY = (  # the nouns: anyone may import these
-    "artifacts", "contracts", "phases", "record", "store", "heads", "shards", "seeding", "processes",
+    "artifacts", "captions", "contracts", "phases", "record", "store", "heads", "shards", "seeding", "processes",
 )  # fmt: skip
 NOUNS_MAY = {"contracts": ("calibrate.moments",)}  # and they import each other only, but for this
 OF_THE_ZOO = ("zoo.locate", "zoo.classifier")  # what the rest may import from the zoo

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pytest
-import yaml
+from omegaconf import OmegaConf
 
 from cq import identity
 from cq.__main__ import CONF
@@ -62,7 +62,7 @@ def committed(package: Path) -> Path:
 def digests() -> dict[str, str | None]:
     """As a new process finds them."""
     for each in (identity._committed, identity._changed_modules, identity._file_of, identity._imports):
-        each.cache_clear()  # type: ignore[attr-defined]
+        each.cache_clear()
     names = ("cq.pipeline", "cq.loop", "cq.metric", "cq.preflight", "cq.schedule.plan", "cq.schedule.bounds")
     return {name: identity.source_digest.__wrapped__(name) for name in names}
 
@@ -211,7 +211,7 @@ def test_every_file_that_a_bundled_choice_names_counts(elsewhere: Path, of_yours
     """Prompts, networks, references and judges: whatever names a file is found by its content."""
     met = set()
     for path in sorted(CONF.rglob("*.yaml")):
-        node: Any = yaml.safe_load(path.read_text())
+        node: Any = OmegaConf.to_container(OmegaConf.load(path))
         if not isinstance(node, dict) or "_target_" not in node or path.parent.name in ("logger", "data"):
             continue
         for field, value in node.items():
