@@ -16,13 +16,14 @@ ORDER = (
     "quantize", "sample", "evaluate", "report",
 )  # fmt: skip
 EVERYBODY = (  # the nouns: anyone may import these
-    "artifacts", "captions", "contracts", "phases", "record", "store", "heads", "shards", "seeding", "processes",
+    "artifacts", "captions", "contracts", "failures", "phases", "record", "store", "heads", "shards", "seeding",
+    "processes",
 )  # fmt: skip
 NOUNS_MAY = {"contracts": ("calibrate.moments",)}  # and they import each other only, but for this
 OF_THE_ZOO = ("zoo.locate", "zoo.classifier")  # what the rest may import from the zoo
 TOP = (  # these put the others together
     "identity", "components", "outcome", "preflight", "stages", "memory", "pipeline", "ledger", "tracking", "plan",
-    "table", "score", "prompts", "convert", "__main__",
+    "table", "score", "prompts", "convert", "commands", "__main__",
 )  # fmt: skip
 LONGEST = 350
 NO_NAMES = ("utils", "util", "helpers", "helper", "common", "misc")

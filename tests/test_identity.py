@@ -14,8 +14,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from cq import identity
-from cq.__main__ import CONF
-from cq.config import component_named
+from cq.config import CONF, component_named
 from cq.identity import beside, described, files_named, source_digest
 
 CHANGED_MODULES = identity._changed_modules  # which every other test has without changes
