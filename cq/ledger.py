@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from cq.components import Components
 from cq.failures import mendable, sentence
 from cq.identity import beside
+from cq.models.diffusion import UnusableModelError
 from cq.processes import here
 from cq.record import SCHEMA, RunRecord, append, latest, read
 from cq.store import locked, write_atomically
@@ -116,6 +117,8 @@ def execute(config: DictConfig, choices: Mapping[str, str]) -> RunRecord:
                 made = _record(config, choices, weights, outcome, source, note="; ".join(outcome.missing.values()))
                 append(made, path)
                 parts.logger.log_run(made, path.parent / made.thumbnails, Path(config.paths.tracking))
+    except UnusableModelError:
+        raise  # when its model was loaded, before anything was computed: refused, and no run that failed
     except Exception as error:
         record = _record(config, choices, weights, None, source, note=f"{type(error).__name__}: {error}")
         if processes.is_main:

@@ -24,6 +24,7 @@ from cq.contracts import Quantizer, ReadsStatistics
 from cq.identity import described
 from cq.memory import GIB, call_bytes, peak_bytes, within_budget
 from cq.models.denoiser import GuidedDenoiser
+from cq.models.diffusion import guiding
 from cq.preflight import needs_moments
 from cq.processes import device
 from cq.quantize.observers import MinMax
@@ -148,7 +149,7 @@ def estimate_seconds(
         stages["quant_params"] = in_full_calls * (samples * calls.observed + calls.search)
         if isinstance(parts.quantizer, Reconstruct):
             wait = parts.quantizer.waits(calls.unit_bytes * parts.quantizer.num_states, device())
-            rows = 1 if parts.model.guidance is None else 2
+            rows = 1 if guiding(parts.model.guidance) is None else 2
             image_calls = parts.quantizer.image_calls(calls.units, rows, wait=wait)
             stages["quant_params"] += image_calls * calls.twin
         if needs_moments(parts.correct_quant):

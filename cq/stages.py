@@ -34,6 +34,7 @@ from cq.models.compiled import compiled
 from cq.models.corrected import NOISE
 from cq.models.denoiser import GuidedDenoiser
 from cq.models.diffusion import DiffusionModel
+from cq.models.trial import tried
 from cq.phases import Phases, all_sites
 from cq.predict.last import Last
 from cq.preflight import needs_moments
@@ -41,6 +42,7 @@ from cq.processes import device
 from cq.quantize.entry_moments import entry_moments
 from cq.quantize.output_moments import output_moments
 from cq.sample.generate import Sample, draw, generate
+from cq.schedule.none import NoCache
 from cq.seeding import image_seeds
 from cq.shards import present
 
@@ -64,21 +66,19 @@ class Run:
 
     @cached_property
     def model(self) -> DiffusionModel:
-        """Loaded at the first stage that computes something: a stored artefact is read, or refused, without it."""
+        """Loaded and tried at the first stage that computes: a stored artefact is read, or refused, without it."""
         with self.store.timed("load"):
             model = self.parts.model.load().on(device(), getattr(torch, self.parts.dtype))
-            own = self.parts.model.site
-            phases = self.parts.strategy.phases(
-                default=own, blocks=model.denoiser.network.blocks, num_calls=self.num_calls
-            )
-            denoiser = model.denoiser.with_sites(all_sites(phases))
-            return dataclasses.replace(model, denoiser=denoiser, sampler=self.parts.sampler)
+            denoiser = model.denoiser.with_sites(all_sites(self.phases))
+            model = dataclasses.replace(model, denoiser=denoiser, sampler=self.parts.sampler)
+            reused = () if isinstance(self.parts.planner, NoCache) else self.phases
+            return tried(model, reused, num_steps=self.parts.sample.num_steps)
 
     @property
     def phases(self) -> Phases:
         """Which sites are reused when."""
         return self.parts.strategy.phases(
-            default=self.parts.model.site, blocks=self.model.denoiser.network.blocks, num_calls=self.num_calls
+            default=self.parts.model.site, blocks=self.parts.model.blocks, num_calls=self.num_calls
         )
 
     def statistics(self) -> TrajectoryStatistics:

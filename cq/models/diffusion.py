@@ -5,7 +5,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from cq.models.stored import first_stage_kind, part_config, part_folder
+from cq.models.files import check_no_adapter, check_tokenizer, check_weights, weight_files
+from cq.models.stored import check_index, part_config, part_folder
 
 if TYPE_CHECKING:  # these bring torch, which a check of a configuration does not need
     import torch
@@ -22,11 +23,20 @@ Purpose = Literal["evaluation", "calibration"]
 PIXELS = "round to nearest, uint8"  # what `to_pixels` does, as protocols state it
 
 
+class UnusableModelError(ValueError):
+    """What only a loaded model shows. Nothing has been computed with it, so the run is refused and not recorded."""
+
+
+def guiding(scale: float | None) -> float | None:
+    """The scale of classifier-free guidance; None where there is none: no scale or, as in diffusers, one up to 1."""
+    return None if scale is None or scale <= 1 else scale
+
+
 class ModelComponent(Protocol):
     """A model's yaml: where its weights are, what it takes, and how it is loaded.
 
-    site: its own cut point. num_classes: conditions to choose from (classes or prompts), 0 where unconditional.
-    latent_shape: what the denoiser sees. image_shape: what is drawn.
+    site: its own cut point. guidance: see `guiding`. num_classes: conditions to choose from (classes or prompts), 0
+    where unconditional. latent_shape: what the denoiser sees. image_shape: what is drawn.
     """
 
     @property
@@ -107,6 +117,19 @@ class DiffusionModel:
         raise NotImplementedError
 
 
+@dataclass(frozen=True, kw_only=True)
+class LatentSpaceModel(DiffusionModel):
+    """A first stage beside the denoiser."""
+
+    vae: Any
+
+    def decode(self, latents_NCHW: "Tensor") -> "Tensor":
+        """Latents to uint8 images [N, C, H, W]: clamped to [-1, 1], mapped to 0..255 and rounded."""
+        from cq.models.reading import decoded
+
+        return to_pixels(decoded(self.vae, latents_NCHW))
+
+
 def to_pixels(images_NCHW: "Tensor") -> "Tensor":
     """-1..1 to uint8, clamped and rounded to nearest."""
     import torch
@@ -115,31 +138,19 @@ def to_pixels(images_NCHW: "Tensor") -> "Tensor":
     return pixels
 
 
-def read_part(kind: Any, weights: str, name: str) -> Any:
-    """A diffusers or transformers module of a model's folder, in float32, for inference."""
-    from cq.models.architecture import set_heads
-
-    part = kind.from_pretrained(part_folder(weights, name)).float().eval().requires_grad_(False)
-    if kind.__name__ == "UNet2DModel":
-        set_heads(part)
-    return part
-
-
-def read_first_stage(weights: str) -> Any:
-    """The first stage in folder `vae`: AutoencoderKL or VQModel, whose decode quantizes first as LDM's does."""
-    import diffusers
-
-    return read_part(getattr(diffusers, first_stage_kind(weights)), weights, "vae")
-
-
 def read_scheduler(kind: Any, weights: str, release: "Release | None") -> Any:
     """The stored noise schedule as a scheduler of `kind`; sampled from as `release` says."""
     stored = dict(part_config(weights, "scheduler"))
     return kind.from_config(stored if release is None else release.noise(stored))
 
 
-def check_folder(weights: str, parts: tuple[str, ...], release: "Release | None") -> None:
-    """Raise ValueError where the model's folder or one of its parts is missing, or is not the one of `release`."""
+def check_folder(
+    weights: str, parts: tuple[str, ...], release: "Release | None", *, pipelines: tuple[str, ...]
+) -> None:
+    """Raise ValueError where the model's folder, or a file of one of its parts, is missing or no such model's.
+
+    pipelines: of diffusers, as model_index.json may name them. release: what it must be, if anything.
+    """
     from cq.zoo.locate import locate
 
     remedy = "" if release is None else f" {release.how_to_get_it}"
@@ -153,6 +164,23 @@ def check_folder(weights: str, parts: tuple[str, ...], release: "Release | None"
             f"model.weights={weights!r}: there is no {' and no '.join(absent)} in {folder}. Give a folder in "
             f"diffusers' layout, with {', '.join(parts)}.{remedy}"
         )
+    check_index(weights, pipelines, parts)
+    networks = [name for name in parts if name != "scheduler" and not name.startswith("tokenizer")]
+    for name in networks:
+        if part_config(weights, name).get("quantization_config") is not None:
+            raise ValueError(
+                f"model.weights={weights!r}: its {name} is stored quantized (quantization_config), and networks are "
+                "quantized here from full precision. Give the folder that it was made of."
+            )
+    try:
+        check_no_adapter(folder)
+        for name in parts:
+            if name in networks:
+                check_weights(part_folder(weights, name))
+            elif name != "scheduler":
+                check_tokenizer(part_folder(weights, name))
+    except ValueError as error:
+        raise ValueError(f"model.weights={weights!r}: {error}") from error
     if release is not None:
         release.check(part_config(weights, "scheduler"))
         release.check_converted(folder)
@@ -173,9 +201,10 @@ def folder_digest(weights: str) -> str:
 
 def _decides(path: Path) -> bool:
     """Whether a hub's file is part of the model: not its documents, nor what diffusers would not open."""
-    if path.suffix == ".bin":
-        return not any(path.parent.glob("*.safetensors"))
-    return path.suffix in (".json", ".txt", ".model", ".safetensors")
+    if path.suffix in (".bin", ".safetensors"):
+        opened = weight_files(path.parent)
+        return opened is not None and path in opened.paths
+    return path.suffix in (".json", ".txt", ".model")
 
 
 def _digest_of_file(path: Path) -> bytes:

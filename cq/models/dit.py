@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cq.contracts import FullCall
+from cq.models.known import check_network, completed
 from cq.models.sites import Part, Range, check_blocks, parse
 
 PARTS = ("attn", "mlp")
@@ -27,6 +28,7 @@ class DiTCut(nn.Module):
 
     def __init__(self, transformer: Any) -> None:
         super().__init__()
+        check_network(completed({**transformer.config, "_class_name": type(transformer).__name__}))
         self.backbone: Any = transformer
 
     @property

@@ -4,18 +4,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cq.models.diffusion import (
-    DiffusionModel,
     Family,
+    LatentSpaceModel,
     Purpose,
     check_folder,
     folder_digest,
-    read_first_stage,
-    read_part,
+    guiding,
     read_scheduler,
-    to_pixels,
 )
 from cq.models.release import CAME_LATER, Release
-from cq.models.stored import check_classes, check_decoder, check_part, part_config, stored_layers
+from cq.models.stored import check_classes, check_context, check_decoder, check_part, part_config, stored_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +24,7 @@ class LatentDiffusion:
     """A folder with unet, vae, scheduler and, where guided, class_embedder (LDM, arXiv:2112.10752).
 
     weights: `zoo:NAME`, `hub:ORG/NAME@REVISION` or a local folder. site: the entry ResNet of the cut. guidance: scale
-    of classifier-free guidance, or None for an unconditional model. num_classes: 0 where unconditional. release: facts
+    of classifier-free guidance; up to 1, or None, there is none. num_classes: 0 where unconditional. release: facts
     about published weights.
     """
 
@@ -46,17 +44,19 @@ class LatentDiffusion:
         from cq.models.sites import check_cut, cuts_of
 
         classes = ("class_embedder",) if self.num_classes else ()
-        check_folder(self.weights, ("unet", "vae", "scheduler", *classes), self.release)
+        check_folder(self.weights, ("unet", "vae", "scheduler", *classes), self.release, pipelines=("LDMPipeline",))
         kind = "UNet2DConditionModel" if self.num_classes else "UNet2DModel"
         check_part(self.weights, "unet", kind=kind, latent_shape=self.latent_shape)
         check_decoder(self.weights, self.latent_shape, self.image_shape)
-        if self.num_classes == 0 and self.guidance is not None:
+        if self.num_classes == 0 and guiding(self.guidance) is not None:
             raise ValueError(
                 f"model.guidance={self.guidance}: an unconditional model (model.num_classes=0) has nothing to be "
                 "guided by. Set model.guidance=null."
             )
         if self.num_classes:
             check_classes(self.weights, "class_embedder", "num_classes", self.num_classes)
+            made = int(part_config(self.weights, "class_embedder").get("dim", 0))
+            check_context(self.weights, "unet", key="cross_attention_dim", made=made, by="its class_embedder")
         check_cut(self.site, cuts_of(part_config(self.weights, "unet")))
 
     def layers(self) -> frozenset[str] | None:
@@ -67,19 +67,15 @@ class LatentDiffusion:
         """Read the weights as float32 in evaluation mode."""
         from diffusers import DDIMScheduler, UNet2DConditionModel, UNet2DModel
 
-        from cq.models.call import CallIndex
         from cq.models.class_embedder import ClassEmbedder
-        from cq.models.denoiser import GuidedDenoiser
+        from cq.models.reading import guided, read_first_stage, read_part
         from cq.models.unet import UNetCut
         from cq.sampler.ddim import DDIM
 
         unet = read_part(UNet2DConditionModel if self.num_classes else UNet2DModel, self.weights, "unet")
-        denoiser = GuidedDenoiser(
-            network=UNetCut(unet).eval(), sites=(), guidance=self.guidance, null_first=True, call_index=CallIndex()
-        )
         return LatentModel(
             component=self,
-            denoiser=denoiser.with_sites((self.site,)),
+            denoiser=guided(UNetCut(unet), self),
             vae=read_first_stage(self.weights),
             class_embedder=read_part(ClassEmbedder, self.weights, "class_embedder") if self.num_classes else None,
             scheduler=read_scheduler(DDIMScheduler, self.weights, self.release),
@@ -92,10 +88,9 @@ class LatentDiffusion:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatentModel(DiffusionModel):
+class LatentModel(LatentSpaceModel):
     """First stage and class embedder beside the denoiser."""
 
-    vae: Any
     class_embedder: Any
 
     def condition(self, labels_N: "Tensor", purpose: Purpose = "evaluation") -> "Tensor | None":
@@ -112,11 +107,3 @@ class LatentModel(DiffusionModel):
             halves = [labels_N] if self.denoiser.guidance is None else [null, labels_N]
             context: Tensor = self.class_embedder(torch.cat(halves))
         return context
-
-    def decode(self, latents_NCHW: "Tensor") -> "Tensor":
-        """Latents to uint8 images [N, C, H, W]: clamped to [-1, 1], mapped to 0..255 and rounded."""
-        import torch
-
-        with torch.no_grad():
-            images = self.vae.decode(latents_NCHW / self.vae.config.scaling_factor).sample
-        return to_pixels(images)

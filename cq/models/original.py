@@ -20,6 +20,7 @@ from diffusers.loaders.single_file_utils import (
 from torch import Tensor, nn
 
 from cq.models.architecture import Architecture, build_part
+from cq.models.files import listed
 
 State = dict[str, Tensor]
 Names = dict[str, str]  # a parameter of diffusers' module to the key of the checkpoint that it is made of
@@ -86,7 +87,7 @@ def convert(state: State, parts: Architecture, *, ema: bool) -> dict[str, Any]:
         made["class_embedder"] = _filled(parts["class_embedder"], embedder, names)
     left = sorted(set(state) - OF_TRAINING)
     if left:
-        raise ValueError(f"the checkpoint has {_listed(left)}, and this model has no use for it. Is it another model?")
+        raise ValueError(f"the checkpoint has {listed(left)}, and this model has no use for it. Is it another model?")
     return made
 
 
@@ -99,7 +100,7 @@ def _take_ema(state: State, unet: State, *, ema: bool) -> None:
         if not averaged:
             raise ValueError("release.ema=true: the checkpoint holds no averaged weights. Set release.ema=false.")
         if missing or left:
-            raise ValueError(f"the averaged weights lack {_listed(missing)} and have {_listed(left)} too many.")
+            raise ValueError(f"the averaged weights lack {listed(missing)} and have {listed(left)} too many.")
     for name in averaged:
         value = state.pop(name)
         if ema:
@@ -109,7 +110,7 @@ def _take_ema(state: State, unet: State, *, ema: bool) -> None:
 def _check_schedule(state: State, config: Mapping[str, Any]) -> None:
     missing = sorted(OF_THE_SCHEDULE - set(state))
     if missing:
-        raise ValueError(f"the checkpoint lacks {_listed(missing)} of its noise schedule. Is it an original one?")
+        raise ValueError(f"the checkpoint lacks {listed(missing)} of its noise schedule. Is it an original one?")
     expected = build_part(config).alphas_cumprod
     found = state["alphas_cumprod"]
     if found.shape != expected.shape or not torch.allclose(found.double(), expected.double(), rtol=1e-4, atol=1e-7):
@@ -178,8 +179,8 @@ def _checked(config: Mapping[str, Any], state: State, names: Names) -> nn.Module
     missing = [_original(name, names) for name in sorted(set(expected) - set(names))]
     left = sorted({*(set(state) - set(names.values())), *(names[name] for name in set(names) - set(expected))})
     if missing or left:
-        told = [f"lacks {_listed(missing)}"] if missing else []
-        told += [f"has {_listed(left)}, which has no place in it"] if left else []
+        told = [f"lacks {listed(missing)}"] if missing else []
+        told += [f"has {listed(left)}, which has no place in it"] if left else []
         raise ValueError(f"{config['_class_name']}: the checkpoint {' and '.join(told)}. Is it another model's?")
     return module
 
@@ -214,8 +215,3 @@ def _original(name: str, names: Names) -> str:
     layer, _, kind = name.rpartition(".")
     sibling = names.get(f"{layer}.{'bias' if kind == 'weight' else 'weight'}")
     return f"{sibling.rpartition('.')[0]}.{kind}" if sibling else f"what becomes {name}"
-
-
-def _listed(names: list[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:4]) or "none"
-    return f"{shown} and {len(names) - 4} more" if len(names) > 4 else shown

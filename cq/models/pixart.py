@@ -29,11 +29,6 @@ class PixArtCut(DiTCut):
 
     last = "proj_out"
 
-    def __init__(self, transformer: Any) -> None:
-        if transformer.config.use_additional_conditions:
-            raise ValueError("use_additional_conditions=True: PixArt-alpha's size conditions are not written yet.")
-        super().__init__(transformer)
-
     def units(self) -> list[str]:
         """Patch embedding, modulation, text projection, every block, the head."""
         blocks = [f"transformer_blocks.{i}" for i in range(self.blocks)]

@@ -3,25 +3,35 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from cq.models.diffusion import Family, read_first_stage, read_part, read_scheduler
+from cq.models.diffusion import Family, read_scheduler
 from cq.models.stable_diffusion import StableDiffusion, TextModel
-from cq.models.stored import check_block_site, check_decoder, check_part, num_blocks, part_folder, stored_layers
+from cq.models.stored import (
+    check_block_site,
+    check_context,
+    check_decoder,
+    check_part,
+    check_text_encoder,
+    index_setting,
+    num_blocks,
+    stored_layers,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-TOKENS = 300  # of a prompt, as it was trained
+TOKENS = {"PixArtSigmaPipeline": 300, "PixArtAlphaPipeline": 120}  # of a prompt, as it was trained
 
 
 @dataclass(frozen=True, kw_only=True)
 class PixArtSigma(StableDiffusion):
-    """A folder as diffusers' PixArtSigmaPipeline opens it; otherwise as `StableDiffusion`.
+    """A folder as diffusers' PixArtSigmaPipeline opens it, or PixArt-alpha's of 512 pixels; else as `StableDiffusion`.
 
     site: the blocks whose deviation is cached, `blocks.1-27` for 1 to 26.
     """
 
     family: ClassVar[Family] = "transformer"
     parts: ClassVar[tuple[str, ...]] = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
+    pipelines: ClassVar[tuple[str, ...]] = tuple(TOKENS)
 
     def cleaned(self, prompt: str) -> str:
         """Lowered and stripped, as the stock pipeline's `encode_prompt`.
@@ -39,6 +49,8 @@ class PixArtSigma(StableDiffusion):
         """Raise ValueError for another network, or for a site that it does not have."""
         check_part(self.weights, "transformer", kind="PixArtTransformer2DModel", latent_shape=self.latent_shape)
         check_decoder(self.weights, self.latent_shape, self.image_shape)
+        made = check_text_encoder(self.weights, "text_encoder", kind="t5", width="d_model")
+        check_context(self.weights, "transformer", key="caption_channels", made=made, by="its text_encoder")
         check_block_site(self.weights, self.site)
 
     def layers(self) -> frozenset[str] | None:
@@ -50,23 +62,22 @@ class PixArtSigma(StableDiffusion):
         from diffusers import DPMSolverMultistepScheduler, PixArtTransformer2DModel
         from transformers import T5EncoderModel, T5Tokenizer
 
-        from cq.models.call import CallIndex
-        from cq.models.denoiser import GuidedDenoiser
         from cq.models.pixart import PixArtCut
+        from cq.models.reading import guided, read_first_stage, read_part, read_tokenizer
         from cq.sampler.dpmpp import DPMpp
 
-        tokenizer: Any = T5Tokenizer.from_pretrained(part_folder(self.weights, "tokenizer"))
-        network = PixArtCut(read_part(PixArtTransformer2DModel, self.weights, "transformer")).eval()
-        denoiser = GuidedDenoiser(
-            network=network, sites=(), guidance=self.guidance, null_first=True, call_index=CallIndex()
-        )
+        network = PixArtCut(read_part(PixArtTransformer2DModel, self.weights, "transformer"))
+        text_encoder = read_part(T5EncoderModel, self.weights, "text_encoder")
+        tokenizer = read_tokenizer(T5Tokenizer, self.weights, "tokenizer", text_encoder)
+        tokens = TOKENS[index_setting(self.weights, "_class_name", "PixArtSigmaPipeline")]
         return PixArtModel(
             component=self,
-            denoiser=denoiser.with_sites((self.site,)),
+            denoiser=guided(network, self),
             vae=read_first_stage(self.weights),
-            text_encoder=read_part(T5EncoderModel, self.weights, "text_encoder"),
+            text_encoder=text_encoder,
             tokenizer=tokenizer,
-            prompts=self.prompts_for(tokenizer, TOKENS),
+            tokens=tokens,
+            prompts=self.prompts_for(tokenizer, tokens),
             scheduler=read_scheduler(DPMSolverMultistepScheduler, self.weights, self.release),
             sampler=DPMpp(),
         )
@@ -74,13 +85,18 @@ class PixArtSigma(StableDiffusion):
 
 @dataclass(frozen=True, kw_only=True)
 class PixArtModel(TextModel):
-    """Text states come with which tokens are there, in a last channel (see `cq.models.pixart`)."""
+    """Text states come with which tokens are there, in a last channel (see `cq.models.pixart`).
+
+    tokens: of a prompt.
+    """
+
+    tokens: int
 
     def _encode(self, texts: list[str]) -> "Tensor":
         import torch
 
         tokens: Any = self.tokenizer(
-            texts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
+            texts, padding="max_length", max_length=self.tokens, truncation=True, return_tensors="pt"
         )
         mask_NL = tokens.attention_mask.to(self.device)
         states = self.text_encoder(tokens.input_ids.to(self.device), attention_mask=mask_NL)[0]

@@ -8,7 +8,6 @@ from cq.models.diffusion import (
     Family,
     check_folder,
     folder_digest,
-    read_part,
     read_scheduler,
     to_pixels,
 )
@@ -47,8 +46,9 @@ class PixelDiffusion:
         """Raise ValueError, before anything is loaded, for a model that is not there or a site it does not have."""
         from cq.models.sites import check_cut, cuts_of
 
-        check_folder(self.weights, ("unet", "scheduler"), self.release)
-        check_part(self.weights, "unet", kind="UNet2DModel", latent_shape=self.latent_shape)
+        pipelines = ("DDPMPipeline", "DDIMPipeline", "PNDMPipeline")
+        check_folder(self.weights, ("unet", "scheduler"), self.release, pipelines=pipelines)
+        check_part(self.weights, "unet", kind="UNet2DModel", latent_shape=self.latent_shape, key="model.image_shape")
         check_cut(self.site, cuts_of(part_config(self.weights, "unet")))
 
     def layers(self) -> frozenset[str] | None:
@@ -59,16 +59,14 @@ class PixelDiffusion:
         """Read the weights as float32 in evaluation mode."""
         from diffusers import DDIMScheduler, UNet2DModel
 
-        from cq.models.call import CallIndex
-        from cq.models.denoiser import GuidedDenoiser
+        from cq.models.reading import guided, read_part
         from cq.models.unet import UNetCut
         from cq.sampler.ddim import DDIM
 
-        network = UNetCut(read_part(UNet2DModel, self.weights, "unet")).eval()
-        denoiser = GuidedDenoiser(network=network, sites=(), guidance=None, null_first=True, call_index=CallIndex())
+        network = UNetCut(read_part(UNet2DModel, self.weights, "unet"))
         return PixelModel(
             component=self,
-            denoiser=denoiser.with_sites((self.site,)),
+            denoiser=guided(network, self),
             scheduler=read_scheduler(DDIMScheduler, self.weights, self.release),
             sampler=DDIM(),
         )

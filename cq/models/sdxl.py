@@ -1,14 +1,43 @@
 """Stable Diffusion XL (arXiv:2307.01952): two text encoders, and a U-Net that is told the size of the image."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from cq.models.diffusion import read_first_stage, read_part, read_scheduler
+from cq.models.diffusion import read_scheduler
 from cq.models.stable_diffusion import StableDiffusion, TextModel
-from cq.models.stored import part_folder
+from cq.models.stored import (
+    check_context,
+    check_decoder,
+    check_text_encoder,
+    index_setting,
+    of_part,
+    part_config,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+IDS = 6  # original size, crop corner, target size
+
+
+def check_size_conditions(config: Mapping[str, Any], *, pooled: int) -> None:
+    """Raise ValueError for a U-Net that is not told a pooled state of `pooled` numbers, and six of the image's size."""
+    kind = config.get("addition_embed_type")
+    if kind != "text_time":
+        raise ValueError(f"addition_embed_type={kind!r}: XL's U-Net has 'text_time'. Choose another model or folder.")
+    taken = config.get("projection_class_embeddings_input_dim")
+    told = pooled + IDS * int(config.get("addition_time_embed_dim") or 0)
+    if taken != told:
+        raise ValueError(
+            f"projection_class_embeddings_input_dim={taken}: the pooled text and {IDS} numbers of the image's size "
+            f"make {told}. A refiner, which is told a score, does not draw from noise alone: give a base model."
+        )
+    if pooled + IDS > config["cross_attention_dim"]:
+        raise ValueError(
+            f"cross_attention_dim={config['cross_attention_dim']}: a row of it must hold a pooled state of {pooled} "
+            f"numbers and {IDS} of the size. Give a U-Net of wider states."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,30 +45,41 @@ class StableDiffusionXL(StableDiffusion):
     """A folder as diffusers' StableDiffusionXLPipeline opens it; otherwise as `StableDiffusion`."""
 
     parts: ClassVar[tuple[str, ...]] = (*StableDiffusion.parts, "text_encoder_2", "tokenizer_2")
+    pipelines: ClassVar[tuple[str, ...]] = ("StableDiffusionXLPipeline",)
+
+    def check_conditions(self) -> None:
+        """Raise ValueError where first stage, text encoders and U-Net are not of one model."""
+        check_decoder(self.weights, self.latent_shape, self.image_shape, moments=True)
+        made = sum(
+            check_text_encoder(self.weights, name, kind="clip_text_model", width="hidden_size")
+            for name in ("text_encoder", "text_encoder_2")
+        )
+        check_context(self.weights, "unet", key="cross_attention_dim", made=made, by="its text encoders together")
+        pooled = int(part_config(self.weights, "text_encoder_2").get("projection_dim", 512))  # CLIP's own default
+        of_part(self.weights, "unet", check_size_conditions, part_config(self.weights, "unet"), pooled=pooled)
 
     def load(self) -> "XLModel":
         """Read the weights as float32 in evaluation mode."""
         from diffusers import DDIMScheduler, UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-        from cq.models.call import CallIndex
-        from cq.models.denoiser import GuidedDenoiser
+        from cq.models.reading import guided, read_first_stage, read_part, read_tokenizer
         from cq.models.unet import UNetCut
         from cq.sampler.ddim import DDIM
 
-        tokenizer = CLIPTokenizer.from_pretrained(part_folder(self.weights, "tokenizer"))
-        network = UNetCut(read_part(UNet2DConditionModel, self.weights, "unet")).eval()
-        denoiser = GuidedDenoiser(
-            network=network, sites=(), guidance=self.guidance, null_first=True, call_index=CallIndex()
-        )
+        network = UNetCut(read_part(UNet2DConditionModel, self.weights, "unet"))
+        text_encoder = read_part(CLIPTextModel, self.weights, "text_encoder")
+        text_encoder_2 = read_part(CLIPTextModelWithProjection, self.weights, "text_encoder_2")
+        tokenizer = read_tokenizer(CLIPTokenizer, self.weights, "tokenizer", text_encoder)
         return XLModel(
             component=self,
-            denoiser=denoiser.with_sites((self.site,)),
+            denoiser=guided(network, self),
             vae=read_first_stage(self.weights),
-            text_encoder=read_part(CLIPTextModel, self.weights, "text_encoder"),
+            text_encoder=text_encoder,
             tokenizer=tokenizer,
-            text_encoder_2=read_part(CLIPTextModelWithProjection, self.weights, "text_encoder_2"),
-            tokenizer_2=CLIPTokenizer.from_pretrained(part_folder(self.weights, "tokenizer_2")),
+            text_encoder_2=text_encoder_2,
+            tokenizer_2=read_tokenizer(CLIPTokenizer, self.weights, "tokenizer_2", text_encoder_2),
+            zero_null=bool(index_setting(self.weights, "force_zeros_for_empty_prompt", True)),
             prompts=self.prompts_for(tokenizer, tokenizer.model_max_length),
             scheduler=read_scheduler(DDIMScheduler, self.weights, self.release),
             sampler=DDIM(),
@@ -48,16 +88,39 @@ class StableDiffusionXL(StableDiffusion):
 
 @dataclass(frozen=True, kw_only=True)
 class XLModel(TextModel):
-    """A second text encoder beside Stable Diffusion's parts. The null half is zero, as the released pipeline has it."""
+    """A second text encoder beside Stable Diffusion's parts.
+
+    zero_null: whether zeros stand for no prompt, as model_index.json says (`force_zeros_for_empty_prompt`), or the
+    states of an empty one.
+    """
 
     text_encoder_2: Any
     tokenizer_2: Any
+    zero_null: bool
+
+    def _null(self) -> "Tensor":
+        from cq.models.unet import packed
+
+        context, pooled = self._states([""])
+        if self.zero_null:
+            context, pooled = context.new_zeros(context.shape), pooled.new_zeros(pooled.shape)
+        return packed(context, pooled, self._size(1))
 
     def _encode(self, texts: list[str]) -> "Tensor":
-        """The last but one states of both encoders, and the second's pooled state, in one tensor (`packed`)."""
+        """Both encoders' states, the pooled state, and the size of the image, in one tensor (`packed`)."""
+        from cq.models.unet import packed
+
+        return packed(*self._states(texts), self._size(len(texts)))
+
+    def _size(self, count: int) -> "Tensor":
         import torch
 
-        from cq.models.unet import packed
+        height, width = self.component.image_shape[1:]
+        return torch.tensor([[height, width, 0, 0, height, width]], device=self.device).expand(count, -1)
+
+    def _states(self, texts: list[str]) -> "tuple[Tensor, Tensor]":
+        """The last but one states of both encoders side by side, and the second's pooled state."""
+        import torch
 
         states, pooled = [], None
         for tokenizer, encoder in ((self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2)):
@@ -69,9 +132,4 @@ class XLModel(TextModel):
             states.append(out.hidden_states[-2])
             pooled = out[0]
         assert pooled is not None
-        context = torch.cat(states, dim=-1)
-        if texts == [""]:
-            context, pooled = torch.zeros_like(context), torch.zeros_like(pooled)
-        height, width = self.component.image_shape[1:]
-        ids = torch.tensor([[height, width, 0, 0, height, width]], device=self.device).expand(len(texts), -1)
-        return packed(context, pooled, ids)
+        return torch.cat(states, dim=-1), pooled

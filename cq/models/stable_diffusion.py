@@ -2,23 +2,29 @@
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from cq.captions import read_folder, shared
 from cq.models.diffusion import (
-    DiffusionModel,
     Family,
+    LatentSpaceModel,
     Purpose,
     check_folder,
     folder_digest,
-    read_first_stage,
-    read_part,
     read_scheduler,
-    to_pixels,
 )
 from cq.models.release import CAME_LATER, Release
-from cq.models.stored import check_decoder, check_part, part_config, part_folder, stored_layers
+from cq.models.stored import (
+    check_context,
+    check_decoder,
+    check_part,
+    check_text_encoder,
+    of_part,
+    part_config,
+    stored_layers,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,27 +34,37 @@ log = logging.getLogger(__name__)
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 
 
+def check_plain_text(config: Mapping[str, Any]) -> None:
+    """Raise ValueError for a U-Net that is told more than the prompt."""
+    if config.get("addition_embed_type") is not None:
+        raise ValueError(
+            f"addition_embed_type={config['addition_embed_type']!r}: Stable Diffusion's U-Net is told nothing beside "
+            "the prompt, and XL's is. Choose model=sdxl, or another folder."
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class StableDiffusion:
     """A folder with unet, vae, text_encoder, tokenizer and scheduler, as diffusers' StableDiffusionPipeline opens it.
 
-    weights: `zoo:NAME`, `hub:ORG/NAME@REVISION` or a local folder. site: the entry ResNet of the cut. prompts: a folder
-    with evaluation.txt and calibration.txt, one prompt a line; label i is prompt i (see `cq.captions`). The public
-    release calibrated on evaluation prompts; a prompt in both files is refused here. release: facts about published
-    weights.
+    weights: `zoo:NAME`, `hub:ORG/NAME@REVISION` or a local folder. site: the entry ResNet of the cut. guidance: scale
+    of classifier-free guidance; up to 1, or None, there is none. prompts: a folder with evaluation.txt and
+    calibration.txt, one prompt a line; label i is prompt i (see `cq.captions`). The public release calibrated on
+    evaluation prompts; a prompt in both files is refused here. release: facts about published weights.
     """
 
     family: ClassVar[Family] = "unet"
 
     weights: str
     site: str
-    guidance: float
+    guidance: float | None
     prompts: str
     latent_shape: tuple[int, int, int]
     image_shape: tuple[int, int, int]
     release: Release | None = field(metadata=CAME_LATER)
 
     parts: ClassVar[tuple[str, ...]] = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+    pipelines: ClassVar[tuple[str, ...]] = ("StableDiffusionPipeline",)
 
     @property
     def blocks(self) -> int:
@@ -70,7 +86,7 @@ class StableDiffusion:
 
     def check(self) -> None:
         """Raise ValueError, before anything is loaded, for a model, prompts or a site that are not there."""
-        check_folder(self.weights, self.parts, self.release)
+        check_folder(self.weights, self.parts, self.release, pipelines=self.pipelines)
         self.check_network()
         both = shared(self.read_prompts("evaluation"), self.read_prompts("calibration"))
         if both:
@@ -84,8 +100,15 @@ class StableDiffusion:
         from cq.models.sites import check_cut, cuts_of
 
         check_part(self.weights, "unet", kind="UNet2DConditionModel", latent_shape=self.latent_shape)
-        check_decoder(self.weights, self.latent_shape, self.image_shape)
+        self.check_conditions()
         check_cut(self.site, cuts_of(part_config(self.weights, "unet")))
+
+    def check_conditions(self) -> None:
+        """Raise ValueError where first stage, text encoder and U-Net are not of one model."""
+        check_decoder(self.weights, self.latent_shape, self.image_shape)
+        made = check_text_encoder(self.weights, "text_encoder", kind="clip_text_model", width="hidden_size")
+        check_context(self.weights, "unet", key="cross_attention_dim", made=made, by="its text_encoder")
+        of_part(self.weights, "unet", check_plain_text, part_config(self.weights, "unet"))
 
     def content_digest(self) -> str:
         """SHA-256 of both prompt files, and of what is read of them where that is another text.
@@ -106,21 +129,18 @@ class StableDiffusion:
         from diffusers import PNDMScheduler, UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTokenizer
 
-        from cq.models.call import CallIndex
-        from cq.models.denoiser import GuidedDenoiser
+        from cq.models.reading import guided, read_first_stage, read_part, read_tokenizer
         from cq.models.unet import UNetCut
         from cq.sampler.plms import PLMS
 
-        tokenizer = CLIPTokenizer.from_pretrained(part_folder(self.weights, "tokenizer"))
-        network = UNetCut(read_part(UNet2DConditionModel, self.weights, "unet")).eval()
-        denoiser = GuidedDenoiser(
-            network=network, sites=(), guidance=self.guidance, null_first=True, call_index=CallIndex()
-        )
+        network = UNetCut(read_part(UNet2DConditionModel, self.weights, "unet"))
+        text_encoder = read_part(CLIPTextModel, self.weights, "text_encoder")
+        tokenizer = read_tokenizer(CLIPTokenizer, self.weights, "tokenizer", text_encoder)
         return TextModel(
             component=self,
-            denoiser=denoiser.with_sites((self.site,)),
+            denoiser=guided(network, self),
             vae=read_first_stage(self.weights),
-            text_encoder=read_part(CLIPTextModel, self.weights, "text_encoder"),
+            text_encoder=text_encoder,
             tokenizer=tokenizer,
             prompts=self.prompts_for(tokenizer, tokenizer.model_max_length),
             scheduler=read_scheduler(PNDMScheduler, self.weights, self.release),
@@ -145,11 +165,10 @@ class StableDiffusion:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextModel(DiffusionModel):
+class TextModel(LatentSpaceModel):
     """First stage, text encoder and tokenizer beside the denoiser."""
 
     component: StableDiffusion
-    vae: Any
     text_encoder: Any
     tokenizer: Any
     prompts: dict[Purpose, tuple[str, ...]]
@@ -157,31 +176,31 @@ class TextModel(DiffusionModel):
     def condition(self, labels_N: "Tensor", purpose: Purpose = "evaluation") -> "Tensor":
         """Text states [2N, tokens, dim]: first of the empty prompt, then of each label's; as diffusers encodes them.
 
-        Calibration labels count round its own prompts.
+        Without guidance those of the labels alone, [N, tokens, dim]. Calibration labels count round its own prompts.
         """
         import torch
 
         lines = self.prompts[purpose]
         texts = [self.component.cleaned(lines[int(label) % len(lines)]) for label in labels_N]
         with torch.no_grad():
-            return torch.cat([self._encode([""]).expand(len(texts), -1, -1), self._encode(texts)])
+            if self.denoiser.guidance is None:
+                return self._encode(texts)
+            return torch.cat([self._null().expand(len(texts), -1, -1), self._encode(texts)])
 
     def captions(self, labels_N: "Tensor") -> tuple[str, ...]:
         """The evaluation prompt of each label."""
         return tuple(self.prompts["evaluation"][int(label)] for label in labels_N)
 
-    def decode(self, latents_NCHW: "Tensor") -> "Tensor":
-        """Latents to uint8 images [N, C, H, W]: clamped to [-1, 1], mapped to 0..255 and rounded."""
-        import torch
-
-        with torch.no_grad():
-            images = self.vae.decode(latents_NCHW / self.vae.config.scaling_factor).sample
-        return to_pixels(images)
+    def _null(self) -> "Tensor":
+        """What stands for no prompt, [1, tokens, dim]."""
+        return self._encode([""])
 
     def _encode(self, texts: list[str]) -> "Tensor":
         tokens = self.tokenizer(
             texts, padding="max_length", max_length=self.tokenizer.model_max_length, truncation=True,
             return_tensors="pt",
         )  # fmt: skip
-        states: Tensor = self.text_encoder(tokens.input_ids.to(self.device))[0]
+        masked = getattr(self.text_encoder.config, "use_attention_mask", False)  # a setting of Stable Diffusion's
+        mask_NL = tokens.attention_mask.to(self.device) if masked else None
+        states: Tensor = self.text_encoder(tokens.input_ids.to(self.device), attention_mask=mask_NL)[0]
         return states

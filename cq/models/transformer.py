@@ -1,18 +1,15 @@
 """Class-conditional diffusion transformers (DiT, arXiv:2212.09748) stored as diffusers folders."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from cq.models.diffusion import (
-    DiffusionModel,
     Family,
+    LatentSpaceModel,
     Purpose,
     check_folder,
     folder_digest,
-    read_first_stage,
-    read_part,
     read_scheduler,
-    to_pixels,
 )
 from cq.models.release import CAME_LATER, Release
 from cq.models.stored import check_block_site, check_classes, check_decoder, check_part, num_blocks, stored_layers
@@ -47,7 +44,7 @@ class DiffusionTransformer:
 
     def check(self) -> None:
         """Raise ValueError, before anything is loaded, for a model that is not there or a site it does not have."""
-        check_folder(self.weights, ("transformer", "vae", "scheduler"), self.release)
+        check_folder(self.weights, ("transformer", "vae", "scheduler"), self.release, pipelines=("DiTPipeline",))
         check_part(self.weights, "transformer", kind="DiTTransformer2DModel", latent_shape=self.latent_shape)
         check_decoder(self.weights, self.latent_shape, self.image_shape)
         check_classes(self.weights, "transformer", "num_embeds_ada_norm", self.num_classes)
@@ -61,18 +58,14 @@ class DiffusionTransformer:
         """Read the weights as float32 in evaluation mode."""
         from diffusers import DDIMScheduler, DiTTransformer2DModel
 
-        from cq.models.call import CallIndex
-        from cq.models.denoiser import GuidedDenoiser
         from cq.models.dit import DiTCut
+        from cq.models.reading import guided, read_first_stage, read_part
         from cq.sampler.ddim import DDIM
 
-        network = DiTCut(read_part(DiTTransformer2DModel, self.weights, "transformer")).eval()
-        denoiser = GuidedDenoiser(
-            network=network, sites=(), guidance=self.guidance, null_first=False, call_index=CallIndex()
-        )
+        network = DiTCut(read_part(DiTTransformer2DModel, self.weights, "transformer"))
         return TransformerModel(
             component=self,
-            denoiser=denoiser.with_sites((self.site,)),
+            denoiser=guided(network, self, null_first=False),
             vae=read_first_stage(self.weights),
             scheduler=read_scheduler(DDIMScheduler, self.weights, self.release),
             sampler=DDIM(),
@@ -84,10 +77,8 @@ class DiffusionTransformer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransformerModel(DiffusionModel):
-    """First stage beside the denoiser."""
-
-    vae: Any
+class TransformerModel(LatentSpaceModel):
+    """DiT's conditions are the classes themselves."""
 
     def condition(self, labels_N: "Tensor", purpose: Purpose = "evaluation") -> "Tensor":
         """Labels int64: [labels; null], the order of diffusers' DiTPipeline; the labels alone without guidance."""
@@ -97,11 +88,3 @@ class TransformerModel(DiffusionModel):
             return labels_N
         null = int(self.denoiser.network.backbone.config.num_embeds_ada_norm)
         return torch.cat([labels_N, torch.full_like(labels_N, null)])
-
-    def decode(self, latents_NCHW: "Tensor") -> "Tensor":
-        """Latents to uint8 images [N, C, H, W]: clamped to [-1, 1], mapped to 0..255 and rounded."""
-        import torch
-
-        with torch.no_grad():
-            images = self.vae.decode(latents_NCHW / self.vae.config.scaling_factor).sample
-        return to_pixels(images)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cq.contracts import FullCall
+from cq.models.known import check_network
 from cq.models.sites import Cut, check_cut
 
 
@@ -22,7 +23,7 @@ def main_channels(unet: Any) -> dict[str, int]:
     These are the split positions of CacheQuant's and Q-Diffusion's shortcut quantization.
     """
     channels: dict[str, int] = {}
-    current = int(unet.mid_block.resnets[-1].out_channels)
+    current = int(unet.config.block_out_channels[-1])
     for i, block in enumerate(unet.up_blocks):
         for j, resnet in enumerate(block.resnets):
             channels[f"up_blocks.{i}.resnets.{j}"] = current
@@ -40,12 +41,7 @@ class UNetCut(nn.Module):
 
     def __init__(self, unet: Any) -> None:
         super().__init__()
-        for option in ("class_embed_type", "addition_embed_type", "encoder_hid_dim_type"):
-            if getattr(unet.config, option, None) not in (None, *(("text_time",) if option.startswith("add") else ())):
-                raise ValueError(
-                    f"{option}={getattr(unet.config, option)!r}: the shallow call of this U-Net is not written yet; "
-                    "extend cq/models/unet.py:UNetCut.shallow."
-                )
+        check_network({**unet.config, "_class_name": type(unet).__name__})
         self.backbone: Any = unet
 
     def check(self, sites: tuple[str, ...]) -> None:
@@ -71,10 +67,11 @@ class UNetCut(nn.Module):
         names = ["time_embedding", *(["add_embedding"] if _is_xl(self.backbone) else []), "conv_in"]
         for i, block in enumerate(self.backbone.down_blocks):
             names += _parts(f"down_blocks.{i}", block, "downsamplers")
-        names.append("mid_block.resnets.0")
-        for j, attention in enumerate(self.backbone.mid_block.attentions):
-            names += [] if attention is None else [f"mid_block.attentions.{j}"]
-            names.append(f"mid_block.resnets.{j + 1}")
+        if self.backbone.mid_block is not None:
+            names.append("mid_block.resnets.0")
+            for j, attention in enumerate(self.backbone.mid_block.attentions):
+                names += [] if attention is None else [f"mid_block.attentions.{j}"]
+                names.append(f"mid_block.resnets.{j + 1}")
         for i, block in enumerate(self.backbone.up_blocks):
             names += _parts(f"up_blocks.{i}", block, "upsamplers")
         return [*names, "conv_out"]
@@ -86,7 +83,7 @@ class UNetCut(nn.Module):
     def full(
         self, x_NCHW: Tensor, timestep: Tensor, cond: Tensor | None, *, record: tuple[str, ...]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The whole network: noise prediction and the maps at the sites to record."""
+        """The whole network: noise prediction (a learned variance is dropped) and the maps at the sites to record."""
         with self.recording(record) as run:
             return run(x_NCHW, timestep, cond)
 
@@ -104,7 +101,7 @@ class UNetCut(nn.Module):
                 eps = self.backbone(
                     x_NCHW, timestep, encoder_hidden_states=context, added_cond_kwargs=added, return_dict=False
                 )[0]
-            return eps, {site: kept.pop(site) for site in sites}
+            return self._noise(eps), {site: kept.pop(site) for site in sites}
 
         try:
             yield run
@@ -155,8 +152,12 @@ class UNetCut(nn.Module):
                 hidden = upsampler(hidden, emb if hasattr(upsampler, "time_emb_proj") else size)
         if unet.conv_norm_out is not None:
             hidden = unet.conv_act(unet.conv_norm_out(hidden))
-        out: Tensor = unet.conv_out(hidden)
-        return out
+        return self._noise(unet.conv_out(hidden))
+
+    def _noise(self, out: Tensor) -> Tensor:
+        """Without a learned variance, which nothing here uses."""
+        channels = int(self.backbone.config.in_channels)
+        return out if out.shape[1] == channels else out[:, :channels]
 
 
 def _parts(name: str, block: Any, samplers: str) -> list[str]:

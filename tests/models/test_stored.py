@@ -41,7 +41,7 @@ def test_uneven_up_blocks_are_counted_from_the_other_end() -> None:
 def test_attentions_of_old_files_are_known_under_their_new_names(tmp_path: Path) -> None:
     (tmp_path / "unet").mkdir()
     olds = [f"mid_block.attentions.0.{name}.weight" for name in ("query", "key", "value", "proj_attn")]
-    save_file({name: torch.zeros(2, 2) for name in olds}, tmp_path / "unet/a.safetensors")
+    save_file({name: torch.zeros(2, 2) for name in olds}, tmp_path / "unet/diffusion_pytorch_model.safetensors")
     names = stored_layers(str(tmp_path), "unet")
     assert names is not None
     new = {f"mid_block.attentions.0.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")}
@@ -52,7 +52,7 @@ def test_attentions_of_old_files_are_known_under_their_new_names(tmp_path: Path)
 def test_weights_that_cannot_be_read_name_nothing(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "unet").mkdir()
     assert stored_layers(str(tmp_path), "unet") is None  # stored in another format
-    (tmp_path / "unet/a.safetensors").write_bytes(content)
+    (tmp_path / "unet/diffusion_pytorch_model.safetensors").write_bytes(content)
     assert stored_layers(str(tmp_path), "unet") is None
 
 

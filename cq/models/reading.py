@@ -1,0 +1,118 @@
+"""A part of a model's folder as a module, with every one of its tensors accounted for."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cq.models.architecture import set_heads
+from cq.models.call import CallIndex
+from cq.models.denoiser import GuidedDenoiser
+from cq.models.diffusion import ModelComponent, UnusableModelError, guiding
+from cq.models.files import MERGE, is_adapter, listed, weight_files
+from cq.models.stored import first_stage_kind, part_folder
+
+
+def read_part(kind: Any, weights: str, name: str) -> Any:
+    """A diffusers or transformers module of a model's folder, in float32, for inference.
+
+    Raises UnusableModelError where the files lack a tensor of the network, hold one that it has no place for or one of
+    another shape, or one that is not finite: whoever loads them would draw at random what is missing.
+    """
+    folder = part_folder(weights, name)
+    found = weight_files(folder)
+    options: dict[str, Any] = {} if found is None else {"variant": found.variant, "use_safetensors": found.safetensors}
+    try:
+        part, info = kind.from_pretrained(
+            folder, output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=True, **options
+        )
+    except MemoryError:
+        raise
+    except Exception as error:  # of diffusers, transformers, safetensors or pickle: each has its own
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UnusableModelError(
+            f"model.weights={weights!r}: its {name} cannot be opened as a {kind.__name__} ({reason}). Get {folder} "
+            "again, or correct its config.json."
+        ) from error
+    _account(info, kind, f"model.weights={weights!r}: its {name}", folder)
+    part = part.float().eval().requires_grad_(False)
+    broken = [key for key, tensor in part.named_parameters() if not bool(tensor.isfinite().all())]
+    if broken:
+        raise UnusableModelError(
+            f"model.weights={weights!r}: its {name} has values that are not finite in {listed(broken)}. Get {folder} "
+            "again, from before it was made half as wide or trained until it broke."
+        )
+    if kind.__name__ == "UNet2DModel":
+        set_heads(part)
+    return part
+
+
+def _account(info: dict[str, Any], kind: Any, where: str, folder: Path) -> None:
+    missing, extra, other = (list(info[key]) for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    told = [f"lacks {listed(missing)}"] if missing else []
+    told += [f"has {listed(extra)}, which a {kind.__name__} of its config.json has no place for"] if extra else []
+    for key, stored, built in other[:2]:
+        told.append(f"has {key!r} of shape {list(stored)} where its config.json asks for {list(built)}")
+    told += [] if len(other) < 3 else [f"{len(other) - 2} more shapes are wrong"]
+    told += [str(message) for message in info["error_msgs"] or ()]
+    if told:
+        adapted = any(map(is_adapter, map(str, extra)))
+        remedy = MERGE if adapted else f"Get {folder} again, or correct its config.json"
+        raise UnusableModelError(f"{where} {'; it '.join(told)}. {remedy}.")
+
+
+def read_first_stage(weights: str) -> Any:
+    """The first stage in folder `vae`: AutoencoderKL or VQModel, whose decode quantizes first as LDM's does."""
+    import diffusers
+
+    return read_part(getattr(diffusers, first_stage_kind(weights)), weights, "vae")
+
+
+def guided(network: Any, component: ModelComponent, *, null_first: bool = True) -> GuidedDenoiser:
+    """A component's network as its denoiser, with its own site. null_first: which half of a condition comes first."""
+    denoiser = GuidedDenoiser(
+        network=network.eval(), sites=(), guidance=guiding(component.guidance), null_first=null_first,
+        call_index=CallIndex(),
+    )  # fmt: skip
+    return denoiser.with_sites((component.site,))
+
+
+def read_tokenizer(kind: Any, weights: str, name: str, encoder: Any) -> Any:
+    """A tokenizer of a model's folder. Raises UnusableModelError where the text encoder lacks some of its tokens."""
+    folder = part_folder(weights, name)
+    try:
+        tokenizer = kind.from_pretrained(folder, local_files_only=True)
+        highest = max(tokenizer.get_vocab().values())
+    except Exception as error:  # as above
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UnusableModelError(
+            f"model.weights={weights!r}: its {name} cannot be opened as a {kind.__name__} ({reason}). Get {folder} "
+            "again."
+        ) from error
+    rows = int(encoder.config.vocab_size)
+    if highest >= rows:
+        raise UnusableModelError(
+            f"model.weights={weights!r}: its {name} makes tokens up to {highest}, and the text encoder knows {rows}. "
+            "They are of two models, or an embedding that was added is missing: give the folder of one."
+        )
+    longest = getattr(encoder.config, "max_position_embeddings", None)
+    if longest is not None and tokenizer.model_max_length > longest:
+        raise UnusableModelError(
+            f"model.weights={weights!r}: its {name} makes up to {tokenizer.model_max_length} tokens of a prompt, and "
+            f"the text encoder takes {longest}. Set model_max_length in {folder / 'tokenizer_config.json'} to that."
+        )
+    return tokenizer
+
+
+@torch.no_grad()
+def decoded(vae: Any, latents_NCHW: torch.Tensor) -> torch.Tensor:
+    """Latents as the denoiser has them to images, about -1..1: scale, mean and deviation are undone, then decoded."""
+    config = vae.config
+    mean, std = config.get("latents_mean"), config.get("latents_std")
+    if mean is None or std is None:
+        latents_NCHW = latents_NCHW / config.scaling_factor
+    else:
+        mean_C11, std_C11 = (torch.tensor(values).to(latents_NCHW).view(-1, 1, 1) for values in (mean, std))
+        latents_NCHW = latents_NCHW * std_C11 / config.scaling_factor + mean_C11
+    images_NCHW: torch.Tensor = vae.decode(latents_NCHW).sample
+    return images_NCHW
