@@ -6,14 +6,16 @@ import json
 import types
 import typing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-CONF = Path(__file__).parent.parent / "conf"
+from cq.origin import shipped
+
+CONF = shipped("conf")
+PAPER = shipped("results/paper.csv")  # the published numbers
 
 
 @dataclass

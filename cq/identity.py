@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, Literal, get_origin
 
 from cq.config import component_named
+from cq.origin import PACKAGE
 from cq.zoo.locate import HUB, SCHEME, locate
 
-PACKAGE = Path(__file__).parent
 WORDS = (
     "name",
     "data",

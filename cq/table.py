@@ -19,9 +19,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cq.commands import FAILED, REFUSED, ended, say
 from cq.components import Components
-from cq.config import CONF, build
+from cq.config import CONF, PAPER, build
 from cq.ledger import (
-    REPOSITORY,
     RunError,
     Source,
     check_committed,
@@ -174,7 +173,7 @@ def fill(table: str, overrides: Sequence[str], out: Path) -> Filled:
         records.append(record)
     config = jobs[0].config
     path = Path(config.paths.records)
-    rendered = render_table(table, records, REPOSITORY / "results/paper.csv", out, thumbnails=path.parent)
+    rendered = render_table(table, records, PAPER, out, thumbnails=path.parent)
     if ran:
         build(config.logger, "logger").log_table(table, records, rendered.files, Path(config.paths.tracking))
     return Filled(markdown=rendered.markdown, ran=ran, failed=failed)

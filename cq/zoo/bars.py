@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from cq.artifacts import CacheSchedule, ChannelAffine, digest_of_tensor
-from cq.config import build
+from cq.config import CONF, build
 from cq.models.diffusion import folder_digest
 from cq.models.latent import LatentDiffusion
 from cq.predict.last import Last
@@ -34,7 +34,6 @@ log = logging.getLogger(__name__)
 
 RUN_SEED = 4_095  # the bars draw from a range of their own, apart from every table
 BATCH_SIZE = 250
-CONF = Path(__file__).parents[2] / "conf"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-CONF = Path(__file__).parents[2] / "conf"
+from cq.config import CONF
 
 
 def names(group: str) -> list[str]:

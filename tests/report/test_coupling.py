@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cq.config import PAPER
 from cq.record import PREPARATION, RunRecord
 from cq.report.budgets import choose
 from cq.report.build import build_table
@@ -20,13 +21,12 @@ from cq.report.tables import Table
 from tests.report.sweep import sweep
 from tests.report.synthetic import record
 
-PAPER_CSV = Path(__file__).parents[2] / "results" / "paper.csv"
 UNIFORM = ("quantized only", "cache only, uniform", "quantized + uniform cache (naive)")
 
 
 @pytest.fixture(name="paper", scope="module")
 def _paper() -> Paper:
-    return read_paper(PAPER_CSV)
+    return read_paper(PAPER)
 
 
 @pytest.fixture(name="runs", scope="module")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from cq.config import PAPER
 from cq.report.budgets import choose
 from cq.report.build import build_table
 from cq.report.figures import write_figures
@@ -14,12 +15,10 @@ from cq.report.tables import Row, Table
 from tests.report.sweep import CONFIGURATIONS, sweep
 from tests.report.synthetic import ablation, record
 
-PAPER_CSV = Path(__file__).parents[2] / "results" / "paper.csv"
-
 
 @pytest.fixture(name="paper", scope="module")
 def _paper() -> Paper:
-    return read_paper(PAPER_CSV)
+    return read_paper(PAPER)
 
 
 @pytest.fixture(name="folder", scope="module")

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from cq.config import PAPER
 from cq.report.build import build_table
 from cq.report.notes import not_run_rows, notes
 from cq.report.paper import Paper, read_paper
@@ -12,12 +13,10 @@ from cq.report.render import to_latex, to_markdown
 from tests.report.sweep import sweep
 from tests.report.synthetic import ablation, record, score
 
-PAPER_CSV = Path(__file__).parents[2] / "results" / "paper.csv"
-
 
 @pytest.fixture(name="paper", scope="module")
 def _paper() -> Paper:
-    return read_paper(PAPER_CSV)
+    return read_paper(PAPER)
 
 
 def test_the_protocol_line_holds_what_all_metrics_share(paper: Paper) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cq.config import PAPER
 from cq.record import RunRecord
 from cq.report.build import build_table
 from cq.report.orders import order_sentences
@@ -16,12 +17,10 @@ from cq.report.tables import Table
 from tests.report.sweep import sweep
 from tests.report.synthetic import record, score
 
-PAPER_CSV = Path(__file__).parents[2] / "results" / "paper.csv"
-
 
 @pytest.fixture(name="paper", scope="module")
 def _paper() -> Paper:
-    return read_paper(PAPER_CSV)
+    return read_paper(PAPER)
 
 
 def _runs(rows: dict[str, list[float]], key: str = "frechet_own", better: str = "down") -> list[RunRecord]:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from cq.config import PAPER
 from cq.record import append
 from cq.report.__main__ import main
 from cq.report.render import render_table
 from tests.report.synthetic import ablation, record
 
-PAPER_CSV = Path(__file__).parents[2] / "results" / "paper.csv"
 FIGURES = {"schedules", "error", "images", "tradeoff", "overview", "coupling"}  # no "intervals": one interval only
 
 
@@ -23,7 +23,7 @@ def _runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _report(runs: Path, out: Path, *arguments: str) -> int:
-    return main([*arguments, "--records", str(runs), "--paper", str(PAPER_CSV), "--out", str(out)])
+    return main([*arguments, "--records", str(runs), "--paper", str(PAPER), "--out", str(out)])
 
 
 def test_two_renders_are_equal_byte_for_byte(runs: Path, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_unknown_tables_and_missing_files_are_named(
 
 
 def test_a_label_cannot_tear_the_table_apart(tmp_path: Path) -> None:
-    rendered = render_table("table5", [record("a|b\n<i>_c & 5%")], PAPER_CSV, tmp_path, figures=False)
+    rendered = render_table("table5", [record("a|b\n<i>_c & 5%")], PAPER, tmp_path, figures=False)
     line = next(line for line in rendered.markdown.splitlines() if "a\\|b &lt;i>_c & 5%" in line)
     assert line.startswith("| ")
     assert line.endswith(" |")
@@ -86,12 +86,12 @@ def test_a_label_cannot_tear_the_table_apart(tmp_path: Path) -> None:
 
 def test_a_missing_strip_is_named_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"thumbnails='gone\.png' of row 'synthetic row'"):
-        render_table("table5", [record(thumbnails="gone.png")], PAPER_CSV, tmp_path, thumbnails=tmp_path)
+        render_table("table5", [record(thumbnails="gone.png")], PAPER, tmp_path, thumbnails=tmp_path)
 
 
 def test_records_without_figures_still_give_tables(tmp_path: Path) -> None:
     failed = record(status="failed", note="synthetic", scores={}, counted={}, schedule={})
-    rendered = render_table("table5", [failed], PAPER_CSV, tmp_path)
+    rendered = render_table("table5", [failed], PAPER, tmp_path)
     assert [path.name for path in rendered.files] == ["table5.md", "table5.csv", "table5.tex"]
 
 
@@ -105,5 +105,5 @@ def test_csv_leaves_missing_numbers_empty(runs: Path, tmp_path: Path) -> None:
 
 def test_what_a_run_could_not_score_is_said_below_the_table(tmp_path: Path) -> None:
     runs = [record(note="fid: needs weights | of Inception"), record("other", row=1)]
-    rendered = render_table("table5", runs, PAPER_CSV, tmp_path, figures=False)
+    rendered = render_table("table5", runs, PAPER, tmp_path, figures=False)
     assert "* Noted by synthetic row: fid: needs weights \\| of Inception\n" in rendered.markdown

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cq.config import PAPER
 from cq.record import RunRecord
 from cq.report.build import build_table, build_tables
 from cq.report.cells import mean_of
@@ -15,12 +16,11 @@ from cq.report.tables import Table
 from tests.report.synthetic import ablation, record, score
 
 FRECHET = "Frechet, own features (down)"
-PAPER_CSV = Path(__file__).parents[2] / "results" / "paper.csv"
 
 
 @pytest.fixture(name="paper")
 def _paper() -> Paper:
-    return read_paper(PAPER_CSV)
+    return read_paper(PAPER)
 
 
 def _three(values: list[float], paper_rows: list[str]) -> list[RunRecord]:
@@ -176,7 +176,7 @@ def test_an_unknown_paper_row_is_noted_not_hidden(paper: Paper) -> None:
 
 
 def test_paper_csv_names_whole_rows_and_holds_the_ablation() -> None:
-    paper = read_paper(PAPER_CSV)
+    paper = read_paper(PAPER)
     fid = {key: found["FID"].value for key in paper.keys("table5") if (found := paper.find("table5", key))}
     assert fid == {
         "full_precision": 3.37, "quant_only": 4.13, "deepcache": 8.08, "naive": 15.36, "dps": 8.47, "dps_dec": 7.21,

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from cq.config import PAPER
 from cq.record import RunRecord
 from cq.report.build import build_table
 from cq.report.paper import Paper, read_paper
@@ -13,12 +14,10 @@ from cq.report.winners import winners, winners_frame, winners_markdown
 from tests.report.sweep import sweep
 from tests.report.synthetic import ablation, record, score
 
-PAPER_CSV = Path(__file__).parents[2] / "results" / "paper.csv"
-
 
 @pytest.fixture(name="paper", scope="module")
 def _paper() -> Paper:
-    return read_paper(PAPER_CSV)
+    return read_paper(PAPER)
 
 
 def _run(label: str, schedule: str, values: list[float], **changes: Any) -> list[RunRecord]:
@@ -97,10 +96,10 @@ def test_a_sweep_gives_a_line_a_method_and_a_column_an_interval(paper: Paper, tm
 
 
 def test_files_only_where_schedules_contest(tmp_path: Path) -> None:
-    rendered = render_table("table5", sweep(tmp_path), PAPER_CSV, tmp_path, figures=False)
+    rendered = render_table("table5", sweep(tmp_path), PAPER, tmp_path, figures=False)
     assert [path.name for path in rendered.files][3:5] == ["table5_winners.md", "table5_winners.csv"]
     assert "nan" not in (tmp_path / "tables/table5_winners.csv").read_text()
-    rendered = render_table("table5", ablation(tmp_path), PAPER_CSV, tmp_path / "b", figures=False)
+    rendered = render_table("table5", ablation(tmp_path), PAPER, tmp_path / "b", figures=False)
     assert not [path for path in rendered.files if "winners" in path.name]
 
 
