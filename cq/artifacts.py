@@ -143,6 +143,11 @@ class CacheSchedule(Artifact):
         if firsts and (firsts[0] != 0 or any(b <= a for a, b in pairwise(firsts))):
             raise ValueError(f"phases start at calls {firsts}: must start with 0 and be strictly increasing.")
 
+    @property
+    def identity(self) -> str:
+        """SHA-256 (hex) of what decides a number: the calls, the refreshes and the phases, and no label."""
+        return digest_of([self.num_calls, self.refresh_calls, self.phases])
+
     def sites_at(self, call: int, *, default: tuple[str, ...]) -> tuple[str, ...]:
         """The sites that are reused at `call`; `default` where there are no phases."""
         return sites_at(self.phases, call) if self.phases else default
@@ -209,7 +214,7 @@ class ChannelAffine(Artifact):
     """gain * x + offset, per call and channel; identity at calls and channels where nothing is corrected.
 
     tables: name of a site or layer to float32 [T, 2, C] (gain, offset). Empty means no correction.
-    schedule: digest of the schedule it was fitted for; empty where it fits any.
+    schedule: identity of the schedule it was fitted for; empty where it fits any.
     r2: name to float32 [T, C], the share of variance the fit explains (diagnostics).
     """
 

@@ -48,9 +48,9 @@ def denoise(
             f"the cache schedule is for {schedule.num_calls} calls, the sampler makes {len(timesteps)}. "
             "Plan a schedule for this step count."
         )
-    if correction.tables and correction.schedule not in ("", schedule.digest):
+    if correction.tables and correction.schedule not in ("", schedule.identity):
         raise ValueError(
-            f"the correction was fitted for schedule {correction.schedule[:12]}, not for {schedule.digest[:12]}. "
+            f"the correction was fitted for schedule {correction.schedule[:12]}, not for {schedule.identity[:12]}. "
             "Fit it again for this schedule."
         )
     if any(len(table) != len(timesteps) for table in correction.tables.values()):

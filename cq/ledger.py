@@ -19,7 +19,7 @@ from cq.identity import beside
 from cq.models.diffusion import UnusableModelError
 from cq.processes import here
 from cq.record import SCHEMA, RunRecord, append, latest, read
-from cq.store import locked, write_atomically
+from cq.store import Store, locked, write_atomically
 
 if TYPE_CHECKING:  # these bring torch, which a refusal or a look into the records does not need
     from cq.artifacts import SampleSet
@@ -104,10 +104,14 @@ def execute(config: DictConfig, choices: Mapping[str, str]) -> RunRecord:
                 append(twin, path)
                 parts.logger.log_run(twin, path.parent / twin.thumbnails, Path(config.paths.tracking))
         return twin
+    from cq.artifacts import digest_of
     from cq.memory import within_budget
     from cq.pipeline import run
 
     parts = within_budget(parts)
+    if config.force:
+        asked = {"question": config_digest(config), "weights": weights, "commit": source.commit, **_versions()}
+        parts = replace(parts, store=Store(parts.store.root, again=digest_of(asked)[:12]))
     made: RunRecord | None = None
     try:
         outcome = run(parts)
@@ -116,6 +120,7 @@ def execute(config: DictConfig, choices: Mapping[str, str]) -> RunRecord:
                 write_strip(outcome.samples, path.parent / "thumbnails" / f"{outcome.images_digest[:16]}.png")
                 made = _record(config, choices, weights, outcome, source, note="; ".join(outcome.missing.values()))
                 append(made, path)
+                parts.store.ended_well()
                 parts.logger.log_run(made, path.parent / made.thumbnails, Path(config.paths.tracking))
     except UnusableModelError:
         raise  # when its model was loaded, before anything was computed: refused, and no run that failed
@@ -227,7 +232,7 @@ def _record(
         commit=source.commit,
         clean_tree=source.clean,
         date=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        versions={**_versions(), **(outcome.rounding if outcome else {})},
         device=f"{platform.machine()} {outcome.device if outcome else 'cpu'}",
         counted=outcome.counted if outcome else {},
         measured=outcome.measured if outcome else None,
@@ -242,6 +247,10 @@ def _record(
         status="ok" if outcome else "failed",
         note=note,
     )  # fmt: skip
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def _asked(config: DictConfig, choices: Mapping[str, str]) -> dict[str, Any]:

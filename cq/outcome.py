@@ -9,7 +9,10 @@ from cq.artifacts import CacheSchedule, ChannelAffine, QuantParams, SampleSet
 
 @dataclass(frozen=True, kw_only=True)
 class RunOutcome:
-    """Everything a run made; `cq.ledger` turns it into a RunRecord. device: where its networks ran."""
+    """Everything a run made; `cq.ledger` turns it into a RunRecord.
+
+    device: where its networks ran. rounding: what else the last digits depend on, batches included.
+    """
 
     schedule: CacheSchedule
     correction: ChannelAffine
@@ -27,3 +30,4 @@ class RunOutcome:
     weights_digest: str
     images_digest: str
     device: str
+    rounding: Mapping[str, Any]

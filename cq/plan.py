@@ -25,7 +25,7 @@ from cq.identity import described
 from cq.memory import GIB, call_bytes, peak_bytes, within_budget
 from cq.models.denoiser import GuidedDenoiser
 from cq.models.diffusion import guiding
-from cq.preflight import needs_moments
+from cq.preflight import known_schedule, needs_moments
 from cq.processes import device
 from cq.quantize.observers import MinMax
 from cq.quantize.passes import unit_bytes
@@ -125,18 +125,29 @@ def time_calls(
     )  # fmt: skip
 
 
-def estimate_seconds(
-    parts: Components, calls: CallSeconds, *, interval: int | None, quantized: bool
-) -> dict[str, float]:
-    """Seconds by stage, as if nothing were in the store; interval None for an uncached run."""
+def refreshes_of(parts: Components) -> int:
+    """How many calls will be full: those of the schedule, where it can be known before calibration.
+
+    Else as many as the planner says, or the uniform grid of its interval has; all where it says neither.
+    """
+    total = parts.sampler.num_calls(parts.sample.num_steps)
+    schedule = known_schedule(parts.planner, parts.cost, total)
+    if schedule is not None:
+        return len(schedule.refresh_calls)
+    groups, interval = (getattr(parts.planner, name, None) for name in ("num_groups", "interval"))
+    return groups or (total if interval is None else math.ceil(total / interval))
+
+
+def estimate_seconds(parts: Components, calls: CallSeconds, *, quantized: bool) -> dict[str, float]:
+    """Seconds by stage, as if nothing were in the store."""
     total = parts.sampler.num_calls(parts.sample.num_steps)
     of_baseline = parts.baseline_sampler.num_calls(parts.baseline_steps) * calls.full
-    refreshes = total if interval is None else math.ceil(total / interval)
+    refreshes = refreshes_of(parts)
     deployed = refreshes * calls.full + (total - refreshes) * calls.cached
     in_full_calls = deployed / calls.full
     calibration = parts.calibrate.num_samples * total * calls.full * PAIRS_FACTOR
     fitted = isinstance(parts.planner, ReadsStatistics) or needs_moments(parts.correct_cache)
-    own_images = interval is not None or quantized or not parts.is_baseline
+    own_images = refreshes < total or quantized or not parts.is_baseline
     factor = calls.twin / calls.full if quantized else 1.0
     stages = {
         "statistics": calibration if fitted else 0.0,
@@ -185,18 +196,15 @@ class Plan:
         )
 
 
-def plan_of(parts: Components, *, interval: int | None, clock: Callable[[], float] = time.perf_counter) -> Plan:
-    """The plan of one run, from a few timed calls and two counted ones of its own model.
-
-    interval: of an evenly spaced schedule, None for an uncached run.
-    """
+def plan_of(parts: Components, *, clock: Callable[[], float] = time.perf_counter) -> Plan:
+    """The plan of one run, from a few timed calls and two counted ones of its own model."""
     quantized = parts.quantizer.num_samples > 0
     model = Run(parts).model
     memory = peak_bytes(parts, call_bytes(parts, model), on_cpu=model.device.type == "cpu")
     calls = time_calls(parts, parts.quantizer if quantized else None, clock=clock)
     return Plan(
         images=parts.sample.num_images, network_calls=parts.sampler.num_calls(parts.sample.num_steps),
-        seconds=estimate_seconds(parts, calls, interval=interval, quantized=quantized), memory=memory,
+        seconds=estimate_seconds(parts, calls, quantized=quantized), memory=memory,
         disk=parts.disk_bytes,
     )  # fmt: skip
 
@@ -237,7 +245,7 @@ def _tell(overrides: list[str]) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", overrides=overrides)
     parts = within_budget(Components.of(config))
-    sys.stdout.write(f"{plan_of(parts, interval=config.schedule.get('interval'))}\n")
+    sys.stdout.write(f"{plan_of(parts)}\n")
 
 
 if __name__ == "__main__":

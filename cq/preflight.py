@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:  # these bring torch, which a check of a configuration does not need
-    from cq.artifacts import TrajectoryStatistics
+    from cq.artifacts import CacheSchedule, TrajectoryStatistics
     from cq.calibrate.moments import PairMoments
     from cq.calibrate.trajectory import Calibrate
     from cq.contracts import CacheStrategy, Corrector, Cost, Metric, Predictor, Quantizer, Sampler, SchedulePlanner
@@ -201,7 +201,7 @@ def check_reach(
     beforehand where the planner needs no statistics to plan. Longer groups of a threshold schedule are found only when
     it is planned.
     """
-    from cq.contracts import PlanRequest, ReadsStatistics
+    from cq.contracts import ReadsStatistics
     from cq.predict.last import Last
 
     name = f"schedule={type(planner).__name__}"
@@ -209,12 +209,21 @@ def check_reach(
         _check_window(planner.reach(num_calls), name, calibrate=calibrate, num_calls=num_calls)
     if not isinstance(predictor, Last) or not needs_moments(corrector):
         return  # a forecast is corrected from a pass of its own
-    try:
-        schedule = planner.plan(PlanRequest(num_calls=num_calls, cost=cost, statistics=_refuse_statistics))
-    except _AskedError:
+    schedule = known_schedule(planner, cost, num_calls)
+    if schedule is None:
         return
     asked = f"correct.cache={type(corrector).__name__} on the groups of up to {schedule.longest_group} calls of {name}"
     _check_window(schedule.longest_group - 1, asked, calibrate=calibrate, num_calls=num_calls)
+
+
+def known_schedule(planner: "SchedulePlanner", cost: "Cost", num_calls: int) -> "CacheSchedule | None":
+    """The schedule of a planner that needs no statistics; None where it asks for them."""
+    from cq.contracts import PlanRequest
+
+    try:
+        return planner.plan(PlanRequest(num_calls=num_calls, cost=cost, statistics=_refuse_statistics))
+    except _AskedError:
+        return None
 
 
 def _check_window(reach: int, asked: str, *, calibrate: "Calibrate", num_calls: int) -> None:

@@ -111,6 +111,15 @@ def device() -> "torch.device":
     return chosen
 
 
+def arithmetic() -> dict[str, Any]:
+    """What rounding depends on beside the software: the kind of device, the CPU's instructions in use, its threads."""
+    import torch
+
+    where = device()
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else where.type
+    return {"device": name, "cpu": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
+
+
 def _state() -> Any:
     import torch
     from accelerate import PartialState

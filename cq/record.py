@@ -57,6 +57,8 @@ class RunRecord:
         low-bit kernels that ran: fake quantization is never timed.
     scores: metric to {value, low, high, better, protocol, fingerprint, curve}; low and high bound the bootstrap
         interval (None without one), better is "down" or "up", curve is one number a call or [].
+    versions: of Python and the packages, and what else rounding depends on: device, CPU instructions, threads, and the
+        batch sizes of the run, which budget.max_memory may have made smaller than those in `config`.
     seconds, artifacts: stage to wall clock in seconds of this run and to digest.
     made: stage to seconds of making its artefact, by whichever run made it, and of the stages that were asked for in
         the making; None where it was not kept whole; {} in records from before it was kept.
@@ -219,10 +221,16 @@ def read(path: Path) -> list[RunRecord]:
 
 
 def latest(records: Iterable[RunRecord]) -> list[RunRecord]:
-    """The last record of every (experiment, seed, config_digest), in the order in which each key first appeared."""
+    """The last record of every (experiment, seed, config_digest), in the order in which each key first appeared.
+
+    One that did not end well takes nothing back: a good one before it, about the same weights, stands.
+    """
     by_key: dict[tuple[str, int, str], RunRecord] = {}
     for record in records:
-        by_key[record.key] = record
+        before = by_key.get(record.key)
+        better = before is None or before.status != "ok" or record.status == "ok"
+        if better or record.model["weights_digest"] != by_key[record.key].model["weights_digest"]:
+            by_key[record.key] = record
     return list(by_key.values())
 
 

@@ -38,7 +38,7 @@ from cq.models.trial import tried
 from cq.phases import Phases, all_sites
 from cq.predict.last import Last
 from cq.preflight import needs_moments
-from cq.processes import device
+from cq.processes import arithmetic, device
 from cq.quantize.entry_moments import entry_moments
 from cq.quantize.output_moments import output_moments
 from cq.sample.generate import Sample, draw, generate
@@ -57,12 +57,26 @@ class Run:
         self.store = parts.store
         self.num_calls = parts.sampler.num_calls(parts.sample.num_steps)
         source = source_digest(__name__)
+        self.arithmetic = self._agreed()
         self._origin = {
             "model": described(parts.model), "weights": parts.model.weights_digest(),
             "num_steps": parts.sample.num_steps, "run_seed": parts.run_seed, "sampler": described(parts.sampler),
+            "arithmetic": self.arithmetic,
             **({} if parts.dtype == "float32" else {"dtype": parts.dtype}),
             **({} if source is None else {"source": source}),
         }  # fmt: skip
+
+    def _agreed(self) -> dict[str, Any]:
+        """How all processes of the run compute. Raises ValueError where one computes otherwise."""
+        mine = arithmetic()
+        with self.store.processes.step():
+            told = self.store.processes.told(mine)
+            if told != mine:
+                raise ValueError(
+                    f"process {self.store.processes.index} computes with {mine}, the main one with {told}: their parts "
+                    "of a run would be rounded otherwise. Start all on machines of a kind, with one OMP_NUM_THREADS."
+                )
+        return told
 
     @cached_property
     def model(self) -> DiffusionModel:
@@ -123,7 +137,7 @@ class Run:
 
         calibrate, plain = self.parts.calibrate, isinstance(self.parts.predictor, Last)
         key = {
-            **self._origin, "corrector": described(self.parts.correct_cache), "schedule": schedule.digest,
+            **self._origin, "corrector": described(self.parts.correct_cache), "schedule": schedule.identity,
             "predictor": described(self.parts.predictor), "calibrate": described(calibrate),
         }  # fmt: skip
 
@@ -159,7 +173,7 @@ class Run:
     def quant_params(self, schedule: CacheSchedule, correction: ChannelAffine) -> QuantParams:
         """Scales and zero points."""
         key = {
-            **self._origin, "quantizer": described(self.parts.quantizer), "schedule": schedule.digest,
+            **self._origin, "quantizer": described(self.parts.quantizer), "schedule": schedule.identity,
             "correction": correction.digest, "predictor": described(self.parts.predictor),
         }  # fmt: skip
 
@@ -194,7 +208,7 @@ class Run:
             )
 
         key = {
-            **self._origin, "corrector": described(self.parts.correct_quant), "schedule": schedule.digest,
+            **self._origin, "corrector": described(self.parts.correct_quant), "schedule": schedule.identity,
             "correction": correction.digest, "params": params.digest, "quantizer": described(quantizer),
         }  # fmt: skip
         return self.store.get("quant_correction", key, ChannelAffine, make)
@@ -218,7 +232,7 @@ class Run:
             )  # fmt: skip
 
         key = {
-            **self._origin, "corrector": described(self.parts.correct_output), "schedule": schedule.digest,
+            **self._origin, "corrector": described(self.parts.correct_output), "schedule": schedule.identity,
             "correction": correction.digest, "params": params.digest, "quantizer": described(self.parts.quantizer),
             "output": output.digest,
         }  # fmt: skip

@@ -3,6 +3,9 @@
 <root>/<stage>/<digest>/            a finished artefact: artifact.json, tensors.safetensors, key.json, seconds.json
 <root>/<stage>/<digest>.partial/    shards of an unfinished one (cq.shards); a later run goes on from them
 <root>/<stage>/<digest>.<pid>.tmp/  an artefact being written; renamed when it is complete
+<root>/<stage>/<digest>.<run>.partial/  shards of a run that makes all of its stages again
+<root>/<stage>/<digest>.old/        what such a run is about to replace; put back where it was killed in between
+<root>/again_<run>                  which stages that run has made; removed when the run has ended well
 <root>/<stage>/<digest>.lock        empty; held while the artefact is made, so that nobody makes it twice
 """
 
@@ -34,10 +37,14 @@ class Store:
     """Artefacts of all runs under one folder. Safe against kills and against two runs at once.
 
     processes: those that share a run. The main one holds the locks and publishes for all of them.
+    again: the name of a run that makes every stage anew, whatever is there; what was there stays until its successor is
+    complete. Killed or failed, it goes on under the same name; empty for a run that takes what it finds.
     """
 
-    def __init__(self, root: Path, processes: Processes | None = None) -> None:
+    def __init__(self, root: Path, processes: Processes | None = None, *, again: str = "") -> None:
         self.root = root
+        self._again = again
+        self._remade = root / f"again_{again}"
         self.processes = here() if processes is None else processes
         self.seconds: dict[str, float] = {}  # stage to seconds, without those of the stages inside it
         self.digests: dict[str, str] = {}  # stage to the digest of its artefact
@@ -82,15 +89,30 @@ class Store:
         folder = self._folder(stage, key, kind)
         if self.processes.apart or folder in self._held:
             return
-        partial = folder.with_suffix(".partial")
+        partial = self._partial(folder)
         with self.timed(stage), ExitStack() as held, self.processes.step():  # the lock goes when all are through
             if self.processes.is_main:
                 folder.parent.mkdir(parents=True, exist_ok=True)
                 held.enter_context(locked(folder.with_suffix(".lock")))
-                if not folder.exists():
+                if not self._is_there(folder):
                     partial.mkdir(exist_ok=True)
-            if self.processes.told(not folder.exists()):
+            if self.processes.told(not self._is_there(folder)):
                 work(partial)
+
+    def ended_well(self) -> None:
+        """The run is recorded: one that made its stages again has nothing to go on with."""
+        if self._again and self.processes.is_main:
+            self._remade.unlink(missing_ok=True)
+
+    def _is_there(self, folder: Path) -> bool:
+        """Whether the artefact may be taken: a run that makes all anew takes what it made itself."""
+        if not self._again:
+            return folder.exists()
+        made = self._remade.read_text().splitlines() if self._remade.exists() else []
+        return folder.exists() and f"{folder.parent.name}/{folder.name}" in made
+
+    def _partial(self, folder: Path) -> Path:
+        return folder.with_suffix(f".{self._again}.partial" if self._again else ".partial")
 
     def _folder(self, stage: str, key: Mapping[str, Any], kind: type[A]) -> Path:
         from cq.artifacts import digest_of
@@ -103,10 +125,11 @@ class Store:
         description = json.dumps(key, indent=1, sort_keys=True) + "\n"
         folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(folder.with_suffix(".lock")):
-            partial = folder.with_suffix(".partial")
+            partial = self._partial(folder)
+            _put_back(folder)
             for left_over in folder.parent.glob(f"{folder.name}.*.tmp"):
                 shutil.rmtree(left_over)  # its writer held this lock and is gone
-            if folder.exists():
+            if self._is_there(folder):
                 artifact = kind.load(folder)
                 _check_key(folder, description)
                 made = {stage: None, **_read_seconds(folder)}
@@ -122,8 +145,8 @@ class Store:
                 made[stage] = None if resumed else time.monotonic() - began - self._nested
                 self._publish(artifact, folder, description, made)
                 verb = "done"
-            if partial.exists():
-                shutil.rmtree(partial)
+            for unfinished in folder.parent.glob(f"{folder.name}.*partial" if self._again else partial.name):
+                shutil.rmtree(unfinished)
         return artifact, verb, made
 
     @contextmanager
@@ -145,11 +168,26 @@ class Store:
                 (temporary / "seconds.json").write_text(_seconds_document(made))
                 for path in (*temporary.iterdir(), temporary):
                     _force_to_disk(path)
+            if folder.exists():
+                os.rename(folder, folder.with_suffix(".old"))
             os.rename(temporary, folder)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)  # a full disk would stay full
             raise
         _force_to_disk(folder.parent)
+        _put_back(folder)
+        if self._again:
+            with self._remade.open("a") as file:
+                file.write(f"{folder.parent.name}/{folder.name}\n")
+
+
+def _put_back(folder: Path) -> None:
+    """What was to be replaced goes where its successor is there, and comes back where it is not."""
+    old = folder.with_suffix(".old")
+    if old.exists() and folder.exists():
+        shutil.rmtree(old)
+    elif old.exists():
+        os.rename(old, folder)
 
 
 def check_writable(folder: Path, key: str, num_bytes: int = 0) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from cq.commands import FAILED, REFUSED, ended, say
 from cq.components import Components
@@ -110,13 +110,7 @@ def announce(todo: Sequence[Job]) -> None:
     parts = [Components.of(job.config) for job in todo]
     quantizers = [part.quantizer for part in parts if part.quantizer.num_samples > 0]
     calls = time_calls(parts[0], quantizers[0] if quantizers else None)
-    stages = [
-        estimate_seconds(
-            part, calls, quantized=part.quantizer.num_samples > 0,
-            interval=OmegaConf.to_container(job.config.schedule, resolve=True).get("interval"),  # type: ignore[union-attr]
-        )
-        for job, part in zip(todo, parts, strict=True)
-    ]  # fmt: skip
+    stages = [estimate_seconds(part, calls, quantized=part.quantizer.num_samples > 0) for part in parts]
     total = total_seconds(list(zip(parts, stages, strict=True)))
     model = Run(parts[0]).model
     counted = call_bytes(parts[0], model)
@@ -166,7 +160,8 @@ def fill(table: str, overrides: Sequence[str], out: Path) -> Filled:
                 record = execute(job.config, job.choices)
             except RunError as error:
                 failed += 1
-                record = error.record
+                same = (each for each in known_in_all_tables(Path(job.config.paths.records), job.config.row.table))
+                record = next((each for each in same if each.key == error.record.key), error.record)
                 if not error.mendable:
                     traceback.print_exception(error)
                 log.error("run %d of %d failed: %s", ran, len(todo), error)

@@ -71,14 +71,14 @@ def test_a_correction_changes_reused_maps_only_and_never_accumulates() -> None:
     """Gain 2 and offset 1 make 61 of 30, at every reuse afresh; at a refresh they are not applied."""
     schedule = refreshing(0, 3)
     table = torch.tensor([2.0, 1.0])[:, None].expand(CALLS, 2, 1)
-    correction = ChannelAffine(schedule=schedule.digest, tables={"added": table}, r2={})
+    correction = ChannelAffine(schedule=schedule.identity, tables={"added": table}, r2={})
     assert outputs_of_doubling(schedule, correction) == [40, 11 + 61, 12 + 61, 52]
 
 
 def test_each_call_has_its_own_gain_and_offset() -> None:
     schedule = refreshing(0)
     table = torch.tensor([[9.0, 9.0], [1.0, 0.0], [2.0, 0.0], [0.0, 7.0]])[..., None]
-    correction = ChannelAffine(schedule=schedule.digest, tables={"added": table}, r2={})
+    correction = ChannelAffine(schedule=schedule.identity, tables={"added": table}, r2={})
     assert outputs_of_doubling(schedule, correction) == [40, 11 + 30, 12 + 60, 13 + 7]
 
 
@@ -117,7 +117,7 @@ def test_a_schedule_for_another_number_of_calls_is_refused() -> None:
 
 def test_a_correction_fitted_for_another_schedule_is_refused() -> None:
     table = torch.ones(CALLS, 2, 1)
-    other = ChannelAffine(schedule=refreshing(0, 2).digest, tables={"added": table}, r2={})
+    other = ChannelAffine(schedule=refreshing(0, 2).identity, tables={"added": table}, r2={})
     with pytest.raises(ValueError, match="fitted for schedule"):
         outputs_of_doubling(refreshing(0), other)
     short = ChannelAffine(schedule="", tables={"added": table[1:]}, r2={})
@@ -172,7 +172,7 @@ def test_no_cache_and_no_correction_are_the_plain_diffusers_loop_bit_for_bit(tin
 def test_gain_one_and_offset_zero_are_no_correction_bit_for_bit(model: DiffusionModel) -> None:
     schedule = refreshing(0, 2)
     identity = torch.tensor([1.0, 0.0])[:, None].expand(CALLS, 2, 8)
-    correction = ChannelAffine(schedule=schedule.digest, tables={SITE: identity}, r2={})
+    correction = ChannelAffine(schedule=schedule.identity, tables={SITE: identity}, r2={})
     plain = latents(model, (0, 1), schedule)
     assert all(torch.equal(a, b) for a, b in zip(latents(model, (0, 1), schedule, correction), plain, strict=True))
     assert not torch.equal(plain[-1], latents(model, (0, 1))[-1])  # the cache is really in use

@@ -84,7 +84,7 @@ def test_a_run_that_cannot_fit_is_refused(tiny_folder: Path, tmp_path: Path) -> 
 
 def test_a_plan_says_images_calls_hours_memory_and_disk(tiny_folder: Path, tmp_path: Path) -> None:
     parts = parts_of(tiny_folder, tmp_path, "schedule=uniform")
-    plan = plan_of(parts, interval=2)
+    plan = plan_of(parts)
     assert (plan.images, plan.network_calls, plan.disk) == (4, 10, parts.disk_bytes)
     assert sum(plan.seconds.values()) > 0
     for word in ("4 images", "10 network calls,", "hours", "GiB (evaluation)", "on disk"):

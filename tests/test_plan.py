@@ -21,40 +21,40 @@ def parts_of(tiny_folder: Path, root: Path, *overrides: str) -> Components:
     return Components.of(composed(quick(tiny_folder, root, *overrides))[0])
 
 
-def estimate(parts: Components, interval: int | None) -> Mapping[str, float]:
-    return estimate_seconds(parts, CALLS, interval=interval, quantized=parts.quantizer.num_samples > 0)
+def estimate(parts: Components) -> Mapping[str, float]:
+    return estimate_seconds(parts, CALLS, quantized=parts.quantizer.num_samples > 0)
 
 
 def test_an_uncached_run_draws_one_set(tiny_folder: Path, tmp_path: Path) -> None:
-    stages = estimate(parts_of(tiny_folder, tmp_path), None)
+    stages = estimate(parts_of(tiny_folder, tmp_path))
     assert stages["samples_full_precision"] == 4 * 10
     assert stages["samples"] == stages["statistics"] == stages["timing"] == 0
     assert "quant_params" not in stages
 
 
 def test_a_cached_run_draws_a_second_set_with_half_its_calls_full(tiny_folder: Path, tmp_path: Path) -> None:
-    stages = estimate(parts_of(tiny_folder, tmp_path, "schedule=uniform", "latency.repeats=2"), 2)
+    stages = estimate(parts_of(tiny_folder, tmp_path, "schedule=uniform", "latency.repeats=2"))
     assert stages["samples"] == 4 * (5 * 1 + 5 * 0.25)
     assert stages["statistics"] == 0  # neither planner nor correction asks for them
     assert stages["timing"] > 2 * (6.25 + 10)
     for choice in ("schedule=dps", "correct@correct.cache=channel_affine"):
-        found = estimate(parts_of(tiny_folder, tmp_path, "schedule=uniform", choice), 2)
+        found = estimate(parts_of(tiny_folder, tmp_path, "schedule=uniform", choice))
         assert found["statistics"] >= 2 * 10
 
 
 def test_a_quantized_run_is_calibrated_and_draws_with_the_twin(tiny_folder: Path, tmp_path: Path) -> None:
     chosen = ("schedule=uniform", "quantize=minmax", "quantize.num_samples=3", "latency.repeats=2")
-    stages = estimate(parts_of(tiny_folder, tmp_path, *chosen), 2)
+    stages = estimate(parts_of(tiny_folder, tmp_path, *chosen))
     assert stages["samples"] == 4 * 6.25 * 2
     assert stages["quant_params"] == 6.25 * (3 * 3 + 10)
     assert "timing" not in stages  # fake quantization is never timed
     assert "quant_correction" not in stages
-    corrected = estimate(parts_of(tiny_folder, tmp_path, *chosen, "correct@correct.quant=channel_affine"), 2)
+    corrected = estimate(parts_of(tiny_folder, tmp_path, *chosen, "correct@correct.quant=channel_affine"))
     assert corrected["quant_correction"] >= 3 * 6.25
 
 
 def test_a_baseline_of_other_steps_is_a_set_of_its_own(tiny_folder: Path, tmp_path: Path) -> None:
-    stages = estimate(parts_of(tiny_folder, tmp_path, "baseline.num_steps=20"), None)
+    stages = estimate(parts_of(tiny_folder, tmp_path, "baseline.num_steps=20"))
     assert (stages["samples_full_precision"], stages["samples"]) == (4 * 20, 4 * 10)
 
 
@@ -94,8 +94,24 @@ def test_reconstruction_takes_longer_where_passes_cannot_wait(
     seconds = []
     for free in (399_999, 400_000):  # twice for two networks, and half of it is taken
         monkeypatch.setattr("cq.quantize.passes.free_bytes", lambda _, free=free: free)
-        seconds.append(estimate_seconds(parts, calls, interval=None, quantized=True)["quant_params"])
+        seconds.append(estimate_seconds(parts, calls, quantized=True)["quant_params"])
     assert seconds[0] - seconds[1] == pytest.approx(100 * (30 - 2) * CALLS.twin)
+
+
+def test_the_estimate_reads_the_schedule_and_no_label_of_it(tiny_folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "schedule.json"
+    file.write_text("[0, 2, 4, 6, 8]")
+    uniform = estimate(parts_of(tiny_folder, tmp_path, "schedule=uniform"))
+    assert estimate(parts_of(tiny_folder, tmp_path, "schedule=from_file", f"schedule.path={file}")) == uniform
+    file.write_text("[0, 5]")
+    fewer = estimate(parts_of(tiny_folder, tmp_path, "schedule=from_file", f"schedule.path={file}"))
+    assert fewer["samples"] == 4 * (2 * 1 + 8 * 0.25)
+    every = estimate(parts_of(tiny_folder, tmp_path, "schedule=uniform", "budget.cache_interval=1"))
+    assert every["samples"] == 0  # the images of full precision
+    dps = parts_of(tiny_folder, tmp_path, "schedule=dps")
+    assert estimate(dps)["samples"] == uniform["samples"]
+    groups = replace(dps, planner=replace(dps.planner, num_groups=2, min_group=1, max_group=9))  # type: ignore[type-var]
+    assert estimate(groups)["samples"] == fewer["samples"]
 
 
 @pytest.mark.slow
@@ -113,7 +129,7 @@ def test_the_estimate_of_a_smoke_run_is_within_a_factor_of_two(experiment: str, 
         parts = Components.of(config)
         quantized = parts.quantizer.num_samples > 0
         calls = time_calls(parts, parts.quantizer if quantized else None, clock=time.process_time)
-        stages = estimate_seconds(parts, calls, interval=config.schedule.get("interval"), quantized=quantized)
+        stages = estimate_seconds(parts, calls, quantized=quantized)
         started = time.process_time()
         run(parts)
         took = time.process_time() - started

@@ -272,3 +272,90 @@ def test_a_lock_is_dropped_at_the_end_of_its_block(tmp_path: Path, caplog: pytes
         with locked(tmp_path / "lock"):
             pass
     assert caplog.text == ""
+
+
+def made(root: Path, again: str, calls: list[str], *, name: str = "map", fail: bool = False) -> Map:
+    """A run of two stages, the second of which may be stopped behind its first shard."""
+    store = Store(root, again=again)
+
+    def first(_: Path) -> Map:
+        calls.append("first")
+        return Map(name=name, values_N=torch.arange(3.0))
+
+    def second(shards: Path) -> Map:
+        shard = shards / "shard"
+        calls.append("second" + " resumed" * shard.exists())
+        shard.write_text(name)
+        if fail:
+            raise KeyboardInterrupt
+        return Map(name=shard.read_text(), values_N=torch.ones(1))
+
+    store.get("first", {}, Map, first)
+    found = store.get("second", {}, Map, second)
+    store.ended_well()
+    return found
+
+
+def test_a_run_that_makes_all_again_takes_nothing_from_before(tmp_path: Path) -> None:
+    calls: list[str] = []
+    assert made(tmp_path, "", calls).name == "map"
+    for name in ("again", "and again"):  # under one name: what ended well is over
+        calls.clear()
+        assert made(tmp_path, "run", calls, name=name).name == name
+        assert calls == ["first", "second"]
+        assert made(tmp_path, "", calls).name == name  # what it made is what others find
+        assert calls == ["first", "second"]
+    left_over = sorted(path.name for path in tmp_path.rglob("*") if path.suffix in (".partial", ".tmp", ".old"))
+    assert left_over == []
+    assert not list(tmp_path.glob("again_*"))
+
+
+def test_what_was_there_stays_until_its_successor_is_complete_and_nothing_mixes(tmp_path: Path) -> None:
+    calls: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        made(tmp_path, "", calls, name="never finished", fail=True)
+    made(tmp_path, "", calls, name="never finished")
+    calls.clear()
+    with pytest.raises(KeyboardInterrupt):
+        made(tmp_path, "run", calls, name="new", fail=True)
+    assert made(tmp_path, "", calls).name == "never finished"
+    assert calls == ["first", "second"]
+    calls.clear()
+    assert made(tmp_path, "another", calls, name="other").name == "other"  # not from the shards of the one before
+    assert calls == ["first", "second"]
+
+
+def test_a_run_that_makes_all_again_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+    calls: list[str] = []
+    made(tmp_path, "", calls)
+    with pytest.raises(KeyboardInterrupt):
+        made(tmp_path, "run", calls, name="new", fail=True)
+    calls.clear()
+    assert made(tmp_path, "run", calls, name="new").name == "new"
+    assert calls == ["second resumed"]
+
+
+@pytest.mark.parametrize("renames", [1, 2])
+def test_a_kill_between_old_and_new_loses_neither(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    made(tmp_path, "", [], name="old")
+    rename, left = os.rename, [renames]
+
+    def killed(*paths: Path) -> None:
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        rename(*paths)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cq.store.os.rename", killed)
+        patch.setattr("cq.store.shutil.rmtree", lambda *_, **__: killed())
+        with pytest.raises(KeyboardInterrupt):
+            made(tmp_path, "run", [], name="new")
+    assert one_folder_of(tmp_path, Store(tmp_path)).name == ("old" if renames == 1 else "new")
+    assert made(tmp_path, "run", [], name="new").name == "new"
+
+
+def one_folder_of(root: Path, store: Store) -> Map:
+    return store.get("first", {}, Map, lambda _: Map(name="made", values_N=torch.zeros(1)))

@@ -31,7 +31,7 @@ def fit_tables(
         gain_TC, offset_TC = identity_at_refresh(*fitted, schedule) if identity_at_full else fitted
         r2[name] = r_squared(gather(), gain_TC, offset_TC).float()
         tables[name] = torch.stack([gain_TC, offset_TC], dim=1).float()
-    return ChannelAffine(schedule=schedule.digest if tables else "", tables=tables, r2=r2)
+    return ChannelAffine(schedule=schedule.identity if tables else "", tables=tables, r2=r2)
 
 
 def lazily(

@@ -47,8 +47,8 @@ def build_table(name: str, records: Sequence[RunRecord], paper: Paper) -> Table:
         )
     by_seed: dict[tuple[Any, ...], RunRecord] = {}
     superseded = []
-    order = {record.key: place for place, record in enumerate(records)}  # place of the last record of a key
-    for record in sorted(mine, key=lambda record: order[record.key]):
+    order = {id(record): place for place, record in enumerate(records)}
+    for record in sorted(mine, key=lambda record: order[id(record)]):
         asked = (record.experiment, record.model["name"], record.seed, *_budget(record))
         earlier = by_seed.pop(asked, None)
         if earlier is not None:

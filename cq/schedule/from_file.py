@@ -1,7 +1,7 @@
 """From file: a schedule made elsewhere, or by an earlier run."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,13 +46,14 @@ class FromFile:
             refresh_calls=plain.refresh_calls,
             planner=plain.planner or "from_file",
             interval=plain.interval,
+            phases=plain.phases,
         )
         if plain.digest is not None and plain.digest != schedule.digest:
             raise ValueError(
                 f"schedule.path={self.path}: the artefact's content does not match its digest {plain.digest[:12]}: it "
                 'was edited or damaged. Delete its "digest", "kind" and "planner" to use it as a schedule of your own.'
             )
-        return schedule
+        return replace(schedule, phases=())
 
     def _read(self, num_calls: int) -> PlainSchedule:
         check_num_calls(num_calls)

@@ -6,6 +6,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cq.phases import Phases
+
 if TYPE_CHECKING:  # brings torch, which reading a list of integers does not need
     from cq.artifacts import CacheSchedule
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:  # brings torch, which reading a list of integers does not nee
 class PlainSchedule:
     """num_calls: None where the file does not say it.
 
-    planner, interval and digest: as stored by our own artefact, None elsewhere.
+    planner, interval, digest and phases: as stored by our own artefact, None and () elsewhere.
     """
 
     num_calls: int | None
@@ -22,6 +24,7 @@ class PlainSchedule:
     planner: str | None
     interval: int | None
     digest: str | None
+    phases: Phases = ()
 
 
 def write_plain(schedule: "CacheSchedule", path: Path) -> None:
@@ -59,6 +62,7 @@ def read_plain(path: Path) -> PlainSchedule:
             planner=document.get("planner"),
             interval=document.get("interval"),
             digest=document.get("digest"),
+            phases=document.get("phases", ()),
         )
     if not isinstance(document, list) or not document:
         raise ValueError(f"schedule.path={path}: not a schedule. Give a list of refresh calls, [0, 20, ...].")
@@ -80,6 +84,7 @@ def _checked(
     planner: str | None = None,
     interval: int | None = None,
     digest: str | None = None,
+    phases: Any = (),
 ) -> PlainSchedule:
     integers = isinstance(calls, list) and all(type(call) is int for call in calls)
     if not integers or not calls or calls[0] != 0 or any(b <= a for a, b in pairwise(calls)):
@@ -91,6 +96,13 @@ def _checked(
             f"schedule.path={path}: the refresh at call {calls[-1]} is outside its own num_calls={num_calls!r}. "
             "Mend the file."
         )
+    try:
+        told = tuple((int(first), tuple(map(str, sites))) for first, sites in phases)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"schedule.path={path}: phases {phases!r} are no list of [first call, sites]. Delete them: the run's own "
+            "cache=... says which maps are reused."
+        ) from error
     return PlainSchedule(
-        num_calls=num_calls, refresh_calls=tuple(calls), planner=planner, interval=interval, digest=digest
+        num_calls=num_calls, refresh_calls=tuple(calls), planner=planner, interval=interval, digest=digest, phases=told
     )

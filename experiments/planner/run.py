@@ -31,17 +31,16 @@ ROWS = (
 LARGEST_TIME, LARGEST_MEMORY = 0.25, 0.15  # relative errors that are accepted
 
 
-def parts_of(arguments: list[str]) -> tuple[Components, int | None]:
-    """The run's parts, and the interval of its schedule."""
+def parts_of(arguments: list[str]) -> Components:
+    """The run's parts."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", overrides=arguments)
-    return Components.of(config), config.schedule.get("interval")
+    return Components.of(config)
 
 
 def planned(arguments: list[str]) -> dict[str, float]:
     """What the planner says: seconds, and bytes at the peak."""
-    parts, interval = parts_of(arguments)
-    plan = plan_of(parts, interval=interval)
+    plan = plan_of(parts_of(arguments))
     return {"seconds": sum(plan.seconds.values()), "bytes": max(plan.memory.values())}
 
 
@@ -49,7 +48,7 @@ def taken(arguments: list[str]) -> dict[str, float]:
     """What the run took: seconds of its stages, without loading and imports, and the process's peak."""
     from cq.pipeline import run
 
-    parts, _ = parts_of(arguments)
+    parts = parts_of(arguments)
     started = time.perf_counter()
     run(parts)
     whole = time.perf_counter() - started

@@ -75,7 +75,7 @@ def test_layers_below_the_cut_keep_the_scale_of_the_refresh_before(runs: TinyRun
 def test_activation_scales_are_the_ranges_of_the_chosen_trajectory(runs: TinyRuns) -> None:
     """Entry layer, cached half: on the deployed path it reads the held, corrected map; on the full one its own."""
     table = torch.tensor([[[2.0] * 8, [0.5] * 8]]).expand(CALLS, 2, 8)
-    deployed = replace(runs, correction=ChannelAffine(schedule=CACHED.digest, tables={ENTRY: table}, r2={}))
+    deployed = replace(runs, correction=ChannelAffine(schedule=CACHED.identity, tables={ENTRY: table}, r2={}))
     for quantizer in (replace(PTQ_8, trajectory="deployed"), replace(PTQ_8, trajectory="full")):
         is_deployed = quantizer.trajectory == "deployed"
         found = deployed.calibrated(quantizer).tensors[f"{ENTRY}.conv_shortcut.input0/scale"]

@@ -198,7 +198,7 @@ def test_a_state_holds_the_map_that_its_own_call_reads(runs: TinyRuns) -> None:
     """Every cached state is corrected with the row of its call, not with one row for all."""
     gains = torch.arange(1.0, CALLS + 1)
     table = torch.stack([gains, torch.zeros(CALLS)], 1)[:, :, None].expand(CALLS, 2, 8)
-    corrected = replace(runs, correction=ChannelAffine(schedule=CACHED.digest, tables={ENTRY: table}, r2={}))
+    corrected = replace(runs, correction=ChannelAffine(schedule=CACHED.identity, tables={ENTRY: table}, r2={}))
     options: dict[str, Any] = {"num_states": 99, "refresh_share": 0.5, "copies": 2, "seed": 0}
     refresh, cached = sampled_states(corrected.model.denoiser, corrected, **options)
     assert refresh.maps == {}

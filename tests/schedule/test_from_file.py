@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,17 @@ def test_an_artefact_comes_back_whole_from_its_folder_or_file(tmp_path: Path, bl
         again = FromFile(path=str(path)).plan(blind_request(10))
         assert again == SCHEDULE
         assert again.digest == SCHEDULE.digest
+
+
+def test_an_artefact_of_a_store_is_taken_for_its_refreshes(tmp_path: Path, blind_request: BlindRequest) -> None:
+    """It says which sites its run reused when; this run has a strategy of its own."""
+    replace(SCHEDULE, phases=((0, ("a",)), (4, ("b", "c")))).save(tmp_path)
+    assert FromFile(path=str(tmp_path)).plan(blind_request(10)) == SCHEDULE
+    for phases in ([[4, ["b"]]], [[0, ["b"]]], "abc", [[0]], 3):
+        file = tmp_path / "artifact.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"phases": phases}))
+        with pytest.raises(ValueError, match=r"edited or damaged|phases"):
+            FromFile(path=str(tmp_path)).plan(blind_request(10))
 
 
 @pytest.mark.parametrize(
