@@ -3,6 +3,7 @@
 Legend of shape suffixes: N image, C channel, H W space, T call of the denoiser (0 is the noisiest).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -14,8 +15,10 @@ from cq.evaluate.bootstrap import METHOD, check_resamples, interval_of_mean
 from cq.evaluate.features import check_images
 from cq.evaluate.protocol import EvaluationContext, Score
 
-SSIM_VALUES = 2**14  # pixels times channels of an image set at once; each image's score is the same in any split
-SSIM_BYTES = 5 * 11 * 11 * 8  # a value of both images, their squares and product, once for each tap of the window
+SSIM_VALUES = 2**18  # pixels times channels of an image set at once; each image's score is the same in any split
+SSIM_BYTES = 16 * 8  # a value of both images, their squares and product, their means over windows, and what is between
+WINDOW, SIGMA = 11, 1.5  # pixels of a side, and the width of the Gaussian in it
+STABILIZERS = ((0.01 * 255) ** 2, (0.03 * 255) ** 2)
 
 
 def psnr_db(images_NCHW: Tensor, baseline_NCHW: Tensor, *, cap_db: float, batch_size: int) -> Tensor:
@@ -28,16 +31,41 @@ def psnr_db(images_NCHW: Tensor, baseline_NCHW: Tensor, *, cap_db: float, batch_
 
 
 def ssim(images_NCHW: Tensor, baseline_NCHW: Tensor, *, batch_size: int) -> Tensor:
-    """Structural similarity of each uint8 pair (Wang et al. 2004: Gaussian window, sigma 1.5), float64 [N]."""
-    from torchmetrics.functional.image import structural_similarity_index_measure
+    """Structural similarity of each uint8 pair, float64 [N], as its authors crop it (Wang et al. 2004, Eq. 13).
 
-    at_once = max(1, min(batch_size, SSIM_VALUES // images_NCHW[0].numel()))  # float64 convolutions unfold their input
+    The mean over channels and over the windows that lie whole within the image; none reaches over its edge. Raises
+    ValueError for images smaller than a window.
+    """
+    if min(images_NCHW.shape[2:]) < WINDOW:
+        raise ValueError(
+            f"images of shape {list(images_NCHW.shape)}: SSIM compares windows of {WINDOW} x {WINDOW} pixels, and none "
+            "fits. Leave the metric fidelity out for so small images."
+        )
+    at_once = max(1, min(batch_size, SSIM_VALUES // images_NCHW[0].numel()))
     pairs = zip(torch.split(images_NCHW, at_once), torch.split(baseline_NCHW, at_once), strict=True)
-    parts = [
-        structural_similarity_index_measure(ours.double(), theirs.double(), data_range=255.0, reduction="none")
-        for ours, theirs in pairs
-    ]
-    return torch.cat([part.reshape(-1) for part in parts])  # a batch of one comes back as a scalar
+    return torch.cat([_ssim(ours.double(), theirs.double()) for ours, theirs in pairs])
+
+
+def _ssim(x_NCHW: Tensor, y_NCHW: Tensor) -> Tensor:
+    mean_x, mean_y = _over_windows(x_NCHW), _over_windows(y_NCHW)
+    xx, yy, xy = mean_x * mean_x, mean_y * mean_y, mean_x * mean_y
+    variances = (_over_windows(x_NCHW * x_NCHW) - xx) + (_over_windows(y_NCHW * y_NCHW) - yy)
+    covariance = _over_windows(x_NCHW * y_NCHW) - xy
+    c1, c2 = STABILIZERS
+    similarity = (2 * xy + c1) * (2 * covariance + c2) / ((xx + yy + c1) * (variances + c2))
+    return similarity.flatten(1).mean(1)
+
+
+def _over_windows(x_NCHW: Tensor) -> Tensor:
+    """Gaussian means of all whole windows; tap by tap, so that no thread or batch changes the order of a sum."""
+    taps = [math.exp(-((k - WINDOW // 2) ** 2) / (2 * SIGMA**2)) for k in range(WINDOW)]
+    for dim in (2, 3):
+        length = x_NCHW.shape[dim] - WINDOW + 1
+        mean = torch.zeros_like(x_NCHW.narrow(dim, 0, length))
+        for k, tap in enumerate(taps):
+            mean.add_(x_NCHW.narrow(dim, k, length), alpha=tap / sum(taps))
+        x_NCHW = mean
+    return x_NCHW
 
 
 def relative_error(values_NX: Tensor, baseline_NX: Tensor) -> Tensor:
@@ -119,7 +147,9 @@ class Fidelity:
                 ssim(*images, batch_size=self.batch_size),
                 metric="ssim_fp",
                 better="up",
-                details={"definition": "mean of SSIM, uint8, Gaussian window of sigma 1.5, torchmetrics"},
+                details={
+                    "definition": f"mean of SSIM, uint8, whole windows of {WINDOW} x {WINDOW}, Gaussian of {SIGMA}"
+                },
                 resamples=self.resamples,
                 seed=self.bootstrap_seed,
             ),

@@ -3,6 +3,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -61,6 +62,42 @@ def test_ssim_of_two_constant_images_is_the_luminance_term() -> None:
     constant = (0.01 * 255) ** 2
     expected = (2 * 100 * 150 + constant) / (100**2 + 150**2 + constant)
     assert float(ssim(ours, theirs, batch_size=1)) == pytest.approx(expected, rel=1e-9)
+
+
+def by_definition(x_HW: np.ndarray, y_HW: np.ndarray) -> float:
+    """Window by window, as scikit-image with gaussian_weights and population covariances; none is over an edge."""
+    taps = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
+    weights = np.outer(taps, taps) / taps.sum() ** 2
+    values = []
+    for top in range(x_HW.shape[0] - 10):
+        for left in range(x_HW.shape[1] - 10):
+            x, y = (image[top : top + 11, left : left + 11].astype(np.float64) for image in (x_HW, y_HW))
+            mean_x, mean_y = (weights * x).sum(), (weights * y).sum()
+            both = (weights * (x - mean_x) * (y - mean_y)).sum()
+            variances = (weights * ((x - mean_x) ** 2 + (y - mean_y) ** 2)).sum()
+            luminance = (2 * mean_x * mean_y + 2.55**2) / (mean_x**2 + mean_y**2 + 2.55**2)
+            values.append(luminance * (2 * both + 7.65**2) / (variances + 7.65**2))
+    return float(np.mean(values))
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 32, 32), (2, 3, 13, 20), (1, 2, 11, 11)])
+def test_ssim_is_the_mean_over_the_windows_that_lie_whole_within_the_image(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(1)
+    theirs = torch.randint(0, 256, shape, generator=generator)
+    ours = (theirs + torch.randint(-60, 61, shape, generator=generator)).clamp(0, 255)
+    expected = [
+        np.mean([by_definition(*pair) for pair in zip(x.numpy(), y.numpy(), strict=True)])
+        for x, y in zip(ours, theirs, strict=True)
+    ]
+    for batch_size in (1, 5):
+        found = ssim(ours.byte(), theirs.byte(), batch_size=batch_size)
+        torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0)
+
+
+def test_ssim_of_images_smaller_than_a_window_is_refused() -> None:
+    small = torch.zeros(2, 3, 32, 10, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"shape \[2, 3, 32, 10\]: SSIM compares windows of 11 x 11 pixels"):
+        ssim(small, small, batch_size=2)
 
 
 def test_relative_error_is_the_norm_of_the_difference_over_the_norm() -> None:
