@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from cq.config import build, check_budget, check_compute
 from cq.preflight import (
     check_baseline,
+    check_files,
     check_layers,
     check_metrics,
     check_protocol,
@@ -135,6 +136,7 @@ class Components:
             compile=config.compute.compile,
             max_memory=config.budget.max_memory,
         )
+        check_files(parts.metrics)
         check_metrics(parts.metrics, num_images=sample.num_images, channels=model.image_shape[0])
         for name, metric in parts.metrics.items():
             protocol.check_metric(f"metrics.{name}", metric)

@@ -252,3 +252,11 @@ class NeedsImages(Protocol):
 
     def check_count(self, num_images: int) -> None:
         """Raise ValueError where so few images have no score; let pass what is only known when they are scored."""
+
+
+@runtime_checkable
+class ReadsFiles(Protocol):
+    """What a metric that compares with a file adds, so that one it cannot use is refused before images are drawn."""
+
+    def check_files(self) -> None:
+        """Raise ValueError for a file that is there and cannot serve; let pass one that is missing."""

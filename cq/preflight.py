@@ -179,6 +179,18 @@ def check_metrics(metrics: Mapping[str, "Metric"], *, num_images: int, channels:
                 raise ValueError(f"metrics.{name} with sample.num_images={num_images}: {error}") from error
 
 
+def check_files(metrics: Mapping[str, "Metric"]) -> None:
+    """Raise ValueError for a metric whose files are there and cannot serve it."""
+    from cq.contracts import ReadsFiles
+
+    for name, metric in metrics.items():
+        if isinstance(metric, ReadsFiles):
+            try:
+                metric.check_files()
+            except ValueError as error:
+                raise ValueError(f"metrics.{name}.{error}") from error
+
+
 def check_seeds(run_seed: int, counts: Mapping[str, int]) -> None:
     """Raise ValueError for a run, or a number of images under a key, for which there are no seeds of their own."""
     from cq.seeding import IMAGES, image_seeds

@@ -2,7 +2,8 @@
 
 IMAGES is a folder of image files, or an npz file with `arr_0`. What was drawn how is taken on trust; count, size and
 doubles are checked, and the scores go to IMAGES.PROTOCOL.json. Images are taken in the order of their numbers, or else
-names: the Inception score of guided-diffusion depends on it, so do not sort them by class.
+names: the Inception score of guided-diffusion depends on it, so do not sort them by class. Where the protocol has
+prompts, image i is of prompt i, and names must number the images.
 
 With `--reference OUT.npz` the images are a data set, and its reference batch is written instead.
 """
@@ -10,6 +11,7 @@ With `--reference OUT.npz` the images are a data set, and its reference batch is
 import argparse
 import json
 import logging
+import os
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,10 +20,11 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from cq.captions import read_folder
 from cq.commands import ended
 from cq.config import CONF, build
 from cq.evaluate.paper_protocol import NoProtocol, PaperProtocol
-from cq.preflight import check_metrics, check_reference
+from cq.preflight import check_files, check_metrics, check_prompts, check_reference
 from cq.store import write_atomically
 
 log = logging.getLogger("cq.score")
@@ -38,7 +41,7 @@ def score(images: Path, config: DictConfig) -> dict[str, Any]:
     import torch
 
     from cq.artifacts import SampleSet
-    from cq.evaluate.image_folder import check_complete, list_images, read_images, read_npz
+    from cq.evaluate.image_folder import check_complete, check_numbered, list_images, read_images, read_npz
     from cq.evaluate.protocol import EvaluationContext, MetricUnavailable, NoBaselineError
 
     protocol: NoProtocol | PaperProtocol = build(config.protocol, "protocol")
@@ -47,9 +50,13 @@ def score(images: Path, config: DictConfig) -> dict[str, Any]:
         protocol.check_metric(f"metrics.{name}", metric)
     if isinstance(protocol, PaperProtocol) and protocol.reference is not None:
         check_reference(protocol)
-    files = [] if images.suffix == ".npz" else list_images(images)
+    check_files(metrics)
+    texts = captions(protocol)
+    files = [] if images.is_file() else list_images(images)
     if files and isinstance(protocol, PaperProtocol):
         check_complete(files, protocol.num_images, protocol=protocol.name)
+    if files and texts:
+        check_numbered(files)
     pixels_NCHW = read_images(files) if files else read_npz(images)
     num = len(pixels_NCHW)
     if isinstance(protocol, PaperProtocol):
@@ -68,7 +75,7 @@ def score(images: Path, config: DictConfig) -> dict[str, Any]:
         ),
         baseline=None,
         sampling={"model": f"images of {images.name}, drawn elsewhere", **protocol.stated()},
-        captions=captions(protocol),
+        captions=texts,
     )  # fmt: skip
     scores: dict[str, Any] = {}
     for name, metric in metrics.items():
@@ -85,15 +92,12 @@ def score(images: Path, config: DictConfig) -> dict[str, Any]:
 
 
 def captions(protocol: NoProtocol | PaperProtocol) -> tuple[str, ...]:
-    """The prompts of a protocol, one a line; image i is of line i."""
+    """What each image of a protocol was drawn from: its prompts in turn, as often as it has images."""
     if not isinstance(protocol, PaperProtocol) or protocol.prompts is None:
         return ()
-    path = Path(protocol.prompts) / "evaluation.txt"
-    if not path.is_file():
-        raise ValueError(
-            f"protocol.prompts={protocol.prompts!r}: there is no {path}. Make it with: python -m cq.prompts"
-        )
-    return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    prompts = read_folder(protocol.prompts, "evaluation", key="protocol.prompts")
+    check_prompts(protocol, prompts, key="protocol.prompts")
+    return tuple(prompts[i % len(prompts)] for i in range(protocol.num_images))
 
 
 def make_reference(images: Path, out: Path, config: DictConfig) -> Mapping[str, int]:
@@ -102,7 +106,7 @@ def make_reference(images: Path, out: Path, config: DictConfig) -> Mapping[str, 
     from tqdm import tqdm
 
     from cq.evaluate.adm import AdmEvaluation
-    from cq.evaluate.image_folder import Fit, batches, list_images
+    from cq.evaluate.image_folder import Fit, batches, check_data_set, list_images
     from cq.evaluate.reference_batch import write_reference_batch
     from cq.evaluate.tf_inception import TFInception, find_weights
 
@@ -111,7 +115,10 @@ def make_reference(images: Path, out: Path, config: DictConfig) -> Mapping[str, 
     fit = Fit(fit=None, resize=None, crop=None)
     if isinstance(protocol, PaperProtocol):
         fit = Fit(fit=protocol.fit, resize=protocol.resize, crop=protocol.crop)
+    if out.is_dir():
+        raise ValueError(f"--reference {out}: is a folder. Name the file to write.")
     files = list_images(images, lossy=True)
+    check_data_set(files, fit)
     network = TFInception(find_weights(metric.weights, metric="adm"), device=metric.device)
     kept = set(random.Random(KEPT_SEED).sample(range(len(files)), min(KEPT, len(files))))
     pooled, spatial, stored = [], [], []
@@ -136,7 +143,8 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="protocol=..., evaluate=..., metrics.adm.device=cuda, ...")
     arguments = parser.parse_intermixed_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    status = ended("cq.score", lambda: _score(arguments.images, arguments.reference, arguments.overrides))
+    images = Path(os.path.abspath(arguments.images))  # of `.` the name is asked for
+    status = ended("cq.score", lambda: _score(images, arguments.reference, arguments.overrides))
     if status:
         raise SystemExit(status)
 

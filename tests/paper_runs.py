@@ -47,7 +47,7 @@ def prepare(root: Path) -> None:
         (folder / "calibration.txt").write_text("another scene\n")
     (root / "data/adm").mkdir()
     for file in set(re.findall(r"data/adm/(\S+\.npz)", PUBLISHED)) | {"coco5k_300crop.npz"}:
-        np.savez(root / "data/adm" / file, mu=np.zeros(3), sigma=np.eye(3))
+        np.savez(root / "data/adm" / file, arr_0=np.zeros((2, 8, 8, 3), dtype=np.uint8))
 
 
 def at(root: Path, arguments: list[str]) -> Any:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cq import score
 from cq.evaluate import adm, tf_inception
+from cq.evaluate.protocol import EvaluationContext
 from cq.zoo.classifier import ImageFeatures
 
 SMALL = (
@@ -39,6 +40,8 @@ def _network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for module in (adm, tf_inception):
         monkeypatch.setattr(module, "TFInception", Projections)
         monkeypatch.setattr(module, "find_weights", lambda path, metric: tmp_path)
+    monkeypatch.setattr(adm, "POOLED_DIMS", 9)
+    monkeypatch.setattr(adm, "SPATIAL_DIMS", 8)
 
 
 def write(folder: Path, count: int, seed: int) -> Path:
@@ -126,3 +129,61 @@ def test_metrics_that_compare_with_full_precision_images_are_left_out(
     folder = write(tmp_path / "mine", 3, 2)
     assert run(monkeypatch, folder, "evaluate=fidelity") == 0
     assert json.loads((tmp_path / "mine.none.json").read_text()) == {}
+
+
+@pytest.mark.parametrize("name", ["cut", "empty", "npy"])
+def test_a_file_that_is_no_npz_ends_in_a_sentence(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    path = tmp_path / f"{name}.npz"
+    np.savez(path, images)
+    if name == "npy":
+        with path.open("wb") as file:
+            np.save(file, images)
+    else:
+        path.write_bytes(path.read_bytes()[: 5000 if name == "cut" else 0])
+    assert run(monkeypatch, path, "evaluate=none") == 2
+    assert capsys.readouterr().err.startswith(f"cq.score: {path}: is ")
+
+
+def with_prompts(folder: Path, count: int) -> list[str]:
+    folder.mkdir()
+    lines = [f"scene {i}" for i in range(count)]
+    (folder / "evaluation.txt").write_bytes("\ufeff{}\r\n".format("\r\n\r\n".join(lines)).encode())
+    return lines
+
+
+def test_an_image_is_scored_with_the_prompt_of_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """sample_2 comes before sample_10; of more images than prompts each prompt has its turn again."""
+    seen: list[EvaluationContext] = []
+    monkeypatch.setattr(adm.AdmEvaluation, "compute", lambda self, context: seen.append(context) or {})
+    lines = with_prompts(tmp_path / "prompts", 6)
+    (tmp_path / "adm").mkdir()
+    np.savez(tmp_path / "adm/cifar10_train.npz", arr_0=np.zeros((2, 32, 32, 3), dtype=np.uint8))
+    folder = write(tmp_path / "drawn", 12, 0)
+    for i, path in enumerate(sorted(folder.iterdir())):
+        pixels = np.asarray(Image.open(path)).copy()
+        pixels[0, 0] = i
+        path.unlink()
+        Image.fromarray(pixels).save(folder / f"sample_{i}.png")
+    protocol = (
+        "protocol=cifar10_50k", "protocol.num_images=12", "protocol.num_classes=6", "protocol.labels=balanced",
+        f"protocol.prompts={tmp_path / 'prompts'}", f"paths.data={tmp_path}",
+        "metrics.adm.scores=[inception_score]",
+    )  # fmt: skip
+    assert run(monkeypatch, folder, *protocol) == 0
+    assert seen[0].samples.images_NCHW[:, 0, 0, 0].tolist() == list(range(12))
+    assert list(seen[0].captions) == lines * 2
+    (folder / "sample_3.png").rename(folder / "another_3.png")
+    assert run(monkeypatch, folder, *protocol) == 2
+    assert "do not number them. Name each by the number of its prompt" in capsys.readouterr().err
+    assert run(monkeypatch, folder, *protocol, f"protocol.prompts_sha256={'0' * 64}") == 2
+    assert f"protocol.prompts='{tmp_path / 'prompts'}': SHA-256 of its" in capsys.readouterr().err
+    assert run(monkeypatch, folder, *protocol, "protocol.num_classes=4") == 2
+    assert "holds 6 evaluation prompts, and protocol=cifar10_50k has 4" in capsys.readouterr().err
+    (tmp_path / "prompts/evaluation.txt").write_text("scene 0\nNone\n")
+    assert run(monkeypatch, folder, *protocol) == 2
+    assert "evaluation.txt: line 2 is 'None'" in capsys.readouterr().err

@@ -5,6 +5,7 @@ Legend of shape suffixes: N image, M reference image, F pooled feature, S spatia
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
@@ -82,6 +83,17 @@ class AdmEvaluation:
             check_count(num_images, POOLED_DIMS)
         if {"precision", "recall"} & set(self.scores) and num_images <= NEIGHBOUR:
             raise ValueError(f"{num_images} images: each needs {NEIGHBOUR} others for precision and recall. Give more.")
+
+    def check_files(self) -> None:
+        """Raise ValueError for a reference that is there and cannot serve the chosen scores."""
+        if Path(self.reference).is_file():
+            batch = ReferenceBatch.open(self.reference, sha256=self.reference_sha256, metric="adm")
+            batch.check(
+                pooled=POOLED_DIMS,
+                spatial=SPATIAL_DIMS,
+                images=bool({"precision", "recall", "kid"} & set(self.scores)),
+                moments=[keys for kind, keys in (("fid", POOLED), ("sfid", SPATIAL)) if kind in self.scores],
+            )
 
     def compute(self, context: EvaluationContext) -> Mapping[str, Score]:
         weights = find_weights(self.weights, metric="adm")

@@ -1,59 +1,124 @@
-"""Images made elsewhere: found, ordered, and refused where one is missing, twice there or not like the others.
+"""Images made elsewhere: found, put in order, decoded, and refused by name where they are not what they seem.
 
+Found is every image of a folder and of those within it, whatever the case of its suffix; left aside are names that
+begin with a dot (`._0.png`, `.DS_Store`), folders of that kind, `__MACOSX`, and files of other kinds (`Thumbs.db`). A
+folder may be called as an image is.
+In order: by number where all names are the same but for it, folders aside (`sample_2` before `sample_10`); else by
+name, every number in it as a number. Where captions belong to the images, only the first will do.
+Decoded to 8 bits of red, green and blue: grey and palettes become the colours they stand for.
+Refused: links that lead nowhere or to a folder; damage; more than 8 bits, which Pillow would clip or cut; pixels that
+one can see through; several pictures in a file; a GIF, or another kind that no image is drawn into. Of images that were
+drawn also what compression or a camera has touched: JPEG by whatever name, lossy WebP, CMYK, a turn by EXIF. Of a data
+set these may be: CMYK becomes RGB by Pillow's formula and a turn is not applied, as in guided-diffusion; both are told.
 Legend of shape suffixes: N image, C channel, H W space.
 """
 
 import hashlib
+import logging
+import os
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cq.evaluate.npz import check_image_array, read_array, read_heads
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-EXACT = (".png", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
-LOSSY = (".jpg", ".jpeg")  # and webp may be; what was drawn is not what such a file says
+log = logging.getLogger(__name__)
+
+EXACT = (".png", ".bmp", ".pbm", ".pgm", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
+LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif")
+OTHER = (".apng", ".avif", ".dds", ".exr", ".gif", ".hdr", ".heic", ".heif", ".j2k", ".jp2", ".jxl", ".svg", ".tga")
+COLOURS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK")  # Pillow's modes of 8 bits
+ORIENTATION = 274  # the tag of EXIF
+CMYK, TURNED = "CMYK, and become RGB by Pillow's formula", "turned by their EXIF, which is not applied"
 
 
 def list_images(folder: Path, *, lossy: bool = False) -> list[Path]:
-    """Every image file of a folder and its subfolders: by number where all names are numbers, else by name.
+    """Every image file of a folder and its subfolders, in order.
 
-    lossy: whether JPEG files may be among them. Raises ValueError where there are none, or they may not.
+    lossy: whether these are of a data set, so that JPEG may be among them. Raises ValueError where there are none, or
+    one that scores cannot take.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: is no folder. Give a folder of images, or an npz file with arr_0.")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (*EXACT, *LOSSY))
+    files = []
+    for path in _walk(folder):
+        suffix = path.suffix.lower()
+        if suffix not in (*EXACT, *LOSSY, *OTHER):
+            continue
+        if not path.exists():
+            raise ValueError(f"{path}: is a link to nothing. Put the image there, or remove the link.")
+        if suffix in OTHER:
+            kind = suffix[1:].upper()
+            raise ValueError(f"{path}: is a {kind}, and images are scored as they were drawn. Save it as PNG.")
+        if suffix in LOSSY and not lossy:
+            _refuse_lossy(path, "a JPEG")
+        files.append(path)
     if not files:
-        raise ValueError(f"{folder}: holds no image ({', '.join((*EXACT, *LOSSY))}). Give the folder that holds them.")
-    jpeg = next((path for path in files if path.suffix.lower() in LOSSY), None)
-    if jpeg is not None and not lossy:
-        raise ValueError(
-            f"{jpeg}: is a JPEG, and compression moves every score. Save the images as PNG when they are drawn."
-        )
-    return sorted(files, key=lambda path: int(path.stem)) if all(path.stem.isdecimal() for path in files) else files
+        arrays = any(path.suffix.lower() in (".npy", ".npz", ".pt") for path in _walk(folder))
+        remedy = "Write its arrays into one npz file: arr_0, uint8 [N, H, W, 3]." if arrays else "Give their folder."
+        raise ValueError(f"{folder}: holds no image ({', '.join((*EXACT, *LOSSY))}). {remedy}")
+    found = numbers(files)
+    by_name = {path: [_natural(part) for part in path.relative_to(folder).parts] for path in files}
+    order = sorted(range(len(files)), key=lambda i: (found[i] if found else 0, by_name[files[i]]))
+    return [files[i] for i in order]
+
+
+def numbers(files: Sequence[Path]) -> list[int] | None:
+    """The number of each image: the one in which names, folders aside, differ and nothing else does; None without.
+
+    Of several that differ (`00001-SEED`) it is the first that no two images share.
+    """
+    split = [_natural(path.stem) for path in files]
+    if len({tuple(parts[::2]) for parts in split}) > 1:
+        return None
+    columns = [list(column) for column in zip(*(parts[1::2] for parts in split), strict=True)]
+    varying = [column for column in columns if len(set(column)) > 1] or columns[-1:]
+    if len(varying) > 1:
+        varying = [column for column in varying if len(set(column)) == len(files)]
+    return [int(number) for number in varying[0]] if varying else None
 
 
 def check_complete(files: Sequence[Path], num_images: int, *, protocol: str) -> None:
     """Raise ValueError where a number is missing or there twice, or the count is not the protocol's."""
     asked = f"protocol={protocol} has {num_images} images"
-    if all(path.stem.isdecimal() for path in files):
-        numbers: dict[int, Path] = {}
-        for path in files:
-            if (twice := numbers.setdefault(int(path.stem), path)) is not path:
-                raise ValueError(f"{path}: is image {int(path.stem)} once more, beside {twice}. Remove one.")
-        first = min(numbers)
-        missing = [i for i in range(first, first + num_images) if i not in numbers]
+    found = numbers(files)
+    if found is not None:
+        _check_once(files, found)
+        missing = sorted(set(range(min(found), min(found) + num_images)) - set(found))
         if missing and len(files) < num_images:
             raise ValueError(
                 f"{files[0].parent}: {asked}, and {len(missing)} are missing: {_some(missing)}. Draw them first."
             )
     if len(files) != num_images:
         raise ValueError(f"{files[0].parent}: holds {len(files)} images, and {asked}. Draw or choose exactly those.")
+
+
+def check_numbered(files: Sequence[Path]) -> None:
+    """Raise ValueError where names do not say which image belongs to which caption."""
+    found = numbers(files)
+    if found is None:
+        raise ValueError(
+            f"{files[0]}: image i is scored with prompt i, and the names of these ({files[0].name}, {files[-1].name}, "
+            "...) do not number them. Name each by the number of its prompt, as 00000.png."
+        )
+    _check_once(files, found)
+    first, last = min(found), max(found)
+    if first > 1 or last - first + 1 != len(files):
+        log.warning(
+            "%s: numbers go from %d to %d for %d images; they are taken in order, image i with prompt i",
+            files[0].parent, first, last, len(files),
+        )  # fmt: skip
 
 
 def read_images(files: Sequence[Path]) -> Tensor:
@@ -76,13 +141,13 @@ def read_images(files: Sequence[Path]) -> Tensor:
 
 def read_npz(path: Path) -> Tensor:
     """uint8 [N, 3, H, W] of `arr_0` of a sample batch of guided-diffusion's. Raises ValueError for equal images."""
-    try:
-        with path.open("rb") as raw, np.load(raw) as stored:  # numpy leaves a broken file open
-            images = torch.from_numpy(stored["arr_0"])
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}). Give an npz file with images under arr_0.") from error
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
-        raise ValueError(f"{path}: arr_0 is {images.dtype} {list(images.shape)}; images are uint8 [N, H, W, 3].")
+    heads = read_heads(path)
+    if "arr_0" not in heads:
+        held = ", ".join(heads) or "nothing"
+        remedy = f"np.savez({str(path)!r}, np.load({str(path)!r})[{next(iter(heads), 'images')!r}])"
+        raise ValueError(f"{path}: holds {held}, and images are looked for under arr_0. Write them there: {remedy}")
+    check_image_array(f"{path}: arr_0", heads["arr_0"])
+    images = torch.from_numpy(read_array(path, "arr_0"))
     seen: dict[bytes, int] = {}
     for row, image_HWC in enumerate(images):
         if (twin := seen.setdefault(hashlib.sha256(image_HWC.numpy().tobytes()).digest(), row)) != row:
@@ -107,30 +172,160 @@ class Fit:
             image = image.resize((self.resize, self.resize), Image.Resampling.BICUBIC)
         return image if self.crop is None else _central(image, self.crop)
 
+    def size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height that an image of `size` comes out in. Raises ValueError where the crop is larger."""
+        if self.fit == "centre":
+            size = (min(size), min(size))
+        if self.resize is not None:
+            size = (self.resize, self.resize)
+        if self.crop is not None and self.crop > min(size):
+            raise ValueError(f"is {size[0]}x{size[1]}, and protocol.crop={self.crop} takes more. Set protocol.resize.")
+        return size if self.crop is None else (self.crop, self.crop)
+
+
+def check_data_set(files: Sequence[Path], fit: Fit) -> None:
+    """Raise ValueError for an image that cannot be decoded by its head, or comes out in another size than the others.
+
+    Heads only, but for pixels that may be seen through: seconds, where the features of all take hours. What is done to
+    some of them is told.
+    """
+    from PIL import Image
+
+    told: Counter[str] = Counter()
+    shape = None
+    for path in files:
+        with _reading(path), Image.open(path) as image:
+            why = _unfit(image, path, lossy=True)
+            size, clear = image.size, _may_be_clear(image)
+            notes = [CMYK] * (image.mode == "CMYK") + [TURNED] * _is_turned(image)
+        if why:
+            raise ValueError(f"{path}: {why}")
+        if clear:
+            _opened(path, lossy=True)
+        try:
+            size = fit.size(size)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        shape = shape or size
+        if size != shape:
+            raise ValueError(
+                f"{path}: comes out as {size[0]}x{size[1]}, others as {shape[0]}x{shape[1]}. Set protocol.fit and "
+                "protocol.resize."
+            )
+        told.update(notes)
+    for what, count in told.items():
+        log.info("%s: %d images are %s", files[0].parent, count, what)
+
 
 def batches(files: Sequence[Path], fit: Fit, *, batch_size: int) -> Iterator[Tensor]:
-    """uint8 [n, 3, H, W] of the files in order, fitted. Raises ValueError for one that comes out in another size."""
-    shape = None
+    """uint8 [n, 3, H, W] of the files of a data set in order, fitted; `check_data_set` refuses several sizes."""
     for start in range(0, len(files), batch_size):
-        images = []
-        for path in files[start : start + batch_size]:
-            images.append(_pixels(fit(_opened(path))))
-            shape = shape or images[0].shape
-            if images[-1].shape != shape:
-                raise ValueError(
-                    f"{path}: comes out as {_size(images[-1])}, others as {shape[2]}x{shape[1]}. Set protocol.fit "
-                    "and protocol.resize."
-                )
-        yield torch.stack(images)
+        opened = (_opened(path, lossy=True) for path in files[start : start + batch_size])
+        yield torch.stack([_pixels(fit(image)) for image in opened])
 
 
-def _opened(path: Path) -> "Image":
-    from PIL import Image, UnidentifiedImageError
+def _walk(folder: Path) -> Iterator[Path]:
+    """Files of a folder and of those within it, hidden ones left aside. Raises ValueError for a linked folder."""
+    for root, folders, names in os.walk(folder, onerror=_raise):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        if linked := next((path for name in folders if (path := Path(root, name)).is_symlink()), None):
+            raise ValueError(f"{linked}: is a link to a folder, which is not followed. Give that folder, or remove it.")
+        yield from (Path(root, name) for name in sorted(names) if not name.startswith("."))
 
+
+def _raise(error: OSError) -> NoReturn:
+    raise ValueError(f"{error.filename}: cannot be read ({error.strerror}). Allow it, or remove it.") from error
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
     try:
-        return Image.open(path).convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
+        yield
+    except Exception as error:  # Pillow's decoders fail in as many ways as there are formats
         raise ValueError(f"{path}: cannot be read ({error}). Draw or fetch it again.") from error
+
+
+def _opened(path: Path, *, lossy: bool = False) -> "Image":
+    """In red, green and blue. Raises ValueError for what the head of this module says."""
+    from PIL import Image
+
+    with _reading(path), Image.open(path) as image:
+        why = _unfit(image, path, lossy=lossy)
+        if not why:
+            image.load()
+            whole = image.convert("RGBA") if _may_be_clear(image) else image
+            rgb = whole.convert("RGB")
+            if whole is not image and whole.getchannel("A").getextrema() != (255, 255):
+                why = "has pixels that one can see through. Put it on a ground of one colour; save it without alpha."
+    if why:
+        raise ValueError(f"{path}: {why}")
+    return rgb
+
+
+def _may_be_clear(image: "Image") -> bool:
+    return image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
+
+
+def _is_turned(image: "Image") -> bool:
+    """Whether EXIF says that the pixels are not as they are to be seen. Pillow turns a TIFF itself."""
+    return "exif" in image.info and image.format != "TIFF" and image.getexif().get(ORIENTATION, 1) != 1
+
+
+def _unfit(image: "Image", path: Path, *, lossy: bool) -> str:
+    """Why the head of a file says that it is not to be scored, with a remedy; empty where it is."""
+    kind = str(image.format)
+    tiles: list[Any] = [tile[3] for tile in getattr(image, "tile", None) or ()]
+    deep = kind != "BMP" and any(";16" in str(args) for args in tiles)
+    deep |= kind == "PPM" and any(isinstance(args, tuple) and args[-1] > 255 for args in tiles)
+    if deep or image.mode.startswith(("I", "F")):
+        return "has more than 8 bits a channel. Save it as it was drawn, in 8: rounded, not cut or clipped."
+    if image.mode not in COLOURS:
+        return f"is of Pillow's mode {image.mode}. Save it in red, green and blue."
+    if kind == "GIF":
+        return "is a GIF, of at most 256 colours. Save the images as PNG when they are drawn."
+    if kind != "MPO" and getattr(image, "n_frames", 1) > 1:
+        return f"holds {image.n_frames} pictures. Save each as a file."  # type: ignore[attr-defined]
+    if lossy:
+        return ""
+    compressed = kind in ("JPEG", "MPO") or image.info.get("compression") in ("jpeg", "tiff_jpeg", "webp")
+    if compressed or (kind == "WEBP" and not _lossless(path)):
+        return f"is compressed as {'WebP' if kind == 'WEBP' else 'JPEG'}. {_LOSSY}"
+    if image.mode == "CMYK":
+        return "is in colours of print (CMYK). Save it in red, green and blue."
+    if _is_turned(image):
+        return "is turned by its EXIF. Save it as it is to be seen, without."
+    return ""
+
+
+_LOSSY = "Compression moves every score: save the images as PNG when they are drawn."
+
+
+def _refuse_lossy(path: Path, kind: str) -> NoReturn:
+    raise ValueError(f"{path}: is {kind}. {_LOSSY}")
+
+
+def _lossless(path: Path) -> bool:
+    """Whether a WebP file has a chunk of lossless pixels: RIFF, its size, WEBP, then kind, size and bytes of each."""
+    data = path.read_bytes()
+    at = 12
+    while at + 8 <= len(data):
+        if data[at : at + 4] == b"VP8L":
+            return True
+        size = int.from_bytes(data[at + 4 : at + 8], "little")
+        at += 8 + size + size % 2
+    return False
+
+
+def _check_once(files: Sequence[Path], found: Sequence[int]) -> None:
+    first: dict[int, Path] = {}
+    for path, number in zip(files, found, strict=True):
+        if (twice := first.setdefault(number, path)) is not path:
+            raise ValueError(f"{path}: is image {number} once more, beside {twice}. Remove one.")
+
+
+def _natural(name: str) -> list[str | int]:
+    """Words and numbers by turns, beginning and ending with a word, perhaps an empty one."""
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))]
 
 
 def _pixels(image: "Image") -> Tensor:

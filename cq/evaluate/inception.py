@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from cq.evaluate.bootstrap import METHOD, check_resamples
 from cq.evaluate.features import check_images, sha256_of_file
 from cq.evaluate.gaussian import FrechetToReference, check_count, frechet_distance, moments
+from cq.evaluate.npz import read_array, read_heads
 from cq.evaluate.protocol import EvaluationContext, MetricUnavailable, Score
 from cq.evaluate.tf_inception import NAMES, URL, TFInception, find_weights
 
@@ -27,6 +28,7 @@ TORCHMETRICS_NAME = NAMES[0]
 URLS: dict[Mode, str] = {
     "clean": CLEAN_URL, "legacy_tensorflow": CLEAN_URL, "legacy_pytorch": URL, "torchmetrics": URL,
 }  # fmt: skip
+DIMS = 2048
 OF_TF_INCEPTION = ("legacy_pytorch", "torchmetrics")
 
 
@@ -165,13 +167,27 @@ class InceptionFrechet:
         if self.resamples:
             check_resamples(self.resamples)
 
+    def check_files(self) -> None:
+        """Raise ValueError for statistics that are there and are none of Inception's features."""
+        if Path(self.reference).is_file():
+            try:
+                heads = read_heads(Path(self.reference))
+            except ValueError as error:
+                raise ValueError(f"reference={error}") from error
+            found = [list(heads[key].shape) if key in heads else None for key in ("mu", "sigma")]
+            if found != [[DIMS], [DIMS, DIMS]]:
+                raise ValueError(
+                    f"reference={self.reference!r}: mu and sigma are {found[0]} and {found[1]}, and the features are "
+                    f"{DIMS}. Build it with: python -m cq.zoo.train reference_{self.mode}"
+                )
+
     def compute(self, context: EvaluationContext) -> Mapping[str, Score]:
         name, path = f"fid_{self.mode}", Path(self.reference)
         weights = check_weights(self.mode, Path(self.weights))
         command = f"python -m cq.zoo.train reference_{self.mode}"
         if not path.is_file():
             raise MetricUnavailable(f"{name}: needs the statistics of the data set, {path}. Build them with: {command}")
-        stored = np.load(path)
+        stored = {key: read_array(path, key) for key in read_heads(path)}
         digest = sha256_of_file(weights)
         if _mode_of(stored, path) != self.mode:
             raise ValueError(

@@ -6,19 +6,18 @@ Legend of shape suffixes: M image, F pooled feature, S spatial feature.
 """
 
 import io
-import zipfile
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cq.evaluate.features import sha256_of_file
 from cq.evaluate.gaussian import moments
+from cq.evaluate.npz import Head, check_image_array, read_array, read_heads
 from cq.evaluate.protocol import MetricUnavailable
 from cq.store import write_atomically
 
@@ -27,11 +26,11 @@ IMAGES, POOLED, SPATIAL = "arr_0", ("mu", "sigma"), ("mu_s", "sigma_s")
 
 @dataclass(frozen=True)
 class ReferenceBatch:
-    """An npz file whose arrays are read when they are asked for. digest: SHA-256 of the file."""
+    """An npz file whose arrays are read when they are asked for. digest: SHA-256 of the file. heads: of its arrays."""
 
     path: Path
     digest: str
-    keys: frozenset[str]
+    heads: Mapping[str, Head]
 
     @classmethod
     def open(cls, path: str, *, sha256: str | None, metric: str) -> "ReferenceBatch":
@@ -49,49 +48,69 @@ class ReferenceBatch:
                 "damaged file. Download it again, or set reference_sha256=null to take it as it is."
             )
         try:
-            with file.open("rb") as raw, np.load(raw) as stored:  # numpy leaves a broken file open
-                keys = frozenset(stored.files)
-        except (ValueError, OSError, zipfile.BadZipFile) as error:
-            raise ValueError(f"reference={path!r}: is no npz file ({error}). Give a reference batch.") from error
-        if IMAGES not in keys and not set(POOLED) <= keys:
+            batch = cls(file, digest, read_heads(file))
+        except ValueError as error:
+            raise ValueError(f"reference={path!r}{str(error).removeprefix(str(file))}") from error
+        batch._check_heads()
+        return batch
+
+    def check(self, *, pooled: int, spatial: int, images: bool, moments: Iterable[tuple[str, str]]) -> None:
+        """Raise ValueError where what scores compare with is not there, or is of another network.
+
+        pooled, spatial: features of the network. images: whether images are compared with; moments: which are.
+        """
+        for (mean, _), width in ((POOLED, pooled), (SPATIAL, spatial)):
+            found = self.heads[mean].shape[0] if mean in self.heads else width
+            if found != width:
+                raise ValueError(
+                    f"reference={str(self.path)!r}: {mean} has {found} features, and the network finds {width}. Give "
+                    "moments of the same network: guided-diffusion's, or python -m cq.score FOLDER --reference OUT.npz"
+                )
+        if IMAGES not in self.heads and (images or any(keys[0] not in self.heads for keys in moments)):
+            raise self._lacks_images()
+
+    def _check_heads(self) -> None:
+        where = f"reference={str(self.path)!r}"
+        if IMAGES not in self.heads and not set(POOLED) <= self.heads.keys():
             raise ValueError(
-                f"reference={path!r}: holds {', '.join(sorted(keys)) or 'nothing'}, and a reference batch has images "
+                f"{where}: holds {', '.join(sorted(self.heads)) or 'nothing'}, and a reference batch has images "
                 f"({IMAGES}) or moments ({', '.join(POOLED)}). Give one of guided-diffusion's format."
             )
-        return cls(file, digest, keys)
+        if IMAGES in self.heads:
+            check_image_array(f"{where}: {IMAGES}", self.heads[IMAGES])
+        for mean, covariance in (POOLED, SPATIAL):
+            found = [self.heads.get(key) for key in (mean, covariance)]
+            shapes = [None if head is None else list(head.shape) for head in found]
+            if shapes == [None, None]:
+                continue
+            length = found[0].shape[0] if found[0] and found[0].shape else 0
+            if shapes != [[length], [length, length]] or any(head.dtype.kind not in "fiu" for head in found if head):
+                raise ValueError(
+                    f"{where}: {mean} has shape {shapes[0]} and {covariance} {shapes[1]}, which do not belong together "
+                    "as a mean [F] and a covariance [F, F]. Download it again."
+                )
+
+    def _lacks_images(self) -> ValueError:
+        return ValueError(
+            f"reference={str(self.path)!r}: holds moments only, and a score compares with images ({IMAGES}). Leave out "
+            "precision, recall and kid, and sfid where mu_s is missing, or give a batch with images."
+        )
 
     @cached_property
     def images_MCHW(self) -> Tensor:
         """uint8 [M, 3, H, W]. Raises ValueError where only moments are stored."""
-        if IMAGES not in self.keys:
-            raise ValueError(
-                f"reference={str(self.path)!r}: holds moments only, and this score compares with images ({IMAGES}). "
-                "Leave out precision, recall and kid, or give a batch with images."
-            )
-        images = torch.from_numpy(self._read(IMAGES))
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
-            raise ValueError(
-                f"reference={str(self.path)!r}: {IMAGES} is {images.dtype} {list(images.shape)}; images are uint8 "
-                "[M, H, W, 3]."
-            )
-        return images.permute(0, 3, 1, 2)
+        if IMAGES not in self.heads:
+            raise self._lacks_images()
+        return torch.from_numpy(read_array(self.path, IMAGES)).permute(0, 3, 1, 2)
 
     def moments(self, keys: tuple[str, str]) -> tuple[Tensor, Tensor] | None:
         """Mean and covariance, float64; None where they are not stored, and follow from the images."""
-        if not set(keys) <= self.keys:
+        if keys[0] not in self.heads:
             return None
-        mu_F, sigma_FF = (torch.from_numpy(self._read(key)).double() for key in keys)
-        if sigma_FF.shape != (len(mu_F), len(mu_F)):
-            raise ValueError(
-                f"reference={str(self.path)!r}: {keys[0]} has shape {list(mu_F.shape)} and {keys[1]} "
-                f"{list(sigma_FF.shape)}, which do not belong together. Download it again."
-            )
+        mu_F, sigma_FF = (torch.from_numpy(read_array(self.path, key)).double() for key in keys)
+        if not (mu_F.isfinite().all() and sigma_FF.isfinite().all()):
+            raise ValueError(f"reference={str(self.path)!r}: {' or '.join(keys)} is not finite. Download it again.")
         return mu_F, sigma_FF
-
-    def _read(self, key: str) -> NDArray[Any]:
-        with np.load(self.path) as stored:
-            array: NDArray[Any] = stored[key]
-        return array
 
 
 def write_reference_batch(path: Path, images_MCHW: Tensor, pooled_NF: Tensor, spatial_NS: Tensor) -> None:

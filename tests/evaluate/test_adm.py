@@ -19,6 +19,7 @@ from cq.evaluate.kernel import kernel_distance
 from cq.evaluate.protocol import EvaluationContext, MetricUnavailable
 from cq.evaluate.reference_batch import write_reference_batch
 from cq.evaluate.tf_inception import NAMES, TFInception, find_weights
+from cq.preflight import check_files
 from cq.zoo.classifier import ImageFeatures
 
 KINDS: tuple[adm.Kind, ...] = ("fid", "sfid", "inception_score", "precision", "recall", "kid")
@@ -224,10 +225,44 @@ def test_a_reference_without_images_or_that_is_none_is_refused(
         metric(tmp_path / "other.npz").compute(context)
     with pytest.raises(ValueError, match=r"mu has shape \[24\] and sigma \[23, 23\]"):
         metric(tmp_path / "mixed.npz", scores=("fid",)).compute(context)
-    with pytest.raises(ValueError, match="is no npz file"):
+    with pytest.raises(ValueError, match="is damaged or cut short"):
         metric(tmp_path / "torn.npz").compute(context)
     with pytest.raises(MetricUnavailable, match=r"needs the reference batch .*nowhere.npz.*python -m cq.score"):
         metric(tmp_path / "nowhere.npz").compute(context)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "scores", "told"),
+    [
+        ({"mu": (768,), "sigma": (768, 768)}, ("fid",), "mu has 768 features, and the network finds 2048"),
+        ({"mu": (2048,), "sigma": (2048, 2048), "mu_s": (9,), "sigma_s": (9, 9)}, ("sfid",), "mu_s has 9 features"),
+        ({"mu": (2048,), "sigma": (2048, 2048)}, ("fid", "recall"), "holds moments only"),
+        ({"mu": (2048,), "sigma": (2048, 2048)}, ("sfid",), "holds moments only.*sfid where mu_s is missing"),
+        ({"mu": (2048, 1), "sigma": (2048, 2048)}, ("fid",), r"mu has shape \[2048, 1\] and sigma \[2048, 2048\]"),
+        ({"arr_0": (2, 8, 8, 3), "mu": (2048,)}, ("fid",), r"mu has shape \[2048\] and sigma None"),
+        ({"arr_0": (2, 3, 8, 8)}, ("fid",), "Its channels come first"),
+    ],
+)
+def test_a_reference_that_cannot_serve_is_refused_before_images_are_drawn(
+    arrays: dict[str, tuple[int, ...]], scores: tuple[adm.Kind, ...], told: str, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "a.npz", **{key: np.zeros(shape, np.uint8) for key, shape in arrays.items()})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=rf"^metrics.adm.reference='.*a.npz': .*{told}"):
+        check_files({"adm": metric(tmp_path / "a.npz", scores=scores)})
+
+
+def test_a_reference_that_serves_or_is_missing_is_let_pass(tmp_path: Path) -> None:
+    check_files({"adm": metric(tmp_path / "a.npz")})
+    np.savez(tmp_path / "a.npz", mu=np.zeros(2048), sigma=np.zeros((2048, 2048), np.uint8))
+    check_files({"adm": metric(tmp_path / "a.npz", scores=("fid", "inception_score"))})
+    np.savez(tmp_path / "a.npz", arr_0=np.zeros((2, 8, 8, 3), np.uint8))
+    check_files({"adm": metric(tmp_path / "a.npz")})
+
+
+def test_moments_that_are_no_numbers_are_refused(given: None, context: EvaluationContext, tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", mu=np.full(24, np.nan), sigma=np.eye(24))
+    with pytest.raises(ValueError, match="mu or sigma is not finite"):
+        metric(tmp_path / "a.npz", scores=("fid",)).compute(context)
 
 
 @pytest.mark.parametrize(("scores", "told"), [((), "cannot compute nothing"), (("fid", "fid"), "names one twice")])

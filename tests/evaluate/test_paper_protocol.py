@@ -70,7 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in NAMES:
         reference = OmegaConf.to_container(OmegaConf.load(CONF / "protocol" / f"{name}.yaml"))["protocol"]["reference"]  # type: ignore[index,call-overload]
         if reference is not None:
-            np.savez(path / "adm" / Path(reference).name, mu=np.zeros(3), sigma=np.eye(3))
+            np.savez(path / "adm" / Path(reference).name, arr_0=np.zeros((2, 8, 8, 3), dtype=np.uint8))
     return path
 
 
