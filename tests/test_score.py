@@ -159,7 +159,12 @@ def test_an_image_is_scored_with_the_prompt_of_its_number(
 ) -> None:
     """sample_2 comes before sample_10; of more images than prompts each prompt has its turn again."""
     seen: list[EvaluationContext] = []
-    monkeypatch.setattr(adm.AdmEvaluation, "compute", lambda self, context: seen.append(context) or {})
+
+    def look(_: adm.AdmEvaluation, context: EvaluationContext) -> dict[str, Any]:
+        seen.append(context)
+        return {}
+
+    monkeypatch.setattr(adm.AdmEvaluation, "compute", look)
     lines = with_prompts(tmp_path / "prompts", 6)
     (tmp_path / "adm").mkdir()
     np.savez(tmp_path / "adm/cifar10_train.npz", arr_0=np.zeros((2, 32, 32, 3), dtype=np.uint8))
