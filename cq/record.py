@@ -1,7 +1,10 @@
 """The record of one run, and the file of records that only ever grows.
 
-One JSON object a line. A line counts once its newline is written. A last line without a newline was cut off when its
-writer was killed: it is kept where it is a whole record, and dropped with a warning where it is not.
+One JSON object a line, sealed (`cq.sealed`): a changed byte and a lost, repeated or moved line are found when the file
+is read. A line counts once its newline is written. A last line without a newline was cut off when its writer was killed:
+it is kept where it is a whole record, and dropped with a warning where it is not.
+
+After an edit on purpose, or for a file of an earlier version: `python -m cq.record FILE...` seals the lines anew.
 """
 
 import fcntl
@@ -9,13 +12,17 @@ import json
 import logging
 import math
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
+from cq.commands import ended
 from cq.failures import writing
+from cq.sealed import count_file, counted, is_torn, opened, seal, unsealed, write_count
+from cq.store import write_atomically
 
 SCHEMA = 1  # raised when the meaning of a field changes
 
@@ -185,39 +192,60 @@ def append(record: RunRecord, path: Path) -> None:
 
     The folder of `path` is made where it is missing. A torn last line is repaired first (see the module's rule).
     """
-    line = (record.to_json() + "\n").encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with writing(path), _locked(path), path.open("a+b") as file:
-        _repair(file.fileno(), path)
-        view = memoryview(line)
+    with writing(path), _locked(path) as count, path.open("a+b") as file:
+        before = _repair(file.fileno(), path)
+        view = memoryview((seal(record.to_json(), before) + "\n").encode())
         while view:
             view = view[os.write(file.fileno(), view) :]
         os.fsync(file.fileno())
+        write_count(count, max(before, counted(path)) + 1)  # what is lost stays missed
 
 
 def read(path: Path) -> list[RunRecord]:
     """Every record of a file, oldest first; the file is not changed.
 
-    Raises FileNotFoundError where there is no file and ValueError, with file and line, at a line that is no record.
+    Raises FileNotFoundError where there is no file, and ValueError, with file and line, at a line that is no record,
+    was changed, or does not stand where it was written, and where the last lines are gone.
     A torn last line is left out with a warning.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such record file. Run an experiment first, or name another file.")
-    *whole, tail = path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
-    if tail:
-        if _is_whole(tail):
-            whole.append(tail)
-        else:
-            log.warning("%s: dropped its last line, %d characters that a killed run left unfinished", path, len(tail))
+    written = counted(path)  # before the file: a line may be added in between
     records = []
-    for number, line in enumerate(whole, 1):
-        if not line.strip():
-            continue
+    for number, line in enumerate(_lines(path)):
         try:
-            records.append(RunRecord.from_json(line))
+            records.append(RunRecord.from_json(opened(line, number)))
         except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}") from error
+            raise ValueError(f"{path}, line {number + 1}: {error} {_remedy(path)}") from error
+    if len(records) < written:
+        raise ValueError(
+            f"{path}: holds {len(records)} records, and {count_file(path).name} says that {written} were written: the "
+            f"last {written - len(records)} are lost. {_remedy(path)}"
+        )
     return records
+
+
+def reseal(path: Path) -> int:
+    """Seal every line anew, after an edit on purpose or by an earlier version; return how many there are.
+
+    Raises ValueError, and changes nothing, where a line is no record whatever its seal.
+    """
+    with writing(path), _locked(path) as count:
+        documents = [unsealed(line) for line in _lines(path)]
+        for number, document in enumerate(documents, 1):
+            try:
+                RunRecord.from_json(document)
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: {error} Mend or delete the line.") from error
+        lines = [seal(document, before) for before, document in enumerate(documents)]
+        write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
+        write_count(count, len(lines))
+    return len(lines)
+
+
+def _remedy(path: Path) -> str:
+    return f"Put the file back from a copy; or, to go on with what it holds now: python -m cq.record {path}"
 
 
 def latest(records: Iterable[RunRecord]) -> list[RunRecord]:
@@ -235,36 +263,38 @@ def latest(records: Iterable[RunRecord]) -> list[RunRecord]:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    # The lock is a file of its own: it outlives a replacement of the record file by an editor or a sync tool.
-    with path.with_name(path.name + ".lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(lock, fcntl.LOCK_UN)
-
-
-def _repair(descriptor: int, path: Path) -> None:
-    """Make the file end in a newline: keep an unfinished last line that is a whole record, cut off any other."""
-    size = os.fstat(descriptor).st_size
-    if size == 0 or os.pread(descriptor, 1, size - 1) == b"\n":
-        return
-    content = path.read_bytes()
-    start = content.rfind(b"\n") + 1
-    if _is_whole(content[start:].decode("utf-8", errors="surrogateescape")):
-        os.write(descriptor, b"\n")
-    else:
-        log.warning("%s: dropped its last line, %d bytes that a killed run left unfinished", path, size - start)
-        os.ftruncate(descriptor, start)
-
-
-def _is_whole(line: str) -> bool:
-    # A cut JSON object lacks its last brace, so it can never parse.
+def _locked(path: Path) -> Iterator[int]:
+    # What is locked is the count: a file of its own outlives a replacement of the record file by an editor.
+    lock = os.open(count_file(path), os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a file without their newlines; a torn last one is left out with a warning."""
+    *whole, tail = path.read_bytes().decode(errors="surrogateescape").split("\n")
+    if tail and is_torn(tail) and count_file(path).exists():
+        log.warning("%s: dropped its last line, %d characters that a killed run left unfinished", path, len(tail))
+    elif tail:  # a copy, which nobody was killed at, is checked to its end
+        whole.append(tail)
+    return whole
+
+
+def _repair(descriptor: int, path: Path) -> int:
+    """Make the file end in a newline, keeping a last line that only lacks it; return the number of lines."""
+    content = path.read_bytes()
+    kept, _, tail = content.rpartition(b"\n")
+    lines = content.count(b"\n")
+    if tail and is_torn(tail.decode(errors="surrogateescape")):
+        log.warning("%s: dropped its last line, %d bytes that a killed run left unfinished", path, len(tail))
+        os.ftruncate(descriptor, len(content) - len(tail))
+    elif tail:
+        os.write(descriptor, b"\n")
+        lines += 1
+    return lines
 
 
 def _require(name: str, found: Mapping[str, Any], keys: tuple[str, ...], *, exact: bool = False) -> None:
@@ -309,3 +339,14 @@ def _numbers(score: Any) -> Any:
 
 def _number(value: Any) -> Any:
     return NON_FINITE.get(value, value) if isinstance(value, str) else value
+
+
+def _reseal_all(paths: Iterable[str]) -> None:
+    for path in map(Path, paths):
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such record file. Name one.")
+        print(f"{path}: {reseal(path)} records, sealed")
+
+
+if __name__ == "__main__":
+    sys.exit(ended("cq.record", lambda: _reseal_all(sys.argv[1:])))

@@ -3,13 +3,15 @@
 import json
 import logging
 import multiprocessing
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cq.record import RunRecord, append, latest, read
+from cq.record import RunRecord, append, latest, read, reseal
+from cq.sealed import count_file
 from tests.report.synthetic import record, score
 
 
@@ -61,6 +63,14 @@ def test_real_low_bit_kernels_may_be_timed() -> None:
     assert record(measured=timed).measured == timed
 
 
+@pytest.fixture
+def three(tmp_path: Path) -> Path:
+    path = tmp_path / "runs.jsonl"
+    for seed in range(3):
+        append(record(seed=seed), path)
+    return path
+
+
 def test_appended_records_are_read_in_order(tmp_path: Path) -> None:
     path = tmp_path / "new" / "runs.jsonl"
     for seed in range(3):
@@ -85,17 +95,76 @@ def test_a_torn_last_line_is_dropped_with_a_warning(tmp_path: Path, caplog: pyte
 
 def test_a_whole_last_line_without_newline_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "runs.jsonl"
-    path.write_text(record(seed=0).to_json())
+    append(record(seed=0), path)
+    path.write_bytes(path.read_bytes().removesuffix(b"\n"))
     assert [found.seed for found in read(path)] == [0]
     append(record(seed=1), path)
     assert [found.seed for found in read(path)] == [0, 1]
 
 
-def test_a_broken_line_in_the_middle_is_an_error_with_its_number(tmp_path: Path) -> None:
+def test_every_changed_bit_is_found_and_its_line_named(three: Path) -> None:
+    whole, draw = three.read_bytes(), random.Random(0)
+    for place in [draw.randrange(len(whole)) for _ in range(400)]:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << draw.randrange(8)
+        three.write_bytes(damaged)
+        line = 1 + whole[:place].count(b"\n")
+        with pytest.raises(ValueError, match=rf"runs\.jsonl, line {line}: .* python -m cq\.record"):
+            read(three)
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["beside its count", "a copy"])
+def test_every_cut_is_found(three: Path, alone: bool) -> None:
+    whole, draw = three.read_bytes(), random.Random(0)
+    ends = [place for place, byte in enumerate(whole, 1) if byte == ord("\n")][:-1]
+    cuts = [draw.randrange(1, len(whole) - 1) for _ in range(60)]
+    if alone:  # between two lines a copy without its count shows nothing
+        count_file(three).unlink()
+    else:
+        cuts += [0, *ends]
+    for cut in cuts:
+        three.write_bytes(whole[:cut])
+        with pytest.raises(ValueError, match="line [123]: " if alone else "are lost"):
+            read(three)
+
+
+def test_lost_repeated_and_moved_lines_are_found(three: Path) -> None:
+    first, second, third = three.read_bytes().splitlines(keepends=True)
+    for lines, named in (
+        ([second, third], 1), ([first, third], 2), ([first, first, second, third], 2), ([first, third, second], 2),
+        ([first, b"\n", second, third], 2),
+    ):  # fmt: skip
+        three.write_bytes(b"".join(lines))
+        with pytest.raises(ValueError, match=rf"runs\.jsonl, line {named}: "):
+            read(three)
+    three.write_bytes(first + second)
+    with pytest.raises(ValueError, match=r"holds 2 records.*that 3 were written: the last 1 are lost"):
+        read(three)
+    append(record(seed=3), three)  # of a run that was at work meanwhile
+    with pytest.raises(ValueError, match="the last 1 are lost"):
+        read(three)
+
+
+def test_an_edit_on_purpose_is_sealed_anew(three: Path) -> None:
+    records, lines = read(three), three.read_text().splitlines(keepends=True)
+    three.write_text("".join([lines[0], lines[2].replace('"note": ""', '"note": "seen"')]))
+    with pytest.raises(ValueError, match="line 2"):
+        read(three)
+    assert reseal(three) == 2
+    assert read(three) == [records[0], replace(records[2], note="seen")]
+    three.write_text(lines[0] + "{}\n")
+    with pytest.raises(ValueError, match=r"line 2: schema=None"):
+        reseal(three)
+    assert three.read_text() == lines[0] + "{}\n"
+
+
+def test_records_of_an_earlier_version_are_refused_until_they_are_sealed(tmp_path: Path) -> None:
     path = tmp_path / "runs.jsonl"
-    path.write_text(record().to_json() + '\n{"schema": 1\n' + record().to_json() + "\n")
-    with pytest.raises(ValueError, match=r"runs\.jsonl, line 2: not a JSON object"):
+    path.write_text(record(seed=0).to_json() + "\n" + record(seed=1).to_json() + "\n")
+    with pytest.raises(ValueError, match=r"line 1: carries no checksum.*python -m cq\.record"):
         read(path)
+    reseal(path)
+    assert [found.seed for found in read(path)] == [0, 1]
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
