@@ -1,10 +1,10 @@
 """The record of one run, and the file of records that only ever grows.
 
 One JSON object a line, sealed (`cq.sealed`): a changed byte and a lost, repeated or moved line are found when the file
-is read. A line counts once its newline is written. A last line without a newline was cut off when its writer was killed:
-it is kept where it is a whole record, and dropped with a warning where it is not.
+is read. A line counts once its newline is written. A last line without a newline was cut off when its writer was
+killed: it is kept where it is a whole record, and dropped with a warning where it is not.
 
-After an edit on purpose, or for a file of an earlier version: `python -m cq.record FILE...` seals the lines anew.
+After an edit on purpose, or for a file of an earlier version: `cq-report --seal FILE...` seals the lines anew.
 """
 
 import fcntl
@@ -12,14 +12,12 @@ import json
 import logging
 import math
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
-from cq.commands import ended
 from cq.failures import writing
 from cq.sealed import count_file, counted, is_torn, opened, seal, unsealed, write_count
 from cq.store import write_atomically
@@ -231,6 +229,8 @@ def reseal(path: Path) -> int:
 
     Raises ValueError, and changes nothing, where a line is no record whatever its seal.
     """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such record file. Name one.")
     with writing(path), _locked(path) as count:
         documents = [unsealed(line) for line in _lines(path)]
         for number, document in enumerate(documents, 1):
@@ -245,7 +245,7 @@ def reseal(path: Path) -> int:
 
 
 def _remedy(path: Path) -> str:
-    return f"Put the file back from a copy; or, to go on with what it holds now: python -m cq.record {path}"
+    return f"Put the file back from a copy; or, to go on with what it holds now: cq-report --seal {path}"
 
 
 def latest(records: Iterable[RunRecord]) -> list[RunRecord]:
@@ -286,7 +286,7 @@ def _lines(path: Path) -> list[str]:
 def _repair(descriptor: int, path: Path) -> int:
     """Make the file end in a newline, keeping a last line that only lacks it; return the number of lines."""
     content = path.read_bytes()
-    kept, _, tail = content.rpartition(b"\n")
+    *_, tail = content.rpartition(b"\n")
     lines = content.count(b"\n")
     if tail and is_torn(tail.decode(errors="surrogateescape")):
         log.warning("%s: dropped its last line, %d bytes that a killed run left unfinished", path, len(tail))
@@ -339,14 +339,3 @@ def _numbers(score: Any) -> Any:
 
 def _number(value: Any) -> Any:
     return NON_FINITE.get(value, value) if isinstance(value, str) else value
-
-
-def _reseal_all(paths: Iterable[str]) -> None:
-    for path in map(Path, paths):
-        if not path.exists():
-            raise FileNotFoundError(f"{path}: no such record file. Name one.")
-        print(f"{path}: {reseal(path)} records, sealed")
-
-
-if __name__ == "__main__":
-    sys.exit(ended("cq.record", lambda: _reseal_all(sys.argv[1:])))

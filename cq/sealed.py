@@ -38,7 +38,9 @@ def opened(line: str, before: int) -> str:
     document = unsealed(line)
     told = line[len(document) - 1 :].removeprefix(', "before": ').partition(",")[0]
     if told != str(before):
-        raise ValueError(f"was written behind {told} others and stands behind {before}: lines were lost, added or moved.")
+        raise ValueError(
+            f"was written behind {told} others and stands behind {before}: lines were lost, added or moved."
+        )
     return document
 
 

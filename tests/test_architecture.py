@@ -17,7 +17,7 @@ ORDER = (
 )  # fmt: skip
 EVERYBODY = (  # the nouns: anyone may import these
     "artifacts", "captions", "contracts", "failures", "phases", "record", "store", "heads", "shards", "seeding",
-    "processes", "origin",
+    "processes", "origin", "sealed",
 )  # fmt: skip
 NOUNS_MAY = {"contracts": ("calibrate.moments",)}  # and they import each other only, but for this
 OF_THE_ZOO = ("zoo.locate", "zoo.classifier")  # what the rest may import from the zoo

@@ -109,7 +109,7 @@ def test_every_changed_bit_is_found_and_its_line_named(three: Path) -> None:
         damaged[place] ^= 1 << draw.randrange(8)
         three.write_bytes(damaged)
         line = 1 + whole[:place].count(b"\n")
-        with pytest.raises(ValueError, match=rf"runs\.jsonl, line {line}: .* python -m cq\.record"):
+        with pytest.raises(ValueError, match=rf"runs\.jsonl, line {line}: .* cq-report --seal"):
             read(three)
 
 
@@ -161,7 +161,7 @@ def test_an_edit_on_purpose_is_sealed_anew(three: Path) -> None:
 def test_records_of_an_earlier_version_are_refused_until_they_are_sealed(tmp_path: Path) -> None:
     path = tmp_path / "runs.jsonl"
     path.write_text(record(seed=0).to_json() + "\n" + record(seed=1).to_json() + "\n")
-    with pytest.raises(ValueError, match=r"line 1: carries no checksum.*python -m cq\.record"):
+    with pytest.raises(ValueError, match=r"line 1: carries no checksum.*cq-report --seal"):
         read(path)
     reseal(path)
     assert [found.seed for found in read(path)] == [0, 1]

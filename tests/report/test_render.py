@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cq.config import PAPER
-from cq.record import append
+from cq.record import append, read
 from cq.report.__main__ import main
 from cq.report.render import render_table
 from tests.report.synthetic import ablation, record
@@ -65,6 +65,32 @@ def test_all_writes_every_table_with_records_and_prints_it(
 ) -> None:
     assert _report(runs, tmp_path, "--all", "--no-figures") == 0
     assert capsys.readouterr().out.startswith("# table5: Ablation of the parts\n")
+
+
+def test_the_report_works_in_any_folder(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["--all"]) == 2
+    assert f"there is no record file in {tmp_path}" in capsys.readouterr().err
+    (tmp_path / "runs").mkdir()
+    shutil.copy(runs, "runs/records.jsonl")  # where `cq` keeps what is of no table
+    assert main(["--all", "--no-figures"]) == 0
+    assert capsys.readouterr().out.startswith("# table5: ")
+    assert (tmp_path / "runs/tables/table5.md").is_file()
+
+
+def test_a_record_file_edited_on_purpose_is_sealed(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, *_ = runs.read_text().splitlines(keepends=True)
+    copy = tmp_path / "copy.jsonl"
+    copy.write_text(first.replace('"seed": 0', '"seed": 7'))
+    assert _report(copy, tmp_path, "--all", "--no-figures") == 2
+    assert f"cq-report --seal {copy}" in capsys.readouterr().err
+    assert main(["--seal", str(copy)]) == 0
+    assert capsys.readouterr().out == f"{copy}: 1 records, sealed\n"
+    assert [found.seed for found in read(copy)] == [7]
 
 
 def test_unknown_tables_and_missing_files_are_named(
