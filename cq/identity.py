@@ -10,18 +10,15 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
-import os
-import subprocess
 import sys
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
 from cq.config import component_named
-from cq.origin import PACKAGE
+from cq.origin import PACKAGE, git, wheel_files
 from cq.zoo.locate import HUB, SCHEME, locate
 
 WORDS = (
@@ -137,18 +134,9 @@ def _sha256(path: Path, *_: int) -> str:
 @cache
 def _committed() -> Mapping[str, str]:
     """Path below the package to its hash, as git or the wheel's list of files writes it; {} outside both."""
-    for installed in distributions(name=PACKAGE.name, path=[str(PACKAGE.parent)]):
-        listed = {str(file): file.hash.value for file in installed.files or () if file.hash is not None}
-        if f"{PACKAGE.name}/__init__.py" in listed:
-            return {os.path.relpath(name, PACKAGE.name): value for name, value in listed.items()}
-    command = ["git", "-C", str(PACKAGE), "ls-tree", "-r", "-z", "HEAD", "--", "."]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return {}
-    if done.returncode != 0:
-        return {}
-    lines = (line.split("\t", 1) for line in done.stdout.split("\0") if line)
+    if listed := wheel_files(PACKAGE):
+        return listed
+    lines = (line.split("\t", 1) for line in git(PACKAGE, "ls-tree", "-r", "-z", "HEAD", "--", ".").split("\0") if line)
     return {name: about.split()[2] for about, name in lines}
 
 
@@ -167,7 +155,7 @@ def source_digest(module: str) -> str | None:
     From a module that is yours or was changed the modules outside the package count, too, that are not installed. Found
     once a process: what was imported does not change when its file does.
     """
-    if not _changed_modules():
+    if not changed_modules():
         return None
     found: dict[str, str] = {}
     met, left = set(), [module]
@@ -178,7 +166,7 @@ def source_digest(module: str) -> str | None:
             continue
         met.add(name)
         inside = path.is_relative_to(PACKAGE)
-        digest = _changed_modules().get(path) if inside else changed(path)
+        digest = changed_modules().get(path) if inside else changed(path)
         if digest is not None:
             found[name] = digest
         follow = (each for each in _imports(path, name) if digest is not None or each.startswith(f"{PACKAGE.name}."))
@@ -187,7 +175,7 @@ def source_digest(module: str) -> str | None:
 
 
 @cache
-def _changed_modules() -> Mapping[Path, str]:
+def changed_modules() -> Mapping[Path, str]:
     """Every module of the package that is not as committed."""
     return {path: digest for path in sorted(PACKAGE.rglob("*.py")) if (digest := changed(path)) is not None}
 

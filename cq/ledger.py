@@ -3,20 +3,21 @@
 import io
 import logging
 import platform
-import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timezone
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from cq import __version__, identity
 from cq.components import Components
 from cq.failures import mendable, sentence
 from cq.identity import beside
 from cq.models.diffusion import UnusableModelError
+from cq.origin import PACKAGE, Source
 from cq.processes import here
 from cq.record import SCHEMA, RunRecord, append, latest, read
 from cq.store import Store, locked, write_atomically
@@ -41,8 +42,7 @@ LATER: Mapping[str, Any] = {  # groups and slots that came later, with what ever
 DECIDING = tuple(dict.fromkeys(key.partition(".")[0] for key in (*IDENTITY, *LATER, "baseline")))
 PACKAGES = ("torch", "diffusers", "torchmetrics", "clean-fid", "hydra-core", "numpy", "scipy")
 THUMBNAILS = 10
-REPOSITORY = Path(__file__).parents[1]
-SOURCES = ("cq", "conf")  # what decides a number; tests and documents may differ from the commit
+REPOSITORY = PACKAGE.parent
 
 
 class RunError(Exception):
@@ -160,20 +160,6 @@ def find(records: Sequence[RunRecord], config: DictConfig, weights: str, *, any_
     return good[-1] if good else None
 
 
-@dataclass(frozen=True)
-class Source:
-    """The commit of the code that runs, empty outside a repository, and whether nothing was changed since."""
-
-    commit: str
-    clean: bool
-
-    @staticmethod
-    def now() -> "Source":
-        """Ask git; a new file that is not committed yet counts as a change."""
-        commit = _git("rev-parse", "HEAD")
-        return Source(commit, bool(commit) and not _git("status", "--porcelain", "--", *SOURCES))
-
-
 def check_committed(records: Path, source: Source) -> None:
     """Raise ValueError where a record under results/ could not be traced to a commit."""
     if source.clean or REPOSITORY / "results" not in records.resolve().parents:
@@ -183,16 +169,6 @@ def check_committed(records: Path, source: Source) -> None:
         f"paths.records={records}: what enters results/ is made by committed code, but {REPOSITORY.name}/ {changed}. "
         "Commit first, or record elsewhere: paths=default."
     )
-
-
-def _git(*arguments: str) -> str:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(REPOSITORY), *arguments], capture_output=True, text=True, check=False, timeout=60
-        )
-    except FileNotFoundError:  # no git on this machine
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
@@ -250,7 +226,16 @@ def _record(
 
 
 def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    """Of all that decides a number; our own is a local one where modules are not those of its commit or its wheel."""
+    ours = f"{__version__}+local" if identity.changed_modules() else __version__
+    return {"cq": ours, "python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # one that this run did not need
+        return ""
 
 
 def _asked(config: DictConfig, choices: Mapping[str, str]) -> dict[str, Any]:

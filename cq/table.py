@@ -22,7 +22,6 @@ from cq.components import Components
 from cq.config import CONF, PAPER, build
 from cq.ledger import (
     RunError,
-    Source,
     check_committed,
     config_digest,
     execute,
@@ -30,6 +29,7 @@ from cq.ledger import (
     find,
     known_in_all_tables,
 )
+from cq.origin import Source
 from cq.record import RunRecord
 from cq.store import check_writable
 

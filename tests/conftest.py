@@ -26,7 +26,7 @@ def _seeded() -> None:
 def _committed() -> Iterator[None]:
     """Questions have the names that they have for committed code, also while the code is being changed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(identity, "_changed_modules", dict)
+        patch.setattr(identity, "changed_modules", dict)
         yield
 
 

@@ -17,7 +17,7 @@ from cq import identity
 from cq.config import CONF, component_named
 from cq.identity import beside, described, files_named, source_digest
 
-CHANGED_MODULES = identity._changed_modules  # which every other test has without changes
+CHANGED_MODULES = identity.changed_modules  # which every other test has without changes
 SOURCES = {
     "__init__.py": "",
     "pipeline.py": "from cq import loop\n",
@@ -46,7 +46,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(identity, "PACKAGE", root)
     for name in ("_committed", "_file_of", "_imports", "source_digest"):
         monkeypatch.setattr(identity, name, cache(getattr(identity, name).__wrapped__))
-    monkeypatch.setattr(identity, "_changed_modules", cache(CHANGED_MODULES.__wrapped__))
+    monkeypatch.setattr(identity, "changed_modules", cache(CHANGED_MODULES.__wrapped__))
     return root
 
 
@@ -60,7 +60,7 @@ def committed(package: Path) -> Path:
 
 def digests() -> dict[str, str | None]:
     """As a new process finds them."""
-    for each in (identity._committed, identity._changed_modules, identity._file_of, identity._imports):
+    for each in (identity._committed, identity.changed_modules, identity._file_of, identity._imports):
         each.cache_clear()
     names = ("cq.pipeline", "cq.loop", "cq.metric", "cq.preflight", "cq.schedule.plan", "cq.schedule.bounds")
     return {name: identity.source_digest.__wrapped__(name) for name in names}
@@ -239,7 +239,7 @@ def of_yours(elsewhere: Path) -> Callable[[str], str]:
 
 def test_looking_costs_no_torch() -> None:
     script = (
-        "import sys; from cq import identity; identity._changed_modules(); identity.source_digest('cq.pipeline'); "
+        "import sys; from cq import identity; identity.changed_modules(); identity.source_digest('cq.pipeline'); "
         "assert not {'torch', 'diffusers', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -10,10 +10,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 import cq.pipeline
-from cq import ledger
+from cq import ledger, origin
 from cq.artifacts import SampleSet, digest_of
 from cq.components import Components
-from cq.ledger import RunError, Source, check_committed, config_digest, execute, find, known, write_strip
+from cq.ledger import RunError, check_committed, config_digest, execute, find, known, write_strip
+from cq.origin import Source
 from cq.record import RunRecord, read
 from cq.report.__main__ import committed
 from tests.tiny_runs import composed, quick
@@ -252,13 +253,19 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "repository"
     for folder in ("cq", "conf", "results"):
         (root / folder).mkdir(parents=True)
+    (root / "cq/__init__.py").write_text("")
     (root / "cq/module.py").write_text("")
     (root / "conf/config.yaml").write_text("")
     git = ["git", "-C", str(root), "-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false"]
     for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
         subprocess.run([*git, *arguments], check=True)
-    monkeypatch.setattr(ledger, "REPOSITORY", root)
+    set_up(root, monkeypatch)
     return root
+
+
+def set_up(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(origin, "PACKAGE", root / "cq")
+    monkeypatch.setattr(ledger, "REPOSITORY", root)
 
 
 def test_a_clean_tree_may_enter_results(repository: Path) -> None:
@@ -281,7 +288,7 @@ def test_uncommitted_changes_may_not_enter_results(repository: Path, change: str
 
 
 def test_code_outside_a_repository_may_not_enter_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger, "REPOSITORY", tmp_path)
+    set_up(tmp_path, monkeypatch)
     source = Source.now()
     assert source == Source("", False)
     with pytest.raises(ValueError, match="no git repository"):

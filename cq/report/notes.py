@@ -107,10 +107,17 @@ def _gaps(table: Table) -> list[str]:
 
 
 def _origin(records: list[RunRecord]) -> str:
-    commits = {(r.commit[:DIGITS] or "unknown") + ("" if r.clean_tree else " (uncommitted changes)") for r in records}
+    commits = {_code(record) for record in records}
     days = sorted(record.date[:10] for record in records)
     until = f" to {days[-1]}" if days[-1] != days[0] else ""
     return f"Commits: {', '.join(sorted(commits))}. Runs of {days[0]}{until}."
+
+
+def _code(record: RunRecord) -> str:
+    """Which code made a record: its commit or, of a wheel, its version."""
+    if record.commit:
+        return record.commit[:DIGITS] + ("" if record.clean_tree else " (uncommitted changes)")
+    return f"none (cq {record.versions['cq']})" if record.versions.get("cq") else "unknown"
 
 
 def not_run_rows(table: Table) -> list[list[str]]:

@@ -31,8 +31,8 @@ from cq.contracts import PlanRequest
 from cq.cost.l1 import L1
 from cq.denoise import DenoiseStep, denoise
 from cq.evaluate.fidelity import relative_error
-from cq.ledger import Source
 from cq.models.diffusion import DiffusionModel
+from cq.origin import Source
 from cq.predict.last import Last
 from cq.schedule.dps import DPS
 from cq.schedule.optimal import group_costs
