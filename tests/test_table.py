@@ -13,7 +13,7 @@ import cq.pipeline
 import cq.table
 from cq.components import Components
 from cq.config import CONF
-from cq.record import read
+from cq.record import read, reseal
 from cq.table import fill, jobs_of, main
 from cq.tracking import NoLogger
 from tests.tiny_runs import quick
@@ -83,6 +83,7 @@ def test_a_table_is_filled_and_a_second_call_runs_nothing(
 
     path = tmp_path / "records.jsonl"  # as if rows of another table had asked
     path.write_text(path.read_text().replace('"experiment": "table5/', '"experiment": "mine/'))
+    reseal(path)
     caplog.clear()
     assert fill("table5", overrides, out).ran == 3
     assert "3 runs, 0 of them recorded already, 3 more answered in other tables" in caplog.text
