@@ -74,7 +74,7 @@ def read_source(source: str) -> list[str]:
     if further:
         log.info("%s: the first caption of each image is taken, and %d further ones are not", source, further)
     if not prompts:
-        raise ValueError(f"{source}: holds no prompt.")
+        raise ValueError(f"{source}: holds no prompt. Give a source with some.")
     return prompts
 
 
@@ -134,7 +134,7 @@ def _from_table(path: Path) -> Iterator[Caption]:
     delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=head.count)
     rows = [row for row in _parsed(text, delimiter, path) if row]
     if not rows:
-        raise ValueError(f"{path}: holds no prompt.")
+        raise ValueError(f"{path}: holds no prompt. Give a table with some.")
     names = [name.strip() for name in rows[0]]
     for number, row in enumerate(rows[1:], start=2):
         if len(row) == 1 < len(names) or any(map(str.strip, row[len(names) :])):
@@ -214,6 +214,8 @@ def _column(
             f"{source}: has no column Prompt, caption or text, but {', '.join(known.values()) or 'none'}. Write the "
             "prompts to a .txt, one a line."
         )
+    if names and list(names).count(prompt) > 1:
+        raise ValueError(f"{source}: has several columns {prompt}. Leave one, or rename the others.")
     image = next((known[column] for column in IMAGES if column in known), None)
     for number, row in enumerate(rows, start=first):
         whose = row.get(image) if image is not None else None

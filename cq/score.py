@@ -41,7 +41,15 @@ def score(images: Path, config: DictConfig) -> dict[str, Any]:
     import torch
 
     from cq.artifacts import SampleSet
-    from cq.evaluate.image_folder import check_complete, check_numbered, list_images, read_images, read_npz
+    from cq.evaluate.image_folder import (
+        EXACT,
+        LOSSY,
+        check_complete,
+        check_numbered,
+        list_images,
+        read_images,
+        read_npz,
+    )
     from cq.evaluate.protocol import EvaluationContext, MetricUnavailable, NoBaselineError
 
     protocol: NoProtocol | PaperProtocol = build(config.protocol, "protocol")
@@ -52,7 +60,8 @@ def score(images: Path, config: DictConfig) -> dict[str, Any]:
         check_reference(protocol)
     check_files(metrics)
     texts = captions(protocol)
-    files = [] if images.is_file() else list_images(images)
+    one_image = images.suffix.lower() in (*EXACT, *LOSSY)
+    files = [] if images.is_file() and not one_image else list_images(images)
     if files and isinstance(protocol, PaperProtocol):
         check_complete(files, protocol.num_images, protocol=protocol.name)
     if files and texts:

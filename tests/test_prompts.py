@@ -150,6 +150,7 @@ def test_the_hub_is_read_by_the_package_and_its_absence_is_told(monkeypatch: pyt
         ("a.csv", f"Prompt\n{'a' * 200_000}\n", "is no table .*field larger"),
         ("a.csv", "Prompt\n" + "a" * 20_000, "row 2 is 20000 letters long"),
         ("a.tsv", "Prompt\n\n\t\n", "holds no prompt"),
+        ("a.csv", "caption,caption\na,b\n", "has several columns caption. Leave one"),
         ("a.txt", None, "there is no such file"),
     ],
 )

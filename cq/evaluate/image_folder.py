@@ -50,7 +50,8 @@ def list_images(folder: Path, *, lossy: bool = False) -> list[Path]:
     one that scores cannot take.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder}: is no folder. Give a folder of images, or an npz file with arr_0.")
+        told = "is no folder" if folder.exists() else "there is no such folder"
+        raise ValueError(f"{folder}: {told}. Give a folder of images, or an npz file with arr_0.")
     files = []
     for path in _walk(folder):
         suffix = path.suffix.lower()

@@ -319,7 +319,7 @@ def test_several_sizes_a_jpeg_nothing_and_damage_are_refused(tmp_path: Path) -> 
     (tmp_path / "c/0.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"0.png: cannot be read"):
         read_images(list_images(tmp_path / "c"))
-    with pytest.raises(ValueError, match="is no folder"):
+    with pytest.raises(ValueError, match="there is no such folder"):
         list_images(tmp_path / "d")
     np.savez(tmp_path / "e.npz", labels=np.zeros(2))
     with pytest.raises(ValueError, match=r"e.npz: holds labels"):
