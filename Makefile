@@ -6,25 +6,21 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-# Bytecode is written by the first import of a module, not by pip: most of 300 MB of sources are never imported, and
-# compiling all of them is more than a minute of every installation.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check clean tables table1 table2 table3 table4 table5 table6 table7 reconstruction schedules
+.PHONY: demo test check clean environment tables table1 table2 table3 table4 table5 table6 table7 reconstruction schedules
 
-$(VENV)/.installed: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed; name one with PYTHON=..."; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -e '.[dev]'
-	touch $@
+environment:  # asked every time, in a fraction of a second: a kill, another Python or a moved folder may have come between
+	@command -v $(PYTHON) > /dev/null || { echo "Python 3.10 or newer is needed; name one with PYTHON=..."; exit 1; }
+	@$(PYTHON) .ci/environment.py $(VENV) $(PYTHON)
 
-demo: $(VENV)/.installed
+demo: environment
 	$(BIN)/python -m cq.table table5 scale=demo paths=demo out=runs/demo/report
 
-test: $(VENV)/.installed
+test: environment
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
-check: $(VENV)/.installed
+check: environment
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -32,32 +28,32 @@ check: $(VENV)/.installed
 # Tables of the paper, from records: what is recorded already is not run again. `make tables` fills all of them.
 FILL = $(BIN)/python -m cq.table $@ paths=results out=results seed=0,1,2
 
-table1: $(VENV)/.installed
+table1: environment
 	$(FILL) sample=images300 budget.cache_interval=3,10,15
 
-table2: $(VENV)/.installed
+table2: environment
 	$(FILL) sample=images100 latency=none evaluate=paired budget.num_steps=100
 
-table3: $(VENV)/.installed
+table3: environment
 	$(FILL) sample=images300 budget.cache_interval=2,5
 
-table4: $(VENV)/.installed
+table4: environment
 	$(FILL) sample=images300 budget.cache_interval=2,5,10
 
-table5: $(VENV)/.installed
+table5: environment
 	$(FILL) sample=images700 budget.cache_interval=5,10,20 budget.weight_bits=8,4
 
-table6: $(VENV)/.installed
+table6: environment
 	$(FILL) sample=images100 latency=none evaluate=paired budget.num_steps=100 budget.cache_interval=5,10,15,20
 
-table7: $(VENV)/.installed
+table7: environment
 	$(FILL) sample=images100 latency=none budget.cache_interval=2,3,5,10
 
-reconstruction: $(VENV)/.installed
+reconstruction: environment
 	$(FILL) sample=images100 latency=none
 
 SCHEDULES = $(FILL) budget.cache_interval=2,3,5,10,20
-schedules: $(VENV)/.installed
+schedules: environment
 	$(SCHEDULES) sample=images100 latency=none model=ldm_mini
 	$(SCHEDULES) sample=images300 model=dit_mini budget.num_steps=50
 	$(SCHEDULES) sample=images100 latency=none model=sd_mini sampler=plms budget.num_steps=50

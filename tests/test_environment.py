@@ -1,0 +1,237 @@
+"""The set-up of the environment works after a kill at any moment, with a stand-in for pip: no network, seconds."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Damage = Callable[[Path], None]
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("torch", "diffusers", "cq")
+
+# Installs as pip does, a step at a time: files, then what lists them. The process group is killed at step KILL_AT.
+PIP = """
+import os, signal, sys, time
+from pathlib import Path
+
+site = Path(__file__).parents[1]
+done = 0
+
+def step():
+    global done
+    if str(done) == os.environ.get("KILL_AT"):
+        os.killpg(0, signal.SIGKILL)
+    done += 1
+    time.sleep(float(os.environ.get("SLOW", "0")))
+
+def write(name, text):
+    path = site / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    step()
+    path.write_text(text[:len(text) // 2])
+    step()
+    path.write_text(text)
+
+def install(name, files, scripts=()):
+    info = f"{name}-1.0.dist-info"
+    if (site / info).exists():  # already satisfied, whatever it holds
+        return
+    for file, text in files.items():
+        write(file, text)
+    for script, text in scripts:
+        write(script, text)
+    write(f"{info}/METADATA", f"Name: {name}\\nVersion: 1.0\\n")
+    rows = [f"{file},sha256=x,1" for file in files] + [f"{info}/METADATA,sha256=x,1", f"{info}/RECORD,,"]
+    write(f"{info}/RECORD", "\\n".join(rows) + "\\n")
+    step()
+
+if __name__ == "__main__":
+    with open(os.environ["CALLS"], "a") as calls:
+        calls.write("pip\\n")
+    for name in PACKAGES:
+        files = {f"{name}/__init__.py": f"whole = {name!r}\\n", f"{name}/last.py": "whole = True\\n"}
+        if name == "cq":
+            imports = "".join(f"import {other}.last; {other}.whole\\n" for other in PACKAGES)
+            files["cq/stages.py"] = imports
+        install(name, files)
+"""
+
+VENV = """
+import os, runpy, subprocess, sys
+from pathlib import Path
+
+folder = Path(sys.argv[1])
+subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+site = next(folder.glob("lib/python*/site-packages"))
+(site / "pip").mkdir()
+pip = Path(os.environ["PIP"]).read_text()
+(site / "pip/__main__.py").write_text(pip)
+(site / "pip/__init__.py").write_text("")
+(folder / "bin/pip").write_text(f"#!{folder}/bin/python\\n")
+with open(os.environ["CALLS"], "a") as calls:
+    calls.write("venv\\n")
+if os.environ.get("KILL_AT") == "venv":
+    os.killpg(0, 9)
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    root = tmp_path / "project"
+    (root / ".ci").mkdir(parents=True)
+    shutil.copy(ROOT / ".ci/environment.py", root / ".ci")
+    shutil.copy(ROOT / "Makefile", root)
+    (root / "pyproject.toml").write_text("")
+    (tmp_path / "pip.py").write_text(PIP.replace("PACKAGES", repr(PACKAGES)))
+    (tmp_path / "venv.py").write_text(VENV)
+    fake = tmp_path / "python"
+    fake.write_text(
+        f'#!/bin/sh\nif [ "$1" = -m ] && [ "$2" = venv ]; then exec {sys.executable} {tmp_path}/venv.py "$3"; fi\n'
+        f'exec {sys.executable} "$@"\n'
+    )
+    fake.chmod(0o755)
+    return root
+
+
+def start(root: Path, **environment: str) -> "subprocess.Popen[str]":
+    """`make environment` in a process group of its own."""
+    names = {key: value for key, value in os.environ.items() if key != "MAKEFLAGS"}
+    names |= {"PIP": str(root.parent / "pip.py"), "CALLS": str(root.parent / "calls"), **environment}
+    return subprocess.Popen(
+        ["make", "environment", f"PYTHON={root.parent / 'python'}"], cwd=root, text=True, start_new_session=True,
+        env=names, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def make(root: Path, **environment: str) -> tuple[int, str]:
+    process = start(root, **environment)
+    _, said = process.communicate(timeout=60)
+    return process.returncode, said
+
+
+def calls(root: Path) -> list[str]:
+    path = root.parent / "calls"
+    return path.read_text().split() if path.exists() else []
+
+
+def works(root: Path) -> bool:
+    done = subprocess.run([root / ".venv/bin/python", "-I", "-c", "import cq.stages, torch.last, diffusers.last"])
+    return done.returncode == 0 and (root / ".venv/.installed").is_file()
+
+
+@pytest.mark.parametrize("moment", ["venv", *map(str, range(0, 29, 4))])
+def test_the_set_up_works_after_a_kill_at_any_moment(project: Path, moment: str) -> None:
+    code, _ = make(project, KILL_AT=moment)
+    assert code == -signal.SIGKILL
+    assert not (project / ".venv/.installed").exists()
+    code, said = make(project)
+    assert (code, said) == (0, "")
+    assert works(project)
+
+
+def test_ten_kills_one_after_another(project: Path) -> None:
+    for moment in ("venv", 0, 3, 6, 1, 7, 8, 2, 5, 4):
+        assert make(project, KILL_AT=str(moment))[0] == -signal.SIGKILL
+    assert make(project) == (0, "")
+    assert works(project)
+    before = calls(project)
+    assert make(project) == (0, "")
+    assert calls(project) == before  # done once
+
+
+def test_what_pip_finished_is_not_installed_again(project: Path) -> None:
+    make(project, KILL_AT="11")  # within the second package, before anything says that it is there
+    kept = project / ".venv/kept"
+    kept.write_text("")
+    assert make(project) == (0, "")
+    assert kept.exists()
+    assert works(project)
+
+
+def test_two_commands_set_up_once(project: Path) -> None:
+    both = [start(project, SLOW="0.02") for _ in range(2)]
+    assert [process.communicate(timeout=60) for process in both] == [("", "")] * 2
+    assert [process.returncode for process in both] == [0, 0]
+    assert calls(project) == ["venv", "pip"]
+    assert works(project)
+
+
+def test_a_pip_whose_make_was_killed_is_waited_for(project: Path) -> None:
+    first = start(project, SLOW="0.05")
+    while "pip" not in calls(project):
+        time.sleep(0.01)
+    os.kill(first.pid, signal.SIGKILL)  # make alone: what it started goes on
+    assert make(project) == (0, "")
+    first.communicate(timeout=60)
+    assert calls(project) == ["venv", "pip"]
+    assert works(project)
+
+
+def without_pip(root: Path) -> None:
+    shutil.rmtree(next((root / ".venv").glob("lib/python*/site-packages")) / "pip")
+
+
+def without_python(root: Path) -> None:
+    (root / ".venv/bin/python").unlink()
+    (root / ".venv/bin/python").symlink_to("/nowhere/python")
+
+
+def without_a_file(root: Path) -> None:
+    next((root / ".venv").glob("lib/python*/site-packages/torch/last.py")).unlink()
+
+
+def half_replaced(root: Path) -> None:
+    (next((root / ".venv").glob("lib/python*/site-packages")) / "~orch").mkdir()
+
+
+def without_a_list(root: Path) -> None:
+    next((root / ".venv").glob("lib/python*/site-packages/torch-*/RECORD")).unlink()
+
+
+@pytest.mark.parametrize("damage", [without_pip, without_python, without_a_file, half_replaced, without_a_list])
+def test_a_broken_environment_is_made_anew(project: Path, damage: Damage) -> None:
+    assert make(project) == (0, "")
+    (project / ".venv/.installed").unlink()  # as a set-up leaves it that was killed
+    damage(project)
+    assert make(project) == (0, "")
+    assert calls(project) == ["venv", "pip", "venv", "pip"]
+    assert works(project)
+
+
+@pytest.mark.parametrize("damage", [without_pip, without_python])
+def test_a_python_that_went_away_is_noticed_under_the_stamp(project: Path, damage: Damage) -> None:
+    assert make(project) == (0, "")
+    damage(project)
+    assert make(project) == (0, "")
+    assert works(project)
+
+
+def test_a_moved_project_makes_its_environment_anew(project: Path) -> None:
+    assert make(project) == (0, "")
+    moved = project.rename(project.parent / "moved")
+    assert make(moved) == (0, "")
+    assert calls(moved) == ["venv", "pip", "venv", "pip"]
+    assert f"{moved}/.venv/bin/" in (moved / ".venv/bin/pip").read_text()
+
+
+def test_other_needs_are_installed_into_the_same_environment(project: Path) -> None:
+    assert make(project) == (0, "")
+    (project / "pyproject.toml").write_text("more")
+    assert make(project) == (0, "")
+    assert calls(project) == ["venv", "pip", "pip"]
+
+
+def test_a_folder_of_something_else_stays(project: Path) -> None:
+    (project / ".venv").mkdir()
+    (project / ".venv/thesis.tex").write_text("years of work")
+    code, said = make(project)
+    assert code != 0
+    assert "folder of something else" in said
+    assert "Traceback" not in said
+    assert [path.name for path in (project / ".venv").iterdir()] == ["thesis.tex"]
