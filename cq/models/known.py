@@ -41,13 +41,13 @@ WHAT = {  # of the settings whose names do not say it
 }
 DEFAULTS: Mapping[str, Config] = {  # what the classes take where config.json has no such key
     "UNet2DModel": {
-        "in_channels": 3, "out_channels": 3, "layers_per_block": 2, "block_out_channels": (224, 448, 672, 896),
+        "in_channels": 3, "out_channels": 3, "block_out_channels": (224, 448, 672, 896), "layers_per_block": 2,
         "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
         "up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
         "mid_block_type": "UNetMidBlock2D", "time_embedding_type": "positional",
     },
     "UNet2DConditionModel": {
-        "in_channels": 4, "out_channels": 4, "layers_per_block": 2, "block_out_channels": (320, 640, 1280, 1280),
+        "in_channels": 4, "out_channels": 4, "block_out_channels": (320, 640, 1280, 1280), "layers_per_block": 2,
         "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         "mid_block_type": "UNetMidBlock2DCrossAttn", "time_embedding_type": "positional",
@@ -68,18 +68,39 @@ DEFAULTS: Mapping[str, Config] = {  # what the classes take where config.json ha
         "out_channels": 3, "latent_channels": 3, "block_out_channels": (64,), "scaling_factor": 0.18215,
     },
 }  # fmt: skip
+BLOCKS = "block_out_channels"  # as many as a U-Net has levels
 LEGACY = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
 
 
 def completed(config: Config) -> Config:
-    """A stored configuration with its class's own defaults under it; the one old name of two transformers resolved."""
-    name = config.get("_class_name", "")
+    """A stored configuration with its class's own defaults under it; the one old name of two transformers resolved.
+
+    Raises ValueError, which begins with the setting, for one that is read here and cannot be what it is.
+    """
+    name = config.get("_class_name") or ""
+    if not isinstance(name, str):
+        raise ValueError(f"_class_name={name!r}: must be the name of a class of diffusers. Correct it.")
     if name == "Transformer2DModel":  # the one class that several were before diffusers told them apart
         name = LEGACY.get(config.get("norm_type", ""), name)
-    full = {**DEFAULTS.get(name, {}), **config, "_class_name": name} if name else dict(config)
+    defaults = DEFAULTS.get(name, {})
+    full = {**defaults, **config, "_class_name": name} if name else dict(config)
+    for key, default in defaults.items():
+        several = key == "layers_per_block" and isinstance(full[key], list) and len(full[key]) == len(full[BLOCKS])
+        if not _fits(full[key], (default,) if several else default):
+            kind = "a list" if isinstance(default, tuple) else "a whole number above 0"
+            raise ValueError(f"{key}={full[key]!r}: must be {kind}, as {default!r}. Correct it.")
     if name == "PixArtTransformer2DModel" and full.get("use_additional_conditions") is None:
         full["use_additional_conditions"] = full["sample_size"] == 128  # as the class has it
     return full
+
+
+def _fits(value: Any, default: Any) -> bool:
+    """Whether a setting is of the type of its default; what may be null or is one of a few names is looked at later."""
+    if isinstance(default, tuple):
+        return isinstance(value, list | tuple) and len(value) > 0 and all(_fits(each, default[0]) for each in value)
+    if type(default) is int:
+        return type(value) is int and value > 0
+    return True
 
 
 def check_network(config: Config) -> None:
@@ -90,7 +111,7 @@ def check_network(config: Config) -> None:
     name = config["_class_name"]
     for key, values in KNOWN.get(name, {}).items():
         found = config.get(key)
-        for value in found if isinstance(found, list | tuple) else [found]:
+        for value in found if isinstance(found, list | tuple) and found else [found]:
             plain = value.removeprefix("UNetRes") if isinstance(value, str) else value  # a name that diffusers had
             if not any(plain is known or plain == known for known in values):
                 why = f" ({WHAT[key]})" if key in WHAT else ""

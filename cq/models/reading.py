@@ -96,10 +96,11 @@ def read_tokenizer(kind: Any, weights: str, name: str, encoder: Any) -> Any:
             "They are of two models, or an embedding that was added is missing: give the folder of one."
         )
     longest = getattr(encoder.config, "max_position_embeddings", None)
-    if longest is not None and tokenizer.model_max_length > longest:
+    length = tokenizer.model_max_length
+    if longest is not None and not (isinstance(length, int) and 0 < length <= longest):
         raise UnusableModelError(
-            f"model.weights={weights!r}: its {name} makes up to {tokenizer.model_max_length} tokens of a prompt, and "
-            f"the text encoder takes {longest}. Set model_max_length in {folder / 'tokenizer_config.json'} to that."
+            f"model.weights={weights!r}: its {name} makes {length} tokens of a prompt (model_max_length), and the "
+            f"text encoder takes {longest}. Set model_max_length in {folder / 'tokenizer_config.json'} to that."
         )
     return tokenizer
 

@@ -28,7 +28,11 @@ def part_config(weights: str, name: str) -> Mapping[str, Any]:
     Raises ValueError where there is none.
     """
     path = part_folder(weights, name) / FILES.get(name, "config.json")
-    return completed(read_json(path, f"model.weights={weights!r}"))
+    stored = read_json(path, f"model.weights={weights!r}")
+    try:
+        return completed(stored)
+    except ValueError as error:
+        raise ValueError(f"model.weights={weights!r}: {path} says {error}") from error
 
 
 def read_json(path: Path, key: str) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 @torch.no_grad()
 def tried(model: DiffusionModel, phases: Phases, *, num_steps: int) -> DiffusionModel:
-    """The model, after one full call of one image and, for each phase, a shallow one that is given back its maps.
+    """The model, after one full call for one image, decoding it, and for each phase a call that is given back its maps.
 
     Raises UnusableModelError, with the sites, where the two differ in a bit; and where the network cannot be called, or
     returns what is not finite. phases: none for an uncached run. num_steps: its middle timestep is tried.
@@ -27,14 +27,20 @@ def tried(model: DiffusionModel, phases: Phases, *, num_steps: int) -> Diffusion
         cond = model.condition(torch.zeros(1, dtype=torch.int64, device=model.device))
         options: dict[str, Any] = {"call": 0, "timestep": timesteps[len(timesteps) // 2], "cond": cond}
         full = model.denoiser(x_NCHW, reuse={}, **options)
+        drawn_NCHW = model.decode(x_NCHW)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
         raise UnusableModelError(
-            f"{where}: its network fails at its first call, on a state of shape {list(component.latent_shape)} "
+            f"{where}: it fails at its first call, on a state of shape {list(component.latent_shape)} "
             f"({type(error).__name__}: {str(error).strip().splitlines()[0]}). Its config.json is not of these weights, "
             "or the shape is not one that it takes."
         ) from error
+    if tuple(drawn_NCHW.shape[1:]) != tuple(component.image_shape):
+        raise UnusableModelError(
+            f"model.image_shape={list(component.image_shape)}: {where} draws {list(drawn_NCHW.shape[1:])}. Set it to "
+            "that."
+        )
     if not bool(full.eps_NCHW.isfinite().all()):
         raise UnusableModelError(
             f"{where}: its network returns values that are not finite at its first call, in "

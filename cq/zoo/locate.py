@@ -6,6 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cq.models.files import weight_files
+
 WEIGHTS = Path(__file__).parent / "weights"  # what ships with the package
 SCHEME = "zoo:"
 HUB = "hub:"
@@ -13,7 +15,8 @@ FETCHED = (  # of a hub's repository: every part's configuration and its weights
     "*.json", "*/*.json", "*/*.txt", "*/*.model", "diffusion_pytorch_model.*", "*/diffusion_pytorch_model.*",
     "*/model.safetensors", "*/*-of-*.safetensors", "*/model.safetensors.index.json", "*/pytorch_model.bin",
 )  # fmt: skip
-NOT_FETCHED = ("safety_checker/*", "feature_extractor/*", "image_encoder/*", "*.msgpack", "*.onnx*", "*.fp16.*")
+HALVES = "*.fp16.*"
+NOT_FETCHED = ("safety_checker/*", "feature_extractor/*", "image_encoder/*", "*.msgpack", "*.onnx*", HALVES)
 
 
 def locate(reference: str) -> Path:
@@ -61,7 +64,12 @@ def _snapshot(reference: str) -> Path:
     except LocalEntryNotFoundError:
         pass
     try:
-        return Path(snapshot_download(**wanted))
+        fetched = Path(snapshot_download(**wanted))
+        if (fetched / "model_index.json").is_file() and not _is_whole(fetched):  # parts as half-precision files alone
+            wanted["allow_patterns"] += [f"*/{HALVES}"]
+            wanted["ignore_patterns"].remove(HALVES)
+            fetched = Path(snapshot_download(**wanted))
+        return fetched
     except Exception as error:  # of the network, of the hub, or of its licence
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
@@ -75,7 +83,10 @@ def _is_whole(folder: Path) -> bool:
     index = folder / "model_index.json"
     if not index.is_file():
         return False
-    parts: dict[str, Any] = json.loads(index.read_text(encoding="utf-8"))
+    try:
+        parts: dict[str, Any] = json.loads(index.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
     skipped = {pattern.removesuffix("/*") for pattern in NOT_FETCHED}
     names = [name for name, kind in parts.items() if isinstance(kind, list) and kind[0] and name not in skipped]
     alone = (folder / "config.json").is_file()  # a repository of one network has its files at the top
@@ -86,7 +97,8 @@ def _has_files(part: Path) -> bool:
     """A tokenizer or a scheduler has no weights; a network has, all of their files."""
     if not (part / "config.json").is_file():
         return part.is_dir() and any(part.glob("*.json"))
-    for index in part.glob("*.safetensors.index.json"):
-        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return all((part / name).is_file() for name in named)
-    return any(part.glob("*.safetensors")) or any(part.glob("*.bin"))
+    try:
+        found = weight_files(part)
+    except ValueError:
+        return False
+    return found is not None and all(path.is_file() for path in found.paths)

@@ -88,6 +88,31 @@ def test_a_part_of_several_files_needs_them_all(
     assert locate(REFERENCE) == left
 
 
+def test_half_precision_files_are_fetched_where_a_part_has_no_others(
+    pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First without them, as most repositories have both."""
+    halves = tmp_path / "halves"
+    shutil.copytree(pipeline, halves, ignore=shutil.ignore_patterns("*.safetensors"))
+    asked: list[bool] = []
+
+    def download(*, allow_patterns: list[str], ignore_patterns: list[str], **_: Any) -> str:
+        asked.append(any("fp16" in pattern for pattern in allow_patterns))
+        assert asked[-1] == all("fp16" not in pattern for pattern in ignore_patterns)
+        if asked[-1]:
+            for part, stem in (("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model"),
+                               ("text_encoder", "model")):  # fmt: skip
+                shutil.copy(pipeline / part / f"{stem}.safetensors", halves / part / f"{stem}.fp16.safetensors")
+        return str(halves)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert locate(REFERENCE) == halves
+    assert asked == [False, False, True]
+    module._snapshot.cache_clear()
+    assert locate(REFERENCE) == halves
+    assert asked == [False, False, True, False]  # from the cache, which is whole now
+
+
 @pytest.mark.parametrize("reference", ["hub:model@main", "hub:org/model", "hub:org/model@", "hub:../x@main"])
 def test_another_way_to_write_a_reference_is_refused(reference: str, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = put(monkeypatch)
