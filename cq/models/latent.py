@@ -55,7 +55,7 @@ class LatentDiffusion:
             )
         if self.num_classes:
             check_classes(self.weights, "class_embedder", "num_classes", self.num_classes)
-            made = int(part_config(self.weights, "class_embedder").get("dim", 0))
+            made = part_config(self.weights, "class_embedder").get("dim")
             check_context(self.weights, "unet", key="cross_attention_dim", made=made, by="its class_embedder")
         check_cut(self.site, cuts_of(part_config(self.weights, "unet")))
 

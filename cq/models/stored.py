@@ -110,7 +110,7 @@ def of_part(weights: str, name: str, check: Callable[..., None], *given: Any, **
         ) from error
 
 
-def check_context(weights: str, name: str, *, key: str, made: int, by: str) -> None:
+def check_context(weights: str, name: str, *, key: str, made: int | None, by: str) -> None:
     """Raise ValueError where the denoiser attends to states of another width than the `made` that its encoders give.
 
     by: what gives them, as the message names it.
@@ -176,7 +176,12 @@ def first_stage_kind(weights: str) -> str:
 
 def check_classes(weights: str, name: str, key: str, num_classes: int) -> None:
     """Raise ValueError unless `num_classes` are 1 or more, and no more than the part in folder `name` tells apart."""
-    known = int(part_config(weights, name).get(key, num_classes))
+    known = part_config(weights, name).get(key)
+    if type(known) is not int:
+        raise ValueError(
+            f"model.weights={weights!r}: its {name} says {key}={known!r}, which must be how many classes it tells "
+            "apart. Correct its config.json."
+        )
     if not 1 <= num_classes <= known:
         raise ValueError(
             f"model.num_classes={num_classes}: the {name} in {weights!r} knows {known} classes. Set it to 1..{known}."

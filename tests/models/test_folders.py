@@ -23,8 +23,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cq.artifacts import CacheSchedule, ChannelAffine
+from cq.components import Components
 from cq.denoise import denoise
-from cq.models.diffusion import DiffusionModel, ModelComponent, UnusableModelError
+from cq.ledger import execute
+from cq.models.diffusion import DiffusionModel, ModelComponent, UnusableModelError, guiding
 from cq.models.files import weight_files
 from cq.models.known import DEFAULTS, KNOWN
 from cq.models.trial import tried
@@ -32,6 +34,7 @@ from cq.models.unet import UNetCut, main_channels
 from cq.sampler.ddim import DDIM
 from tests.families import component
 from tests.tiny import tiny_church_unet
+from tests.tiny_runs import composed, quick
 
 Edit = Callable[[Path], object]
 
@@ -219,6 +222,9 @@ REFUSED: dict[str, tuple[str, Edit, list[str]]] = {
     "captions of another width": ("pixart", configured("transformer", caption_channels=24), ["caption_channels"]),
     "captions that nobody projects": ("pixart", configured("transformer", caption_channels=None), ["of None numbers"]),
     "classes of another width": ("ldm", configured("class_embedder", dim=9), ["its class_embedder gives 9"]),
+    "classes that are no number": ("ldm", configured("class_embedder", num_classes="10"), ["num_classes='10'"]),
+    "widths that are none": ("dit", configured("vae", block_out_channels=None), ["block_out_channels=None", "a list"]),
+    "layers that are none": ("sd", configured("unet", layers_per_block=[2]), ["layers_per_block=[2]", "whole number"]),
     "a refiner": (
         "sdxl", configured("unet", projection_class_embeddings_input_dim=32), ["make 36", "refiner"],
     ),
@@ -519,3 +525,26 @@ def test_every_block_that_is_known_can_be_cut(kind: str) -> None:
             layers = [name for name, module in unet.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
             units = network.units()
             assert all(sum(f"{name}.".startswith(f"{unit}.") for unit in units) == 1 for name in layers)
+
+
+def test_a_model_that_cannot_be_used_refuses_the_run_and_leaves_no_record(
+    tiny_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found when it is loaded, and so before anything is computed; a run that is not cached asks nothing of the cut."""
+    shallow = UNetCut.shallow
+    monkeypatch.setattr(UNetCut, "shallow", lambda self, *given, **reuse: shallow(self, *given, **reuse) / 500)
+    config, choices = composed(quick(tiny_folders["ldm"], tmp_path, "model=ldm_mini", "schedule=uniform"))
+    with pytest.raises(UnusableModelError, match=r"a cached call of its network at up_blocks\.2\.resnets\.2 differs"):
+        execute(config, choices)
+    assert not (tmp_path / "records.jsonl").exists()
+    assert list((tmp_path / "store").rglob("*.safetensors")) == []
+    config, choices = composed(quick(tiny_folders["ldm"], tmp_path, "model=ldm_mini", "schedule=none"))
+    assert execute(config, choices).status == "ok"
+
+
+@pytest.mark.parametrize("scale", ["0", "null"])
+def test_the_configuration_takes_no_guidance(scale: str, tiny_folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = tiny_folders["sd"]
+    overrides = ["model=sd_mini", "sampler=plms", f"model.guidance={scale}", f"model.prompts={folder}"]
+    parts = Components.of(composed(quick(folder, tmp_path, *overrides, "model.site=up_blocks.1.resnets.2"))[0])
+    assert guiding(parts.model.guidance) is None
