@@ -8,9 +8,11 @@ BIN := $(VENV)/bin
 
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check clean environment tables table1 table2 table3 table4 table5 table6 table7 reconstruction schedules
+.PHONY: environment demo test check clean tables table1 table2 table3 table4 table5 table6 table7 reconstruction \
+	schedules
 
-environment:  # asked every time, in a fraction of a second: a kill, another Python or a moved folder may have come between
+# Asked every time, in a fraction of a second: a kill, another Python or a moved folder may have come between.
+environment:
 	@command -v $(PYTHON) > /dev/null || { echo "Python 3.10 or newer is needed; name one with PYTHON=..."; exit 1; }
 	@$(PYTHON) .ci/environment.py $(VENV) $(PYTHON)
 

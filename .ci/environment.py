@@ -18,20 +18,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 SOUND = "import sys, pip; print(sys.version_info >= (3, 10))"
 WORKS = "import cq.stages"  # with torch and diffusers, from the environment and not from the working folder
-PARTS = {
-    "bin",
-    "include",
-    "lib",
-    "lib64",
-    "share",
-    "etc",
-    ".gitignore",
-    ".installed.partial",
-}  # before there is a pyvenv.cfg
+PARTS = {"bin", "include", "lib", "lib64", "share", "etc", ".gitignore", ".installed.partial"}  # without pyvenv.cfg
 
 
 def main(venv: Path, python: list[str]) -> None:
-    """Leave `venv` with a stamp, or exit with one sentence. venv: absolute. python: the command that makes one."""
+    """Leave `venv`, a path without links, with a stamp, or exit with one sentence. python: what makes one."""
     if is_done(venv):
         return
     venv.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +36,9 @@ def main(venv: Path, python: list[str]) -> None:
         start_over(venv, python, lock.fileno())
         fault = install(venv, lock.fileno())
         if fault:
-            sys.exit(f"{venv}: {fault}. Mend the cause; the same command then goes on.")
+            sys.exit(
+                f"{venv}: what was installed does not work ({fault}). Mend the cause; the same command then goes on."
+            )
 
 
 def stamp(venv: Path) -> Path:
@@ -59,14 +52,14 @@ def fingerprint(venv: Path) -> str:
 
 
 def is_done(venv: Path) -> bool:
-    made_for = stamp(venv).read_text() if stamp(venv).is_file() else ""
-    return made_for == fingerprint(venv) and says(venv, SOUND) == "True"
+    made_for = stamp(venv).read_bytes() if stamp(venv).is_file() else b""
+    return made_for == fingerprint(venv).encode() and says(venv, SOUND) == "True"
 
 
 def is_sound(venv: Path) -> bool:
     """Whether pip can go on in it: it runs, its scripts name this folder, and every package is there as recorded."""
     pip = venv / "bin/pip"
-    if says(venv, SOUND) != "True" or not pip.is_file() or f"{venv}/bin/" not in pip.read_text():
+    if says(venv, SOUND) != "True" or not pip.is_file() or f"{venv}/bin/".encode() not in pip.read_bytes():
         return False
     for site in venv.glob("lib/python*/site-packages"):
         if any(site.glob("~*")):  # where pip puts aside what it is replacing
@@ -79,18 +72,19 @@ def is_sound(venv: Path) -> bool:
 
 
 def install(venv: Path, lock: int) -> str:
-    """Install what the project needs, try it and leave the stamp; "", or what is at fault."""
+    """Install what the project needs and try it; "" and the stamp, or why it does not work. Exits where pip fails."""
     # Bytecode is written by the first import of a module: most of 300 MB of sources are never imported.
     options = ["--quiet", "--disable-pip-version-check", "--no-input", "--no-compile"]
     command = [str(venv / "bin/python"), "-m", "pip", "install", *options, "-e", ".[dev]"]
-    if subprocess.run(command, cwd=ROOT, pass_fds=(lock,)).returncode:
-        return "pip could not install what the project needs (its reason is above)"
+    if subprocess.run(command, cwd=ROOT, pass_fds=(lock,)).returncode:  # no network, no room: what is there stays
+        sys.exit(
+            f"{venv}: pip could not install what the project needs (its reason is above). The same command goes on."
+        )
     tried = subprocess.run([str(venv / "bin/python"), "-I", "-c", WORKS], capture_output=True, text=True)
     if tried.returncode or not is_sound(venv):
-        reason = (tried.stderr.strip().splitlines() or ["a package is not whole"])[-1]
-        return f"what was installed does not work ({reason})"
+        return (tried.stderr.strip().splitlines() or ["a package is not whole"])[-1]
     partial = stamp(venv).with_suffix(".partial")
-    partial.write_text(fingerprint(venv))
+    partial.write_bytes(fingerprint(venv).encode())
     partial.replace(stamp(venv))
     return ""
 
@@ -119,7 +113,7 @@ def says(venv: Path, program: str) -> str:
 
 if __name__ == "__main__":
     try:
-        main(Path.cwd() / sys.argv[1], sys.argv[2:])
+        main(Path(sys.argv[1]).resolve(), sys.argv[2:])
     except OSError as error:
         sys.exit(f"{error.filename or sys.argv[1]}: {error.strerror or error}. Mend it; the same command then goes on.")
     except KeyboardInterrupt:

@@ -54,6 +54,8 @@ def install(name, files, scripts=()):
 if __name__ == "__main__":
     with open(os.environ["CALLS"], "a") as calls:
         calls.write("pip\\n")
+    if "OFFLINE" in os.environ:
+        sys.exit("no network")
     for name in PACKAGES:
         files = {f"{name}/__init__.py": f"whole = {name!r}\\n", f"{name}/last.py": "whole = True\\n"}
         if name == "cq":
@@ -225,6 +227,28 @@ def test_other_needs_are_installed_into_the_same_environment(project: Path) -> N
     (project / "pyproject.toml").write_text("more")
     assert make(project) == (0, "")
     assert calls(project) == ["venv", "pip", "pip"]
+
+
+def test_without_a_network_what_is_there_stays(project: Path) -> None:
+    assert make(project) == (0, "")
+    (project / "pyproject.toml").write_text("more")
+    code, said = make(project, OFFLINE="1")
+    assert code == 2
+    assert "no network" in said
+    assert "pip could not install what the project needs" in said
+    assert make(project) == (0, "")
+    assert calls(project) == ["venv", "pip", "pip", "pip"]
+
+
+def test_a_link_and_a_broken_stamp_do_no_harm(project: Path) -> None:
+    (project.parent / "disk").mkdir()
+    (project / ".venv").symlink_to(project.parent / "disk")
+    assert make(project) == (0, "")
+    (project / ".venv/.installed").write_bytes(b"\xff\xfe")
+    assert make(project) == (0, "")
+    assert calls(project) == ["venv", "pip", "pip"]
+    assert (project / ".venv").is_symlink()
+    assert works(project)
 
 
 def test_a_folder_of_something_else_stays(project: Path) -> None:
