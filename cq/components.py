@@ -10,13 +10,13 @@ from omegaconf import DictConfig
 
 from cq.config import build, check_budget, check_compute
 from cq.preflight import (
-    check_baseline,
     check_files,
     check_layers,
     check_metrics,
     check_protocol,
     check_protocol_choices,
     check_reach,
+    check_sampler,
     check_seeds,
     check_strategy,
 )
@@ -94,8 +94,9 @@ class Components:
         baseline_sampler: Sampler = build(config.baseline.sampler, "baseline.sampler")
         strategy: CacheStrategy = build(config.cache, "cache")
         model.check()
-        sampler.check(sample.num_steps)
-        check_baseline(baseline_sampler, config.baseline.num_steps)
+        own_steps = "budget.num_steps" if sample.num_steps == config.budget.num_steps else "sample.num_steps"
+        check_sampler(sampler, sample.num_steps, model, own_steps)
+        check_sampler(baseline_sampler, config.baseline.num_steps, model, "baseline.num_steps")
         num_calls = sampler.num_calls(sample.num_steps)
         check_strategy(strategy, model, num_calls=num_calls)
         planner.check(num_calls)

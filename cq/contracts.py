@@ -121,16 +121,22 @@ class Predictor(Protocol):
 
 @runtime_checkable
 class Sampler(Protocol):
-    """The solver of the reverse process, as a diffusers noise scheduler."""
+    """The solver of the reverse process, as a diffusers noise scheduler.
 
-    def check(self, num_steps: int) -> None:
-        """Raise ValueError for a number of steps it cannot take."""
+    stored: a model's scheduler_config.json, which `cq.sampler.stored` reads.
+    """
+
+    def check(self, num_steps: int, stored: Mapping[str, Any]) -> None:
+        """Raise ValueError for a stored noise schedule it cannot solve, or a number of steps it cannot take on it."""
 
     def num_calls(self, num_steps: int) -> int:
         """Denoiser calls of one trajectory."""
 
-    def noise_scheduler(self, config: Mapping[str, Any], num_steps: int) -> Any:
-        """A fresh noise scheduler of a model's configuration, with its timesteps set; one loop uses one."""
+    def noise_scheduler(self, stored: Mapping[str, Any], num_steps: int) -> Any:
+        """A fresh noise scheduler of a model's stored one, with its timesteps set; one loop uses one.
+
+        Its `init_noise_sigma` and `scale_model_input` are applied by the loop.
+        """
 
 
 @runtime_checkable

@@ -76,13 +76,13 @@ def _convert(model: str, checkpoint: Path, folder: Path, given_ema: str | None) 
     if model not in originals:
         raise ValueError(f"model={model}: has no original checkpoint to convert. Choose from: {', '.join(originals)}.")
     path = CONF / "model" / f"{model}.yaml"
-    ema = OmegaConf.load(path).release.ema if given_ema is None else given_ema == "true"
+    ema = OmegaConf.load(path).model.release.ema if given_ema is None else given_ema == "true"
     convert_file(checkpoint, folder, _architecture(path), ema=ema)
     log.info("%s: written. Use it with: cq model=%s model.weights=%s", folder, model, folder)
 
 
 def _architecture(path: Path) -> str:
-    return str(OmegaConf.select(OmegaConf.load(path), "release.architecture") or "")
+    return str(OmegaConf.select(OmegaConf.load(path), "model.release.architecture") or "")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,8 @@ def denoise(
 ) -> Iterator[DenoiseStep]:
     """Denoise `x_NCHW` along `noise_scheduler.timesteps`; the cached maps are a local value, so nothing can leak.
 
-    noise_scheduler: a diffusers scheduler whose timesteps are set; it is used by this loop alone.
+    x_NCHW: noise of standard deviation 1. noise_scheduler: a diffusers scheduler whose timesteps are set; it is used by
+    this loop alone, which scales the noise, and what the denoiser is called with, as the scheduler wants it.
     At a reuse call the predictor makes each map from those of the last refreshes, and the correction mends that.
     Raises ValueError, at the first call, for a schedule of another number of calls or a correction of another schedule.
     """
@@ -55,6 +56,7 @@ def denoise(
         )
     if any(len(table) != len(timesteps) for table in correction.tables.values()):
         raise ValueError(f"the correction's tables are not for {len(timesteps)} calls. Fit it again for this schedule.")
+    x_NCHW = x_NCHW * noise_scheduler.init_noise_sigma
     refresh = set(schedule.refresh_calls)
     past: list[tuple[int, Mapping[str, Tensor]]] = []  # the last refreshes, newest first
     for call, timestep in enumerate(timesteps):
@@ -64,7 +66,8 @@ def denoise(
             for site in schedule.sites_at(call, default=denoiser.sites):
                 held = combine(weights, [features[site] for _, features in past])
                 reuse[site] = correction.apply(held, name=site, call=call)
-        output = denoiser(x_NCHW, call=call, timestep=timestep, cond=cond, reuse=reuse)
+        scaled_NCHW = noise_scheduler.scale_model_input(x_NCHW, timestep)
+        output = denoiser(scaled_NCHW, call=call, timestep=timestep, cond=cond, reuse=reuse)
         if output.features:
             past = [(call, output.features), *past][: predictor.depth]
         x_NCHW = noise_scheduler.step(output.eps_NCHW, timestep, x_NCHW).prev_sample

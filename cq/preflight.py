@@ -1,5 +1,6 @@
 """What two parts of a run demand of each other, refused in seconds instead of after a calibration pass."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from math import ceil
@@ -18,12 +19,29 @@ if TYPE_CHECKING:  # these bring torch, which a check of a configuration does no
     from cq.sample.generate import Sample
 
 
-def check_baseline(sampler: "Sampler", num_steps: int) -> None:
-    """Raise ValueError, under the baseline's key, for a number of steps that its sampler cannot take."""
+def check_sampler(sampler: "Sampler", num_steps: int, model: "ModelComponent", key: str) -> None:
+    """Raise ValueError, under `key`, for a number of steps that the sampler cannot take with the model.
+
+    Also for a sampler, or a model, that was written when samplers did not ask what is stored.
+    """
+    for call in ("check(num_steps, stored)", "noise_scheduler(stored, num_steps)", "num_calls(num_steps)"):
+        method: Any = getattr(sampler, call.partition("(")[0], None)
+        try:
+            inspect.signature(method).bind(*call.split(","))
+        except TypeError as error:
+            raise ValueError(
+                f"sampler={type(sampler).__name__}: has no {call}, which every sampler needs: `stored` is the model's "
+                "scheduler_config.json. See Sampler in cq/contracts.py, or derive from cq.sampler.stock.StockSolver."
+            ) from error
+    if not hasattr(model, "noise"):
+        raise ValueError(
+            f"model={type(model).__name__}: has no `noise`, the scheduler_config.json that its sampler reads. "
+            "See ModelComponent in cq/models/diffusion.py."
+        )
     try:
-        sampler.check(num_steps)
+        sampler.check(num_steps, model.noise)
     except ValueError as error:
-        raise ValueError(str(error).replace("budget.num_steps", "baseline.num_steps")) from error
+        raise ValueError(str(error).replace("budget.num_steps", key)) from error
 
 
 def check_protocol_choices(

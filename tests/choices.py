@@ -14,6 +14,12 @@ def names(group: str) -> list[str]:
     return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
 
 
+def component_node(group: str, name: str) -> Any:
+    """What a yaml says of its component: all of it, or what stands under the group's name beside other defaults."""
+    document = OmegaConf.load(CONF / group / f"{name}.yaml")
+    return document.get(group, document) if isinstance(document, DictConfig) else document
+
+
 def built(
     group: str, name: str, *, num_steps: int = 50, interval: int = 5, bits: int = 8, data: str = "data", **fields: Any
 ) -> Any:
@@ -25,7 +31,7 @@ def built(
         {
             "budget": {"num_steps": num_steps, "cache_interval": interval, "weight_bits": bits, "act_bits": bits},
             "paths": {"data": data},
-            "node": OmegaConf.load(CONF / group / f"{name}.yaml"),
+            "node": component_node(group, name),
         }
     )
     for node in _nodes(root.node):

@@ -47,9 +47,9 @@ OF_TWO_PARTS: Refusals = {
         ["metrics.fidelity.batch_size=0"],
         ["metrics.fidelity.batch_size=0", "at least 1", "250 is usual"],
     ),
-    "baseline of steps that do not divide 1000": (
-        ["baseline.num_steps=30"],
-        ["cq: baseline.num_steps=30", "divisor", "Choose 50"],
+    "baseline of steps that do not start in the noise": (
+        ["baseline.num_steps=300"],
+        ["cq: baseline.num_steps=300", "starts at timestep 898 of 1000", "Choose from 125, 200, 250, 500, 999."],
     ),
     "too few images for a metric": (
         ["evaluate=class_conditional"],

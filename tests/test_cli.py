@@ -35,7 +35,10 @@ REFUSED = {
         ["budget.cache_interval=11", "1..budget.num_steps=10", "Lower"],
     ),
     "no steps": (["budget.num_steps=0"], ["budget.num_steps=0", "at least 1"]),
-    "steps that do not divide 1000": (["budget.num_steps=30"], ["budget.num_steps=30", "divisor", "Choose 50"]),
+    "steps that do not start in the noise": (
+        ["budget.num_steps=300"],
+        ["budget.num_steps=300", "starts at timestep 898", "Choose from"],
+    ),
     "too many groups": (
         ["schedule.num_groups=11", DPS],
         ["schedule.num_groups=11", "10 calls do not split", "Set schedule.num_groups between 3 and 10"],

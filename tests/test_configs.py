@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cq.components import Components
 from cq.config import CONF, Paths, RunConfig
+from tests.choices import component_node
 from tests.tiny_runs import composed
 
 NO_COMPONENTS = (
@@ -163,7 +164,7 @@ def test_an_experiment_sets_no_number_inside_a_group(name: str) -> None:
 @pytest.mark.parametrize(("group", "name"), components())
 def test_a_yaml_lists_every_field_of_its_class_and_nothing_else(group: str, name: str) -> None:
     """A field may be another choice, taken over whole: `defaults: [/quantize@base: ptq]` gives `base`."""
-    document = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml"))
+    document = OmegaConf.to_container(component_node(group, name))
     assert isinstance(document, dict)
     taken_over = {key.partition("@")[2] for entry in document.pop("defaults", []) for key in entry}
     found = list(nodes(document))

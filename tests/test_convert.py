@@ -33,7 +33,7 @@ def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def component(name: str, folder: Path, **changes: Any) -> Any:
     """The model of conf/model with what the narrow one has otherwise."""
-    node = OmegaConf.load(CONF / f"model/{name}.yaml")
+    node = OmegaConf.load(CONF / f"model/{name}.yaml").model
     made = build(OmegaConf.merge(node, {"weights": str(folder)}), "model")
     return dataclasses.replace(made, num_classes=10 if made.num_classes else 0, **changes)
 
@@ -62,7 +62,7 @@ def test_a_converted_folder_opens_as_the_models_yaml_says(
     again = model.denoiser(x, call=0, timestep=t, cond=None, reuse=out.features)
     assert torch.equal(again.eps_NCHW, out.eps_NCHW)
     assert model.vae.config.scaling_factor == pytest.approx(0.22765929)
-    assert model.scheduler.config.beta_end == 0.0155
+    assert chosen.noise["beta_end"] == 0.0155
     scheduler = model.noise_scheduler(100)
     assert (int(scheduler.timesteps[0]), int(scheduler.timesteps[-1])) == (991, 1)
     assert float(scheduler.final_alpha_cumprod) == float(scheduler.alphas_cumprod[0])

@@ -45,8 +45,13 @@ class Doubling:
 class CountingUp:
     """A sampler that adds one whatever the prediction: 10, 11, 12, ..."""
 
+    init_noise_sigma = 1.0
+
     def __init__(self, num_calls: int) -> None:
         self.timesteps = torch.arange(num_calls).flip(0)
+
+    def scale_model_input(self, x: Tensor, timestep: Tensor) -> Tensor:
+        return x
 
     def step(self, eps: Tensor, timestep: Tensor, x: Tensor) -> SimpleNamespace:
         return SimpleNamespace(prev_sample=x + 1)

@@ -135,7 +135,9 @@ def test_what_is_prepared_is_what_the_commands_then_look_for() -> None:
     )
     converted = {words[3]: words[5] for words in lines if "cq.convert" in words}
     assert converted == {
-        name: model.weights for name, model in models.items() if model.release and model.release.architecture == name
+        name: model.weights
+        for name, model in ((name, document.model) for name, document in models.items())
+        if model.release and model.release.architecture == name
     }
     data = {"paths": {"data": "data"}}
     asked = [OmegaConf.merge(data, protocols[name]).protocol for name in PROTOCOLS if name != "coco5k_300crop"]

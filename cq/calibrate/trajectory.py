@@ -105,7 +105,6 @@ def merged_statistics(
     bits; batches of other sizes are other parts, and agree to float64's rounding.
     """
     timesteps = noise_scheduler.timesteps
-    alphas = noise_scheduler.alphas_cumprod.double()[timesteps.long()]
     num_calls = len(timesteps)
     sites = all_sites(phases)
     totals: dict[str, Tensor] = {}
@@ -135,8 +134,18 @@ def merged_statistics(
         square_TC=of["square_TC"],
         cross_TDC=of["cross_TDC"],
         timesteps_T=timesteps.long().clone(),
-        sigma_T=((1 - alphas) / alphas).sqrt(),
+        sigma_T=noise_levels(noise_scheduler),
     )
+
+
+def noise_levels(noise_scheduler: Any) -> Tensor:
+    """float64 [T]: sqrt((1 - alpha_bar) / alpha_bar) at each call, also between two timesteps of training."""
+    timesteps: Tensor = noise_scheduler.timesteps
+    if timesteps.is_floating_point():  # of a solver that steps along such levels
+        levels: Tensor = noise_scheduler.sigmas[: len(timesteps)].double()
+        return levels
+    alphas = noise_scheduler.alphas_cumprod.double()[timesteps]
+    return ((1 - alphas) / alphas).sqrt()
 
 
 class _SiteSums:

@@ -1,6 +1,7 @@
 """What every loaded diffusion model offers the stages, whatever its family."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -55,6 +56,10 @@ class ModelComponent(Protocol):
     def image_shape(self) -> tuple[int, int, int]: ...
 
     @property
+    def noise(self) -> Mapping[str, Any]:
+        """The stored scheduler's configuration, which a sampler reads as `cq.sampler.stored` says."""
+
+    @property
     def blocks(self) -> int:
         """Transformer blocks that a strategy can name, read without loading anything; 0 for U-Nets."""
 
@@ -73,11 +78,10 @@ class ModelComponent(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionModel:
-    """The loaded parts. scheduler: as stored with the weights; `sampler` makes the solver from its configuration."""
+    """The loaded parts. sampler: makes the solver from the noise schedule that is stored with the weights."""
 
     component: ModelComponent
     denoiser: "GuidedDenoiser"
-    scheduler: Any
     sampler: "Sampler"
 
     @property
@@ -99,7 +103,7 @@ class DiffusionModel:
 
     def noise_scheduler(self, num_steps: int) -> Any:
         """A fresh diffusers scheduler with its timesteps set; one loop uses one."""
-        return self.sampler.noise_scheduler(self.scheduler.config, num_steps)
+        return self.sampler.noise_scheduler(self.component.noise, num_steps)
 
     def condition(self, labels_N: "Tensor", purpose: Purpose = "evaluation") -> "Tensor | None":
         """What the network is conditioned on, both halves [2N, ...] where guided; None for unconditional models.
@@ -138,10 +142,15 @@ def to_pixels(images_NCHW: "Tensor") -> "Tensor":
     return pixels
 
 
-def read_scheduler(kind: Any, weights: str, release: "Release | None") -> Any:
-    """The stored noise schedule as a scheduler of `kind`; sampled from as `release` says."""
-    stored = dict(part_config(weights, "scheduler"))
-    return kind.from_config(stored if release is None else release.noise(stored))
+def stored_noise(weights: str, release: "Release | None") -> Mapping[str, Any]:
+    """The stored scheduler's configuration; sampled from as `release` says. Raises ValueError where it has no class."""
+    stored = part_config(weights, "scheduler")
+    if "_class_name" not in stored:
+        raise ValueError(
+            f"model.weights={weights!r}: its scheduler_config.json has no _class_name, without which nobody knows what "
+            "a key means that is not stored. Write it there, as in model_index.json."
+        )
+    return stored if release is None else release.noise(stored)
 
 
 def check_folder(

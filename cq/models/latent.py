@@ -1,5 +1,6 @@
 """Class-conditional and unconditional latent diffusion U-Nets stored as diffusers folders."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,7 +11,7 @@ from cq.models.diffusion import (
     check_folder,
     folder_digest,
     guiding,
-    read_scheduler,
+    stored_noise,
 )
 from cq.models.release import CAME_LATER, Release
 from cq.models.stored import check_classes, check_context, check_decoder, check_part, part_config, stored_layers
@@ -39,6 +40,11 @@ class LatentDiffusion:
     image_shape: tuple[int, int, int]
     release: Release | None = field(metadata=CAME_LATER)
 
+    @property
+    def noise(self) -> Mapping[str, Any]:
+        """The stored scheduler's configuration."""
+        return stored_noise(self.weights, self.release)
+
     def check(self) -> None:
         """Raise ValueError, before anything is loaded, for a model that is not there or a site it does not have."""
         from cq.models.sites import check_cut, cuts_of
@@ -65,7 +71,7 @@ class LatentDiffusion:
 
     def load(self) -> "LatentModel":
         """Read the weights as float32 in evaluation mode."""
-        from diffusers import DDIMScheduler, UNet2DConditionModel, UNet2DModel
+        from diffusers import UNet2DConditionModel, UNet2DModel
 
         from cq.models.class_embedder import ClassEmbedder
         from cq.models.reading import guided, read_first_stage, read_part
@@ -78,7 +84,6 @@ class LatentDiffusion:
             denoiser=guided(UNetCut(unet), self),
             vae=read_first_stage(self.weights),
             class_embedder=read_part(ClassEmbedder, self.weights, "class_embedder") if self.num_classes else None,
-            scheduler=read_scheduler(DDIMScheduler, self.weights, self.release),
             sampler=DDIM(),
         )
 

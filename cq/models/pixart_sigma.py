@@ -1,9 +1,10 @@
 """PixArt-Sigma (arXiv:2403.04692), a text-conditional diffusion transformer, stored as a diffusers folder."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from cq.models.diffusion import Family, read_scheduler
+from cq.models.diffusion import Family
 from cq.models.stable_diffusion import StableDiffusion, TextModel
 from cq.models.stored import (
     check_block_site,
@@ -32,6 +33,7 @@ class PixArtSigma(StableDiffusion):
     family: ClassVar[Family] = "transformer"
     parts: ClassVar[tuple[str, ...]] = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
     pipelines: ClassVar[tuple[str, ...]] = tuple(TOKENS)
+    amended: ClassVar[Mapping[str, Any]] = {}
 
     def cleaned(self, prompt: str) -> str:
         """Lowered and stripped, as the stock pipeline's `encode_prompt`.
@@ -59,7 +61,7 @@ class PixArtSigma(StableDiffusion):
 
     def load(self) -> "PixArtModel":
         """Read the weights as float32 in evaluation mode."""
-        from diffusers import DPMSolverMultistepScheduler, PixArtTransformer2DModel
+        from diffusers import PixArtTransformer2DModel
         from transformers import T5EncoderModel, T5Tokenizer
 
         from cq.models.pixart import PixArtCut
@@ -78,7 +80,6 @@ class PixArtSigma(StableDiffusion):
             tokenizer=tokenizer,
             tokens=tokens,
             prompts=self.prompts_for(tokenizer, tokens),
-            scheduler=read_scheduler(DPMSolverMultistepScheduler, self.weights, self.release),
             sampler=DPMpp(),
         )
 

@@ -1,14 +1,15 @@
 """Unconditional diffusion in pixel space (DDPM, arXiv:2006.11239) stored as a diffusers folder."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from cq.models.diffusion import (
     DiffusionModel,
     Family,
     check_folder,
     folder_digest,
-    read_scheduler,
+    stored_noise,
     to_pixels,
 )
 from cq.models.release import CAME_LATER, Release
@@ -38,6 +39,11 @@ class PixelDiffusion:
     release: Release | None = field(metadata=CAME_LATER)
 
     @property
+    def noise(self) -> Mapping[str, Any]:
+        """The stored scheduler's configuration."""
+        return stored_noise(self.weights, self.release)
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
         """The image itself."""
         return self.image_shape
@@ -57,7 +63,7 @@ class PixelDiffusion:
 
     def load(self) -> "PixelModel":
         """Read the weights as float32 in evaluation mode."""
-        from diffusers import DDIMScheduler, UNet2DModel
+        from diffusers import UNet2DModel
 
         from cq.models.reading import guided, read_part
         from cq.models.unet import UNetCut
@@ -67,7 +73,6 @@ class PixelDiffusion:
         return PixelModel(
             component=self,
             denoiser=guided(network, self),
-            scheduler=read_scheduler(DDIMScheduler, self.weights, self.release),
             sampler=DDIM(),
         )
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from cq.models.diffusion import read_scheduler
 from cq.models.stable_diffusion import StableDiffusion, TextModel
 from cq.models.stored import (
     check_context,
@@ -46,6 +45,7 @@ class StableDiffusionXL(StableDiffusion):
 
     parts: ClassVar[tuple[str, ...]] = (*StableDiffusion.parts, "text_encoder_2", "tokenizer_2")
     pipelines: ClassVar[tuple[str, ...]] = ("StableDiffusionXLPipeline",)
+    amended: ClassVar[Mapping[str, Any]] = {}
 
     def check_conditions(self) -> None:
         """Raise ValueError where first stage, text encoders and U-Net are not of one model."""
@@ -60,12 +60,12 @@ class StableDiffusionXL(StableDiffusion):
 
     def load(self) -> "XLModel":
         """Read the weights as float32 in evaluation mode."""
-        from diffusers import DDIMScheduler, UNet2DConditionModel
+        from diffusers import UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
         from cq.models.reading import guided, read_first_stage, read_part, read_tokenizer
         from cq.models.unet import UNetCut
-        from cq.sampler.ddim import DDIM
+        from cq.sampler.euler import Euler
 
         network = UNetCut(read_part(UNet2DConditionModel, self.weights, "unet"))
         text_encoder = read_part(CLIPTextModel, self.weights, "text_encoder")
@@ -81,8 +81,7 @@ class StableDiffusionXL(StableDiffusion):
             tokenizer_2=read_tokenizer(CLIPTokenizer, self.weights, "tokenizer_2", text_encoder_2),
             zero_null=bool(index_setting(self.weights, "force_zeros_for_empty_prompt", True)),
             prompts=self.prompts_for(tokenizer, tokenizer.model_max_length),
-            scheduler=read_scheduler(DDIMScheduler, self.weights, self.release),
-            sampler=DDIM(),
+            sampler=Euler(),
         )
 
 

@@ -13,7 +13,7 @@ from cq.models.diffusion import (
     Purpose,
     check_folder,
     folder_digest,
-    read_scheduler,
+    stored_noise,
 )
 from cq.models.release import CAME_LATER, Release
 from cq.models.stored import (
@@ -65,6 +65,12 @@ class StableDiffusion:
 
     parts: ClassVar[tuple[str, ...]] = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
     pipelines: ClassVar[tuple[str, ...]] = ("StableDiffusionPipeline",)
+    amended: ClassVar[Mapping[str, Any]] = {"steps_offset": 1, "clip_sample": False}  # by the stock pipeline, if stored
+
+    @property
+    def noise(self) -> Mapping[str, Any]:
+        """The stored scheduler's configuration, as the stock pipeline reads it."""
+        return {**stored_noise(self.weights, self.release), **self.amended}
 
     @property
     def blocks(self) -> int:
@@ -126,7 +132,7 @@ class StableDiffusion:
 
     def load(self) -> "TextModel":
         """Read the weights as float32 in evaluation mode."""
-        from diffusers import PNDMScheduler, UNet2DConditionModel
+        from diffusers import UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTokenizer
 
         from cq.models.reading import guided, read_first_stage, read_part, read_tokenizer
@@ -143,7 +149,6 @@ class StableDiffusion:
             text_encoder=text_encoder,
             tokenizer=tokenizer,
             prompts=self.prompts_for(tokenizer, tokenizer.model_max_length),
-            scheduler=read_scheduler(PNDMScheduler, self.weights, self.release),
             sampler=PLMS(),
         )
 

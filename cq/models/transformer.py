@@ -1,5 +1,6 @@
 """Class-conditional diffusion transformers (DiT, arXiv:2212.09748) stored as diffusers folders."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -9,7 +10,7 @@ from cq.models.diffusion import (
     Purpose,
     check_folder,
     folder_digest,
-    read_scheduler,
+    stored_noise,
 )
 from cq.models.release import CAME_LATER, Release
 from cq.models.stored import check_block_site, check_classes, check_decoder, check_part, num_blocks, stored_layers
@@ -38,6 +39,11 @@ class DiffusionTransformer:
     release: Release | None = field(metadata=CAME_LATER)
 
     @property
+    def noise(self) -> Mapping[str, Any]:
+        """The stored scheduler's configuration."""
+        return stored_noise(self.weights, self.release)
+
+    @property
     def blocks(self) -> int:
         """How many transformer blocks there are, by the model's configuration."""
         return num_blocks(self.weights)
@@ -56,7 +62,7 @@ class DiffusionTransformer:
 
     def load(self) -> "TransformerModel":
         """Read the weights as float32 in evaluation mode."""
-        from diffusers import DDIMScheduler, DiTTransformer2DModel
+        from diffusers import DiTTransformer2DModel
 
         from cq.models.dit import DiTCut
         from cq.models.reading import guided, read_first_stage, read_part
@@ -67,7 +73,6 @@ class DiffusionTransformer:
             component=self,
             denoiser=guided(network, self, null_first=False),
             vae=read_first_stage(self.weights),
-            scheduler=read_scheduler(DDIMScheduler, self.weights, self.release),
             sampler=DDIM(),
         )
 

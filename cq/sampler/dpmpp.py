@@ -2,30 +2,32 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
+
+from cq.sampler.stock import StockSolver
+from cq.sampler.stored import Stored
+
+OURS = ("dpmsolver++", "deis")  # diffusers takes the second, another class's, for the first
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPMpp:
-    """diffusers' DPMSolverMultistepScheduler with its `dpmsolver++` algorithm on the model's own noise schedule."""
+class DPMpp(StockSolver):
+    """diffusers' DPMSolverMultistepScheduler with its deterministic `dpmsolver++` algorithm, on any grid."""
 
-    def check(self, num_steps: int) -> None:
-        """Raise ValueError for fewer than 2 steps."""
-        if not 2 <= num_steps <= 1000:
-            raise ValueError(f"budget.num_steps={num_steps}: DPM-Solver++ takes 2 to 1000 steps. 20 is usual.")
+    scheduler = "DPMSolverMultistepScheduler"
+    spacing = "linspace"
+    one_more = 1
+    fixed: ClassVar[Mapping[str, Any]] = {
+        "algorithm_type": OURS[0],
+        "variance_type": None,  # a learned one is dropped where the network's output is read
+    }
 
-    def num_calls(self, num_steps: int) -> int:
-        """One a step."""
-        return num_steps
-
-    def noise_scheduler(self, config: Mapping[str, Any], num_steps: int) -> Any:
-        """A fresh noise scheduler with its timesteps set."""
-        import warnings
-
-        from diffusers import DPMSolverMultistepScheduler
-
-        fresh = DPMSolverMultistepScheduler.from_config(config, algorithm_type="dpmsolver++", solver_order=2)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # diffusers hands numpy a tensor
-            fresh.set_timesteps(num_steps)
-        return fresh
+    def check_stored(self, stored: Stored) -> None:
+        """Raise ValueError also for another algorithm of the stored solver."""
+        super().check_stored(stored)
+        algorithm = stored.values.get("algorithm_type", OURS[0])
+        if algorithm not in OURS:
+            raise ValueError(
+                f"sampler=DPMpp: is {OURS[0]}, and the model's stored scheduler has algorithm_type={algorithm!r}. "
+                "Use sampler=ddim or sampler=euler."
+            )

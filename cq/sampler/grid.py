@@ -19,11 +19,6 @@ def grid_ddim() -> Any:
 
         def set_grid(self, timesteps: list[int]) -> None:
             """timesteps: in sampling order, none below the one after it."""
-            if self.config.prediction_type != "epsilon":
-                raise ValueError(
-                    f"prediction_type={self.config.prediction_type!r}: the quadratic grid is for networks that predict "
-                    "the noise. Use sampler=ddim."
-                )
             self.num_inference_steps = len(timesteps)
             self.timesteps = torch.tensor(timesteps)
             self._taken = 0

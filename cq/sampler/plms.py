@@ -2,29 +2,35 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
+
+from cq.sampler.stock import StockSolver
+from cq.sampler.stored import Stored
 
 
 @dataclass(frozen=True, kw_only=True)
-class PLMS:
+class PLMS(StockSolver):
     """diffusers' PNDMScheduler without Runge-Kutta steps. Its second step is called twice; calls, not steps, count."""
 
-    def check(self, num_steps: int) -> None:
-        """Raise ValueError for a step count that does not divide the training steps, or fewer than 2."""
-        if num_steps < 2 or 1000 % num_steps:
+    scheduler = "PNDMScheduler"
+    predictions = ("epsilon", "v_prediction")
+    equal_steps = True
+    lacks: ClassVar[Mapping[str, Any]] = {"rescale_betas_zero_snr": False, "final_sigmas_type": "zero"}
+    fixed: ClassVar[Mapping[str, Any]] = {"skip_prk_steps": True}
+
+    def check_stored(self, stored: Stored) -> None:
+        """Raise ValueError also where the stored PNDM begins with Runge-Kutta steps."""
+        super().check_stored(stored)
+        if stored.kind == self.scheduler and not stored.values.get("skip_prk_steps", False):
             raise ValueError(
-                f"budget.num_steps={num_steps}: PLMS needs at least 2 steps and a divisor of the 1000 training steps. "
-                "Choose 20, 25, 40, 50 or 100."
+                "sampler=PLMS: leaves out Runge-Kutta steps, and the model's stored PNDMScheduler has "
+                "skip_prk_steps=False. Use sampler=ddim or sampler=dpmpp."
             )
+
+    def fault(self, num_steps: int, stored: Stored) -> str:
+        """Also for a single step, which cannot be called twice."""
+        return super().fault(num_steps, stored) if num_steps > 1 else "PLMS needs at least 2 steps"
 
     def num_calls(self, num_steps: int) -> int:
         """One a step, and one more."""
         return num_steps + 1
-
-    def noise_scheduler(self, config: Mapping[str, Any], num_steps: int) -> Any:
-        """A fresh noise scheduler with its timesteps set."""
-        from diffusers import PNDMScheduler
-
-        fresh = PNDMScheduler.from_config(config, skip_prk_steps=True)
-        fresh.set_timesteps(num_steps)
-        return fresh

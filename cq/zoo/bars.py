@@ -116,7 +116,7 @@ def measure(name: str, size: Size, *, work: Path, root: Path) -> tuple[dict[str,
 
 def measure_ldm_mini(size: Size, *, work: Path, root: Path) -> tuple[dict[str, Any], Tensor]:
     """The same through our own loop, with what the first stage alone costs."""
-    model: LatentDiffusion = build(OmegaConf.load(CONF / "model/ldm_mini.yaml"), "model")
+    model: LatentDiffusion = build(OmegaConf.load(CONF / "model/ldm_mini.yaml").model, "model")
     loaded = model.load()
     sample = Sample(
         num_images=size.num_images, batch_size=BATCH_SIZE, num_steps=size.num_steps, labels="balanced", classes=None,

@@ -149,7 +149,7 @@ def _calibrate(num_steps: int) -> None:
 
 
 def _model() -> DiffusionModel:
-    model: DiffusionModel = build(OmegaConf.load(ROOT / "conf/model/ldm_mini.yaml"), "model").load()
+    model: DiffusionModel = build(OmegaConf.load(ROOT / "conf/model/ldm_mini.yaml").model, "model").load()
     return model
 
 

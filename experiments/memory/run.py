@@ -72,7 +72,7 @@ class Sizes:
 
 
 def load(name: str) -> DiffusionModel:
-    model: DiffusionModel = build(OmegaConf.load(ROOT / f"conf/model/{name}.yaml"), "model").load()
+    model: DiffusionModel = build(OmegaConf.load(ROOT / f"conf/model/{name}.yaml").model, "model").load()
     return replace(model, sampler=build(OmegaConf.load(ROOT / "conf/sampler/ddim.yaml"), "sampler"))
 
 
@@ -345,7 +345,7 @@ def main() -> None:
         sizes = Sizes(steps=options.steps, samples=options.samples, images=options.images)
         parts = [Collection(method, keep) for method in ("positions", "pooling") for keep in options.keep]
         source = Source.now()
-        component = build(OmegaConf.load(ROOT / f"conf/model/{options.model}.yaml"), "model")
+        component = build(OmegaConf.load(ROOT / f"conf/model/{options.model}.yaml").model, "model")
         results = {
             "model": options.model, "weights_digest": component.weights_digest(), **asdict(sizes),
             "commit": source.commit, "clean_tree": source.clean, "torch": torch.__version__,

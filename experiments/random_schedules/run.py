@@ -142,7 +142,7 @@ def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else "ldm_mini"
     num_random = int(sys.argv[2]) if len(sys.argv) > 2 else 100
     started = time.monotonic()
-    component = build(OmegaConf.load(ROOT / f"conf/model/{name}.yaml"), "model")
+    component = build(OmegaConf.load(ROOT / f"conf/model/{name}.yaml").model, "model")
     model = component.load()
     model = replace(model, sampler=build(OmegaConf.load(ROOT / "conf/sampler/ddim.yaml"), "sampler"))
     commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)

@@ -122,7 +122,7 @@ def test_another_way_to_write_a_reference_is_refused(reference: str, monkeypatch
 
 
 def published(name: str, **changes: Any) -> Any:
-    return build(OmegaConf.merge(OmegaConf.load(CONF / f"model/{name}.yaml"), changes), "model")
+    return build(OmegaConf.merge(OmegaConf.load(CONF / f"model/{name}.yaml").model, changes), "model")
 
 
 def test_without_weights_one_message_says_what_how_large_and_where(monkeypatch: pytest.MonkeyPatch) -> None:
