@@ -49,7 +49,7 @@ OF_TWO_PARTS: Refusals = {
     ),
     "baseline of steps that do not start in the noise": (
         ["baseline.num_steps=300"],
-        ["cq: baseline.num_steps=300", "starts at timestep 898 of 1000", "Choose from 125, 200, 250, 500, 999."],
+        ["cq: baseline.num_steps=300", "starts at timestep 898 of 1000", "Choose from 100, 125, 200, 250, 500."],
     ),
     "too few images for a metric": (
         ["evaluate=class_conditional"],
