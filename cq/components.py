@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from cq.config import build, check_budget, check_compute
 from cq.preflight import (
+    check_cost,
     check_files,
     check_layers,
     check_metrics,
@@ -94,7 +95,8 @@ class Components:
         baseline_sampler: Sampler = build(config.baseline.sampler, "baseline.sampler")
         strategy: CacheStrategy = build(config.cache, "cache")
         model.check()
-        own_steps = "budget.num_steps" if sample.num_steps == config.budget.num_steps else "sample.num_steps"
+        budget = {value: f"budget.{key}" for key, value in reversed(config.budget.items()) if key.endswith("_steps")}
+        own_steps = budget.get(sample.num_steps, "sample.num_steps")
         check_sampler(sampler, sample.num_steps, model, own_steps)
         check_sampler(baseline_sampler, config.baseline.num_steps, model, "baseline.num_steps")
         num_calls = sampler.num_calls(sample.num_steps)
@@ -142,6 +144,7 @@ class Components:
         for name, metric in parts.metrics.items():
             protocol.check_metric(f"metrics.{name}", metric)
         check_layers(parts.quantizer, model)
+        check_cost(parts.cost, parts.planner, model)
         check_reach(
             parts.planner, parts.correct_cache, parts.predictor, calibrate=parts.calibrate, cost=parts.cost,
             num_calls=num_calls,

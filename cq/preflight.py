@@ -44,6 +44,26 @@ def check_sampler(sampler: "Sampler", num_steps: int, model: "ModelComponent", k
         raise ValueError(str(error).replace("budget.num_steps", key)) from error
 
 
+def check_cost(cost: "Cost", planner: "SchedulePlanner", model: "ModelComponent") -> None:
+    """Raise ValueError for a cost that weighs calls by a noise level, where such a weight would mean nothing.
+
+    Its weights are those of errors in a prediction of the noise, and finite only where the first call sees a signal.
+    """
+    from cq.contracts import ReadsStatistics
+    from cq.cost.weighted import Weighted
+    from cq.sampler.stored import Stored
+
+    if not (isinstance(cost, Weighted) and isinstance(planner, ReadsStatistics)):
+        return
+    stored = Stored.of(model.noise)
+    if stored.prediction != "epsilon" or stored.zero_snr:
+        found = f"prediction_type={stored.prediction!r}" if stored.prediction != "epsilon" else "rescale_betas_zero_snr"
+        raise ValueError(
+            f"cost={type(cost).__name__}: weighs calls by how an error in the predicted noise reaches the image, and "
+            f"the model's stored scheduler has {found}. Take an unweighted cost: cost=l1 or cost=residual."
+        )
+
+
 def check_protocol_choices(
     protocol: "NoProtocol | PaperProtocol", *, model: DictConfig, metrics: DictConfig
 ) -> None:  # fmt: skip

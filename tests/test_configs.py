@@ -117,6 +117,27 @@ def test_every_choice_composes_and_builds(
     Components.of(config)
 
 
+OWN: dict[str, tuple[str, int]] = {  # sampler and steps of a model that is named and nothing else
+    "ldm_mini": ("ddim", 250), "ldm_uncond_mini": ("ddim", 100), "ddpm_mini": ("ddim", 100), "dit_mini": ("ddim", 50),
+    "sd_mini": ("plms", 50), "ddpm_cifar10": ("ddim_quadratic", 100), "ldm_bedroom256": ("ddim", 100),
+    "ldm_church256": ("ddim", 100), "ldm_imagenet256": ("ddim", 250), "sd_v1_4": ("plms", 50), "sd_v1_5": ("plms", 50),
+    "sdxl": ("euler", 50), "dit_xl2_256": ("ddim", 50), "pixart_sigma": ("dpmpp", 20),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model", names("model"))
+def test_a_model_brings_its_own_sampler_and_steps_and_can_be_cached_with_them(
+    model: str, root: list[str], tiny_folders: dict[str, Path]
+) -> None:
+    arguments = [*root, f"model={model}", *tiny_weights(model, tiny_folders), "evaluate=fidelity"]
+    config, found = composed([*arguments, "schedule=uniform"])
+    assert (found["sampler"], config.sample.num_steps) == OWN[model]
+    assert config.budget.cache_interval < config.budget.num_steps
+    Components.of(config)
+    config, found = composed([*arguments, "sampler=dpmpp", "budget.num_steps=25", "debug=smoke", "schedule=none"])
+    assert (found["sampler"], config.sample.num_steps) == ("dpmpp", 25)  # the command line has the last word
+
+
 def model_of(experiment: str) -> str:
     """The model that its file names; composing the whole configuration for that takes far longer."""
     document: Any = OmegaConf.to_container(OmegaConf.load(CONF / "experiment" / f"{experiment}.yaml"))

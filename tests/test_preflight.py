@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,9 +17,10 @@ from cq.correct.from_statistics import moments_for_schedule
 from cq.correct.none import NoCorrection
 from cq.correct.offset_only import OffsetOnly
 from cq.cost.l1 import L1
+from cq.cost.weighted import Weighted
 from cq.predict.last import Last
 from cq.predict.taylor import Taylor
-from cq.preflight import check_reach
+from cq.preflight import check_cost, check_reach
 from cq.schedule.dps import DPS
 from cq.schedule.none import NoCache
 from cq.schedule.threshold import Threshold
@@ -74,6 +76,19 @@ def test_the_correction_of_plain_reuse_is_refused_exactly_where_it_could_not_be_
                 check(max_interval, Uniform(interval=interval), OffsetOnly())
         else:
             check(max_interval, Uniform(interval=interval), OffsetOnly())
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [{"prediction_type": "v_prediction"}, {"rescale_betas_zero_snr": True}],
+    ids=lambda stored: next(iter(stored)),
+)
+def test_a_cost_weighted_by_noise_levels_wants_a_network_that_predicts_noise(stored: dict[str, object]) -> None:
+    weighted, model = Weighted(base="l1", power=0.5), SimpleNamespace(noise={"_class_name": "DDIMScheduler", **stored})
+    with pytest.raises(ValueError, match=f"cost=Weighted: .*{next(iter(stored))}.*cost=l1"):
+        check_cost(weighted, dps(2), model)  # type: ignore[arg-type]
+    check_cost(L1(), dps(2), model)  # type: ignore[arg-type]
+    check_cost(weighted, Uniform(interval=2), model)  # type: ignore[arg-type]
 
 
 def test_what_needs_no_statistics_is_let_through() -> None:

@@ -1,14 +1,24 @@
 """Samplers: calls a trajectory, timesteps, and what is refused."""
 
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
+from cq.preflight import check_sampler
 from cq.sampler.ddim import DDIM
 from cq.sampler.dpmpp import DPMpp
 from cq.sampler.euler import Euler
 from cq.sampler.plms import PLMS
 from cq.sampler.stock import StockSolver
 from cq.zoo.recipes.diffusion import ldm_noise_scheduler
+from tests.families import component
+from tests.sampler.stored_configs import STORED
 
 SAMPLERS: dict[str, StockSolver] = {"ddim": DDIM(), "plms": PLMS(), "dpmpp": DPMpp(), "euler": Euler()}
 
@@ -41,3 +51,51 @@ def test_plms_calls_its_second_step_twice() -> None:
 def test_a_step_count_that_the_sampler_cannot_take_is_refused(name: str, num_steps: int) -> None:
     with pytest.raises(ValueError, match=f"budget.num_steps={num_steps}: "):
         SAMPLERS[name].check(num_steps)
+
+
+@dataclass(frozen=True)
+class OfBefore:
+    """A sampler from when they did not ask what is stored."""
+
+    def check(self, num_steps: int) -> None: ...
+
+    def num_calls(self, num_steps: int) -> int:
+        return num_steps
+
+    def noise_scheduler(self, config: object, num_steps: int) -> None: ...
+
+
+def test_a_sampler_of_the_old_contract_is_told_the_new_one() -> None:
+    sampler: Any = OfBefore()
+    with pytest.raises(ValueError, match=r"sampler=OfBefore: has no check\(num_steps, stored\)"):
+        check_sampler(sampler, 10, SimpleNamespace(noise=STORED["SD 1"]), "budget.num_steps")  # type: ignore[arg-type]
+
+
+def test_a_model_that_does_not_say_its_noise_is_told_so() -> None:
+    with pytest.raises(ValueError, match="model=SimpleNamespace: has no `noise`"):
+        check_sampler(DDIM(), 10, SimpleNamespace(), "budget.num_steps")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_remedy_works_when_it_is_followed(name: str) -> None:
+    for stored in STORED.values():
+        for num_steps in (1, 7, 300, 999, 1000):
+            try:
+                SAMPLERS[name].check(num_steps, stored)
+            except ValueError as error:
+                for offered in re.findall(r"\d+", str(error).partition("Choose from ")[2]):
+                    SAMPLERS[name].check(int(offered), stored)
+
+
+def test_the_stored_configuration_of_stable_diffusion_is_read_as_its_pipeline_reads_it(tmp_path: Path) -> None:
+    """The stock pipeline sets the offset to 1 and clipping off, whatever is stored; XL's and PixArt's do not."""
+    stored = {**STORED["DDIM that says nothing"], "clip_sample": True, "steps_offset": 0}
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(stored))
+    read = {name: component(name, tmp_path).noise for name in ("sd", "sdxl", "pixart", "dit")}
+    assert {name: (noise["steps_offset"], noise["clip_sample"]) for name, noise in read.items()} == {
+        "sd": (1, False), "sdxl": (0, True), "pixart": (0, True), "dit": (0, True),
+    }  # fmt: skip
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps({"beta_start": 0.1}))
+    with pytest.raises(ValueError, match="has no _class_name"):
+        _ = component("dit", tmp_path).noise
