@@ -193,11 +193,14 @@ def append(record: RunRecord, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with writing(path), _locked(path) as count, path.open("a+b") as file:
         before = _repair(file.fileno(), path)
+        written = (
+            max(before, counted(path)) + 1
+        )  # what is lost stays missed; a broken count is refused before a line is
         view = memoryview((seal(record.to_json(), before) + "\n").encode())
         while view:
             view = view[os.write(file.fileno(), view) :]
         os.fsync(file.fileno())
-        write_count(count, max(before, counted(path)) + 1)  # what is lost stays missed
+        write_count(count, written)
 
 
 def read(path: Path) -> list[RunRecord]:

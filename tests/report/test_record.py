@@ -145,6 +145,20 @@ def test_lost_repeated_and_moved_lines_are_found(three: Path) -> None:
         read(three)
 
 
+def test_a_broken_count_is_refused_before_a_line_is_written(three: Path) -> None:
+    whole = three.read_bytes()
+    count_file(three).write_bytes(b"\xff\xfe")
+    for ask in (lambda: append(record(seed=3), three), lambda: read(three)):
+        with pytest.raises(
+            ValueError, match=r"runs\.jsonl\.count: is not the number of lines in runs\.jsonl\. Delete it\."
+        ):
+            ask()
+    assert three.read_bytes() == whole
+    count_file(three).unlink()  # as it says
+    append(record(seed=3), three)
+    assert [found.seed for found in read(three)] == [0, 1, 2, 3]
+
+
 def test_an_edit_on_purpose_is_sealed_anew(three: Path) -> None:
     records, lines = read(three), three.read_text().splitlines(keepends=True)
     three.write_text("".join([lines[0], lines[2].replace('"note": ""', '"note": "seen"')]))
