@@ -7,6 +7,7 @@ from cq.artifacts import CacheSchedule, ChannelAffine, QuantParams, SampleSet, d
 from cq.components import Components
 from cq.contracts import Denoiser
 from cq.evaluate.protocol import EvaluationContext, MetricUnavailable
+from cq.identity import described
 from cq.models.corrected import corrected
 from cq.models.diffusion import PIXELS
 from cq.outcome import RunOutcome
@@ -28,7 +29,9 @@ def run(parts: Components) -> RunOutcome | None:
     params = this.quant_params(schedule, correction)
     output = this.quant_correction(schedule, correction, params)
     noise = this.output_correction(schedule, correction, params, output)
-    twin = {"params": params.digest, "output": output.digest} if params.bits else {}
+    twin: dict[str, Any] = {}
+    if params.bits:  # the quantizer makes the twin, so it counts beside what it reads
+        twin = {"params": params.digest, "output": output.digest, "quantizer": described(parts.quantizer)}
     twin |= {"noise": noise.digest} if noise.tables else {}
 
     def deployed() -> Denoiser:

@@ -210,6 +210,7 @@ class Run:
         key = {
             **self._origin, "corrector": described(self.parts.correct_quant), "schedule": schedule.identity,
             "correction": correction.digest, "params": params.digest, "quantizer": described(quantizer),
+            "predictor": described(self.parts.predictor),
         }  # fmt: skip
         return self.store.get("quant_correction", key, ChannelAffine, make)
 
@@ -234,7 +235,7 @@ class Run:
         key = {
             **self._origin, "corrector": described(self.parts.correct_output), "schedule": schedule.identity,
             "correction": correction.digest, "params": params.digest, "quantizer": described(self.parts.quantizer),
-            "output": output.digest,
+            "output": output.digest, "predictor": described(self.parts.predictor),
         }  # fmt: skip
         return self.store.get("output_correction", key, ChannelAffine, make)
 

@@ -11,10 +11,12 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from cq.artifacts import CacheSchedule, ChannelAffine
+from cq.calibrate.predicted import predicted_moments
 from cq.contracts import Denoiser, DenoiserOutput
 from cq.denoise import denoise
 from cq.models.diffusion import DiffusionModel
 from cq.models.latent import LatentDiffusion
+from cq.predict.taylor import Taylor
 from cq.seeding import initial_noise
 
 CALLS = 4
@@ -263,3 +265,46 @@ def test_an_unguided_denoiser_runs_without_conditions(model: DiffusionModel) -> 
         cond=model.condition(torch.tensor([0, 1]))[2:], schedule=refreshing(0, 2), correction=NO_CORRECTION,  # type: ignore[index]
     )  # fmt: skip
     assert [len(step.output.features.get(SITE, ())) for step in steps] == [2, 0, 2, 0]
+
+
+class Polynomial:
+    """Its map at a call is a polynomial of the call, whatever the state; it keeps what it was given instead."""
+
+    sites = ("map",)
+
+    def __init__(self, degree: int) -> None:
+        self.degree = degree
+        self.given: dict[int, float] = {}
+
+    def at(self, call: int) -> Tensor:
+        return torch.full((1, 1, 1, 1), sum((power + 1.0) * call**power for power in range(self.degree + 1)))
+
+    def __call__(
+        self, x_NCHW: Tensor, *, call: int, timestep: Tensor, cond: Tensor | None, reuse: Mapping[str, Tensor]
+    ) -> DenoiserOutput:
+        if reuse:
+            self.given[call] = float(reuse["map"])
+        return DenoiserOutput(x_NCHW, {} if reuse else {"map": self.at(call)})
+
+
+@pytest.mark.parametrize("order", [0, 1, 2, 3])
+def test_a_series_of_order_p_foresees_a_polynomial_of_degree_p(order: int) -> None:
+    """From the last p + 1 refreshes, whatever their spacing; in sampling and where its moments are gathered."""
+    refreshes = (0, 1, 3, 6, 11)
+    schedule = refreshing(*refreshes, num_calls=16)
+    start, predictor = torch.ones(1, 1, 1, 1), Taylor(order=order, differences="divided")
+    network = Polynomial(order)
+    for _ in denoise(
+        network, CountingUp(16), start, cond=None, schedule=schedule, correction=NO_CORRECTION, predictor=predictor
+    ):
+        pass
+    assert network.given.keys() == {*range(16)} - {*refreshes}
+    known = {call for call in network.given if sum(refresh < call for refresh in refreshes) > order}
+    assert all(network.given[call] == pytest.approx(float(network.at(call))) for call in known)
+    every = refreshing(*range(16), num_calls=16)
+    steps = denoise(network, CountingUp(16), start, cond=None, schedule=every, correction=NO_CORRECTION)
+    moments = predicted_moments([steps], schedule=schedule, predictor=predictor, sites=("map",))["map"]
+    for call in known | {*refreshes}:
+        true = float(network.at(call))
+        found = [float(moments.source_TC[call, 0]), float(moments.target_TC[call, 0])]
+        assert found == pytest.approx([true, true])

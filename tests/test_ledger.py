@@ -62,6 +62,8 @@ def test_a_record_holds_what_is_needed_to_believe_it(answered: Answered) -> None
     assert None not in record.made.values()
     assert {"statistics", "schedule", "samples", "samples_full_precision"} <= set(record.artifacts)
     assert (answered.records.parent / record.thumbnails).read_bytes().startswith(b"\x89PNG")
+    rounding = {"device": "cpu", "threads": torch.get_num_threads(), "sample.batch_size": 2, "calibrate.batch_size": 2}
+    assert record.versions.items() >= rounding.items()
     assert read(answered.records) == [record]
 
 

@@ -203,6 +203,16 @@ def test_later_records_replace_earlier_ones_of_the_same_key() -> None:
     assert latest([first, other, again, changed]) == [again, other, changed]
 
 
+def test_an_attempt_that_failed_takes_no_good_record_back() -> None:
+    good = record()
+    failed = replace(good, status="failed", note="broke")
+    assert latest([good, failed]) == [good]
+    assert latest([failed, good, failed]) == [good]
+    assert latest([failed, replace(failed, note="again")]) == [replace(failed, note="again")]
+    other = replace(failed, model={**good.model, "weights_digest": "f" * 64})
+    assert latest([good, other]) == [other]  # another question, whose answer before says nothing
+
+
 def _append_some(path: Path, start: int) -> None:
     for seed in range(start, start + 20):
         append(record(seed=seed), path)
