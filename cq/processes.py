@@ -6,7 +6,7 @@ depend on how many they are, and one machine or many on a shared file system mak
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
@@ -53,6 +53,17 @@ class Processes:
         """The main process's value, everywhere."""
         answer: T = self._exchange(None, value)[0]
         return answer
+
+    def agreed(self, arithmetic: Mapping[str, Any]) -> Mapping[str, Any]:
+        """How all compute. Raises ValueError, in everyone, where one computes otherwise than the main process."""
+        with self.step():
+            told = self.told(arithmetic)
+            if told != arithmetic:
+                raise ValueError(
+                    f"process {self.index} computes with {dict(arithmetic)}, the main one with {dict(told)}: parts of one "
+                    "run would be rounded in two ways. Start all on machines of a kind, with the same OMP_NUM_THREADS."
+                )
+        return told
 
     @contextmanager
     def step(self) -> Iterator[None]:

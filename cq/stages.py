@@ -56,27 +56,12 @@ class Run:
         self.parts = parts
         self.store = parts.store
         self.num_calls = parts.sampler.num_calls(parts.sample.num_steps)
-        source = source_digest(__name__)
-        self.arithmetic = self._agreed()
+        self.arithmetic = self.store.processes.agreed(arithmetic())
         self._origin = {
             "model": described(parts.model), "weights": parts.model.weights_digest(),
             "num_steps": parts.sample.num_steps, "run_seed": parts.run_seed, "sampler": described(parts.sampler),
-            "arithmetic": self.arithmetic,
-            **({} if parts.dtype == "float32" else {"dtype": parts.dtype}),
-            **({} if source is None else {"source": source}),
+            "dtype": parts.dtype, "arithmetic": self.arithmetic, "source": source_digest(__name__),
         }  # fmt: skip
-
-    def _agreed(self) -> dict[str, Any]:
-        """How all processes of the run compute. Raises ValueError where one computes otherwise."""
-        mine = arithmetic()
-        with self.store.processes.step():
-            told = self.store.processes.told(mine)
-            if told != mine:
-                raise ValueError(
-                    f"process {self.store.processes.index} computes with {mine}, the main one with {told}: their parts "
-                    "of a run would be rounded otherwise. Start all on machines of a kind, with one OMP_NUM_THREADS."
-                )
-        return told
 
     @cached_property
     def model(self) -> DiffusionModel:

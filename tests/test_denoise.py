@@ -308,3 +308,37 @@ def test_a_series_of_order_p_foresees_a_polynomial_of_degree_p(order: int) -> No
         true = float(network.at(call))
         found = [float(moments.source_TC[call, 0]), float(moments.target_TC[call, 0])]
         assert found == pytest.approx([true, true])
+
+
+class Picks:
+    """The map of one refresh alone: the newest (0), the one before, or the oldest that is kept."""
+
+    depth = 3
+
+    def __init__(self, which: int) -> None:
+        self.which = which
+        self.asked: dict[int, tuple[int, ...]] = {}
+
+    def weights(self, call: int, refreshes: tuple[int, ...]) -> tuple[float, ...]:
+        self.asked[call] = refreshes
+        return tuple(float(place == min(self.which, len(refreshes) - 1)) for place in range(len(refreshes)))
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_a_forecast_is_asked_about_the_last_refreshes_newest_first_and_weighs_their_own_maps(which: int) -> None:
+    refreshes = (0, 1, 3, 6, 11)
+    network, predictor = Polynomial(1), Picks(which)
+    schedule, start = refreshing(*refreshes, num_calls=16), torch.ones(1, 1, 1, 1)
+    loop: dict[str, Any] = {"cond": None, "correction": NO_CORRECTION}
+    for _ in denoise(network, CountingUp(16), start, schedule=schedule, predictor=predictor, **loop):
+        pass
+    past = {call: [refresh for refresh in refreshes if refresh < call][:-4:-1] for call in network.given}
+    assert {call: [*asked] for call, asked in predictor.asked.items()} == past
+    picked = {call: float(network.at(last[min(which, len(last) - 1)])) for call, last in past.items()}
+    assert network.given == picked
+    predictor.asked.clear()
+    every = refreshing(*range(16), num_calls=16)
+    steps = denoise(network, CountingUp(16), start, schedule=every, **loop)
+    moments = predicted_moments([steps], schedule=schedule, predictor=predictor, sites=("map",))["map"]
+    assert {call: [*asked] for call, asked in predictor.asked.items()} == past
+    assert {call: float(moments.source_TC[call, 0]) for call in picked} == picked

@@ -46,11 +46,13 @@ class Told(Processes):
     def __init__(self, index: int, peers: list[str]) -> None:
         super().__init__(index, 2)
         self.peers = peers
+        self.theirs: Any = "theirs"
         self.exchanges = 0
 
     def _gather(self, said: str, value: Any) -> list[tuple[str, Any]]:
         self.exchanges += 1
-        return [(said, value), (self.peers.pop(0), "theirs")]
+        mine, theirs = (said, value), (self.peers.pop(0), self.theirs)
+        return [mine, theirs] if self.is_main else [theirs, mine]
 
 
 def test_work_is_dealt_by_index_and_nothing_is_left_out() -> None:
@@ -78,6 +80,15 @@ def test_an_error_of_ones_own_is_told_and_keeps_its_type() -> None:
     with told.step():
         pass
     assert told.exchanges == 2
+
+
+def test_processes_that_compute_otherwise_are_refused() -> None:
+    """Their parts of one artefact would not be those that one process makes."""
+    main, other = Told(0, ["", ""]), Told(1, ["", ""])
+    assert main.agreed({"threads": 1}) == {"threads": 1}
+    other.theirs = {"threads": 1}
+    with pytest.raises(ValueError, match=r"process 1 computes with .*'threads': 2.*OMP_NUM_THREADS"):
+        other.agreed({"threads": 2})
 
 
 def test_a_process_that_is_alone_says_nothing_to_anybody() -> None:
