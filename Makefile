@@ -13,7 +13,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # Asked every time, in a fraction of a second: a kill, another Python or a moved folder may have come between.
 environment:
-	@command -v $(PYTHON) > /dev/null || { echo "Python 3.10 or newer is needed; name one with PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 7))' 2> /dev/null \
+		|| { echo "Python 3.10 or newer is needed; name one with PYTHON=..."; exit 1; }
 	@$(PYTHON) .ci/environment.py $(VENV) $(PYTHON)
 
 demo: environment

@@ -1,8 +1,8 @@
-"""Make the virtual environment whole, whatever a killed set-up left: `python3 .ci/environment.py .venv python3`.
+"""Make the virtual environment, once, whatever a killed set-up left: `python3 .ci/environment.py .venv python3`.
 
 Needs nothing but Python. One set-up works at a time; its pip holds the lock, too, so that one whose make was killed is
-waited for. What is found is gone on with where it is sound, and made anew where it is not: of another folder, of a
-Python that is gone or too old, without pip, with packages that pip did not finish. The stamp comes last.
+waited for. The stamp comes last: what has none is half done and made anew, and so is what was moved, has lost its
+Python, or is of another one than PYTHON=... names. Where only the needs changed, what is new is installed.
 """
 
 from __future__ import annotations
@@ -12,79 +12,81 @@ import hashlib
 import shutil
 import subprocess
 import sys
-from importlib.metadata import PathDistribution
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).resolve().parents[1]
-SOUND = "import sys, pip; print(sys.version_info >= (3, 10))"
+RUNS = "import sys, pip; print(sys.version)"
 WORKS = "import cq.stages"  # with torch and diffusers, from the environment and not from the working folder
-PARTS = {"bin", "include", "lib", "lib64", "share", "etc", ".gitignore", ".installed.partial"}  # without pyvenv.cfg
+PARTS = {"bin", "include", "lib", "lib64", "share", "etc", ".gitignore"}  # before there is a pyvenv.cfg
+UNNAMED = ["python3"]  # what the Makefile takes where PYTHON is not given
 
 
 def main(venv: Path, python: list[str]) -> None:
     """Leave `venv`, a path without links, with a stamp, or exit with one sentence. python: what makes one."""
-    if is_done(venv):
+    if is_done(venv, python):
         return
     venv.parent.mkdir(parents=True, exist_ok=True)
     with venv.with_name(venv.name + ".lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if is_done(venv):  # by another command, while this one waited
+        wait(lock, venv)
+        if is_done(venv, python):  # by another command, while this one waited
             return
+        before = stamp(venv).read_bytes() if is_finished(venv, python) else None
         stamp(venv).unlink(missing_ok=True)
-        if is_sound(venv) and install(venv, lock.fileno()) == "":
-            return
-        start_over(venv, python, lock.fileno())
+        if before is None:
+            start_over(venv, python, lock.fileno())
         fault = install(venv, lock.fileno())
+        if fault and before is not None:  # without a network, say: what was there still is
+            stamp(venv).write_bytes(before)
         if fault:
-            sys.exit(
-                f"{venv}: what was installed does not work ({fault}). Mend the cause; the same command then goes on."
-            )
+            sys.exit(f"{venv}: {fault}. Mend the cause, or remove the folder; then give the same command again.")
+
+
+def wait(lock: IO[str], venv: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"{venv}: is being set up by another command. Waiting for it.", flush=True)
+        fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 def stamp(venv: Path) -> Path:
     return venv / ".installed"
 
 
-def fingerprint(venv: Path) -> str:
+def fingerprint(venv: Path) -> bytes:
     """What the environment was made for: its place, and what the project needs."""
     needs = b"".join(path.read_bytes() for path in (ROOT / "pyproject.toml", ROOT / "setup.py") if path.exists())
-    return f"{venv}\n{ROOT}\n{hashlib.sha256(needs).hexdigest()}\n"
+    return f"{venv}\n{ROOT}\n{hashlib.sha256(needs).hexdigest()}\n".encode()
 
 
-def is_done(venv: Path) -> bool:
-    made_for = stamp(venv).read_bytes() if stamp(venv).is_file() else b""
-    return made_for == fingerprint(venv).encode() and says(venv, SOUND) == "True"
+def is_done(venv: Path, python: list[str]) -> bool:
+    return is_finished(venv, python) and stamp(venv).read_bytes() == fingerprint(venv)
 
 
-def is_sound(venv: Path) -> bool:
-    """Whether pip can go on in it: it runs, its scripts name this folder, and every package is there as recorded."""
-    pip = venv / "bin/pip"
-    if says(venv, SOUND) != "True" or not pip.is_file() or f"{venv}/bin/".encode() not in pip.read_bytes():
+def is_finished(venv: Path, python: list[str]) -> bool:
+    """Whether a set-up came to its end, in this place, with a Python that is still there and the one asked for."""
+    if not stamp(venv).is_file() or not (venv / "bin/pip").is_file() or not (version := says(venv, RUNS)):
         return False
-    for site in venv.glob("lib/python*/site-packages"):
-        if any(site.glob("~*")):  # where pip puts aside what it is replacing
-            return False
-        for package in map(PathDistribution, site.glob("*.dist-info")):
-            files = package.files  # pip writes this list after the files; without hash: what need not be there
-            if not files or any(file.hash and not Path(file.locate()).exists() for file in files):
-                return False
-    return True
+    return f"{venv}/bin/".encode() in (venv / "bin/pip").read_bytes() and (
+        python == UNNAMED or version == sys.version.strip()
+    )
 
 
 def install(venv: Path, lock: int) -> str:
-    """Install what the project needs and try it; "" and the stamp, or why it does not work. Exits where pip fails."""
+    """Install what the project needs, try it and leave the stamp; "", or what is at fault."""
+    print(f"{venv}: is being set up. This takes minutes and some GB, once.", flush=True)
     # Bytecode is written by the first import of a module: most of 300 MB of sources are never imported.
     options = ["--quiet", "--disable-pip-version-check", "--no-input", "--no-compile"]
     command = [str(venv / "bin/python"), "-m", "pip", "install", *options, "-e", ".[dev]"]
-    if subprocess.run(command, cwd=ROOT, pass_fds=(lock,)).returncode:  # no network, no room: what is there stays
-        sys.exit(
-            f"{venv}: pip could not install what the project needs (its reason is above). The same command goes on."
-        )
+    if subprocess.run(command, cwd=ROOT, pass_fds=(lock,)).returncode:
+        return "pip could not install what the project needs (its reason is above)"
     tried = subprocess.run([str(venv / "bin/python"), "-I", "-c", WORKS], capture_output=True, text=True)
-    if tried.returncode or not is_sound(venv):
-        return (tried.stderr.strip().splitlines() or ["a package is not whole"])[-1]
+    if tried.returncode:
+        reason = (tried.stderr.strip().splitlines() or ["it says no more"])[-1]
+        return f"what was installed does not work ({reason})"
     partial = stamp(venv).with_suffix(".partial")
-    partial.write_bytes(fingerprint(venv).encode())
+    partial.write_bytes(fingerprint(venv))
     partial.replace(stamp(venv))
     return ""
 

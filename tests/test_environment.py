@@ -1,5 +1,6 @@
 """The set-up of the environment works after a kill at any moment, with a stand-in for pip: no network, seconds."""
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -54,8 +55,8 @@ def install(name, files, scripts=()):
 if __name__ == "__main__":
     with open(os.environ["CALLS"], "a") as calls:
         calls.write("pip\\n")
-    if "OFFLINE" in os.environ:
-        sys.exit("no network")
+    if "FAIL" in os.environ:
+        sys.exit(1)
     for name in PACKAGES:
         files = {f"{name}/__init__.py": f"whole = {name!r}\\n", f"{name}/last.py": "whole = True\\n"}
         if name == "cq":
@@ -147,18 +148,19 @@ def test_ten_kills_one_after_another(project: Path) -> None:
     assert calls(project) == before  # done once
 
 
-def test_what_pip_finished_is_not_installed_again(project: Path) -> None:
-    make(project, KILL_AT="11")  # within the second package, before anything says that it is there
-    kept = project / ".venv/kept"
-    kept.write_text("")
+def test_what_pip_took_for_finished_is_not_kept(project: Path) -> None:
+    """A package may be listed while its scripts or its last file are not there; pip would not install it again."""
+    make(project, KILL_AT="11")
+    (project / ".venv/left-over").write_text("")
     assert make(project) == (0, "")
-    assert kept.exists()
-    assert works(project)
+    assert calls(project) == ["venv", "pip", "venv", "pip"]
+    assert not (project / ".venv/left-over").exists()
 
 
 def test_two_commands_set_up_once(project: Path) -> None:
     both = [start(project, SLOW="0.02") for _ in range(2)]
-    assert [process.communicate(timeout=60) for process in both] == [("", "")] * 2
+    said = [process.communicate(timeout=60) for process in both]
+    assert [errors for _, errors in said] == ["", ""]
     assert [process.returncode for process in both] == [0, 0]
     assert calls(project) == ["venv", "pip"]
     assert works(project)
@@ -184,33 +186,12 @@ def without_python(root: Path) -> None:
     (root / ".venv/bin/python").symlink_to("/nowhere/python")
 
 
-def without_a_file(root: Path) -> None:
-    next((root / ".venv").glob("lib/python*/site-packages/torch/last.py")).unlink()
-
-
-def half_replaced(root: Path) -> None:
-    (next((root / ".venv").glob("lib/python*/site-packages")) / "~orch").mkdir()
-
-
-def without_a_list(root: Path) -> None:
-    next((root / ".venv").glob("lib/python*/site-packages/torch-*/RECORD")).unlink()
-
-
-@pytest.mark.parametrize("damage", [without_pip, without_python, without_a_file, half_replaced, without_a_list])
-def test_a_broken_environment_is_made_anew(project: Path, damage: Damage) -> None:
+@pytest.mark.parametrize("damage", [without_pip, without_python])
+def test_a_python_that_went_away_is_noticed(project: Path, damage: Damage) -> None:
     assert make(project) == (0, "")
-    (project / ".venv/.installed").unlink()  # as a set-up leaves it that was killed
     damage(project)
     assert make(project) == (0, "")
     assert calls(project) == ["venv", "pip", "venv", "pip"]
-    assert works(project)
-
-
-@pytest.mark.parametrize("damage", [without_pip, without_python])
-def test_a_python_that_went_away_is_noticed_under_the_stamp(project: Path, damage: Damage) -> None:
-    assert make(project) == (0, "")
-    damage(project)
-    assert make(project) == (0, "")
     assert works(project)
 
 
@@ -229,17 +210,6 @@ def test_other_needs_are_installed_into_the_same_environment(project: Path) -> N
     assert calls(project) == ["venv", "pip", "pip"]
 
 
-def test_without_a_network_what_is_there_stays(project: Path) -> None:
-    assert make(project) == (0, "")
-    (project / "pyproject.toml").write_text("more")
-    code, said = make(project, OFFLINE="1")
-    assert code == 2
-    assert "no network" in said
-    assert "pip could not install what the project needs" in said
-    assert make(project) == (0, "")
-    assert calls(project) == ["venv", "pip", "pip", "pip"]
-
-
 def test_a_link_and_a_broken_stamp_do_no_harm(project: Path) -> None:
     (project.parent / "disk").mkdir()
     (project / ".venv").symlink_to(project.parent / "disk")
@@ -249,6 +219,41 @@ def test_a_link_and_a_broken_stamp_do_no_harm(project: Path) -> None:
     assert calls(project) == ["venv", "pip", "pip"]
     assert (project / ".venv").is_symlink()
     assert works(project)
+
+
+def test_what_works_is_kept_where_pip_fails(project: Path) -> None:
+    """Other needs and no network: the environment stays, and the next command tries again."""
+    assert make(project) == (0, "")
+    (project / "pyproject.toml").write_text("more")
+    code, said = make(project, FAIL="1")
+    assert code != 0
+    assert "pip could not install" in said
+    assert "Traceback" not in said
+    assert works(project)
+    assert make(project) == (0, "")
+    assert calls(project) == ["venv", "pip", "pip", "pip"]
+
+
+def test_another_python_that_is_named_makes_it_anew(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert make(project) == (0, "")
+    spec = importlib.util.spec_from_file_location("environment", project / ".ci/environment.py")
+    assert spec is not None
+    assert spec.loader is not None
+    environment = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(environment)
+    named, venv = [str(project.parent / "python")], project / ".venv"
+    assert environment.is_done(venv, named)
+    monkeypatch.setattr(sys, "version", "3.99")
+    assert not environment.is_finished(venv, named)
+    assert environment.is_finished(venv, ["python3"])  # nobody asked for another one
+
+
+def test_a_python_too_old_is_said(project: Path) -> None:
+    (project.parent / "python").write_text("#!/bin/sh\necho SyntaxError >&2\nexit 1\n")
+    code, said = make(project)
+    assert code != 0
+    assert "SyntaxError" not in said
+    assert calls(project) == []
 
 
 def test_a_folder_of_something_else_stays(project: Path) -> None:

@@ -54,16 +54,7 @@ def test_the_wheel_holds_everything_and_runs_in_a_foreign_repository(tmp_path: P
     records = project / "runs/records.jsonl"
     record = json.loads(records.read_text().splitlines()[-1])
     assert (record["commit"], record["clean_tree"], record["versions"]["cq"]) == ("", False, __version__)
-    report = (
-        "--all",
-        "--no-figures",
-        "--records",
-        str(records),
-        "--out",
-        "out",
-        "--paper",
-        f"{site}/cq/results/paper.csv",
-    )
+    report = ("--all", "--no-figures", "--records", str(records), "--out", "out")
     assert f"cq {__version__}" in done(f"{site}/bin/cq-report", *report, cwd=project, path=site)
     assert {path.name for path in project.iterdir()} - {"outputs"} == {".git", "env", "runs", "out"}
 
