@@ -88,7 +88,7 @@ def decoded(path: Path) -> str:
 
 def is_blank(text: str) -> bool:
     """Whether nothing of it can be seen."""
-    return not any(letter.isprintable() and not letter.isspace() for letter in text)
+    return not text[:1].isalnum() and not any(letter.isprintable() and not letter.isspace() for letter in text)
 
 
 def is_null(text: str) -> bool:
@@ -105,12 +105,12 @@ def flaw(prompt: str) -> str:
             f"holds a tab ({_short(prompt)}), so it is the row of a table. Name the file .tsv and let python -m "
             "cq.prompts take its column, or write a space."
         )
-    if re.fullmatch(r'".*"', prompt) and '""' in prompt[1:-1]:
+    if '""' in prompt[1:-1] and re.fullmatch(r'".*"', prompt):
         return (
             f"is quoted as in a table ({_short(prompt)}). Name the file .csv, with a head such as Prompt, and let "
             "python -m cq.prompts take its column."
         )
-    if "\ufffd" in prompt or any("\ud800" <= letter <= "\udfff" for letter in prompt):
+    if re.search("[\ufffd\ud800-\udfff]", prompt):
         return f"holds a letter that was lost in a conversion ({_short(prompt)!a}). Convert the text again."
     if len(prompt) > LONGEST:
         return f"is {len(prompt)} letters long, and a prompt has at most {LONGEST}. Write one prompt a line."

@@ -126,26 +126,27 @@ def check_protocol(
             "compare. Set it to that, choose another model or protocol, or set protocol=none."
         )
     if protocol.prompts_sha256 is not None:
-        check_prompts(protocol, model.read_prompts("evaluation"), key="model.prompts")  # type: ignore[attr-defined]
+        text: Any = model  # only text models get here
+        check_prompts(protocol, text.read_prompts("evaluation"), named=f"model.prompts={text.prompts!r}")
     if protocol.reference is not None:
         check_reference(protocol)
 
 
-def check_prompts(protocol: "PaperProtocol", prompts: Sequence[str], *, key: str) -> None:
-    """Raise ValueError, under the key that names their folder, for evaluation prompts that are not the protocol's."""
+def check_prompts(protocol: "PaperProtocol", prompts: Sequence[str], *, named: str) -> None:
+    """Raise ValueError for evaluation prompts that are not the protocol's. named: the key of their folder, and it."""
     from cq.captions import digest
 
     asked = f"protocol={protocol.name} has"
     if len(prompts) != protocol.num_classes:
         raise ValueError(
-            f"{key}={protocol.prompts!r}: holds {len(prompts)} evaluation prompts, and {asked} {protocol.num_classes}. "
+            f"{named}: holds {len(prompts)} evaluation prompts, and {asked} {protocol.num_classes}. "
             f"Make the folder again: python -m cq.prompts {protocol.prompts} EVALUATION CALIBRATION --count "
             f"{protocol.num_classes}"
         )
     found = digest(prompts)
     if protocol.prompts_sha256 not in (None, found):
         raise ValueError(
-            f"{key}={protocol.prompts!r}: SHA-256 of its evaluation prompts is {found}, and {asked} "
+            f"{named}: SHA-256 of its evaluation prompts is {found}, and {asked} "
             f"{protocol.prompts_sha256}: other prompts. Make the folder again, or set protocol.prompts_sha256=null to "
             "take them as they are."
         )

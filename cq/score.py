@@ -105,7 +105,7 @@ def captions(protocol: NoProtocol | PaperProtocol) -> tuple[str, ...]:
     if not isinstance(protocol, PaperProtocol) or protocol.prompts is None:
         return ()
     prompts = read_folder(protocol.prompts, "evaluation", key="protocol.prompts")
-    check_prompts(protocol, prompts, key="protocol.prompts")
+    check_prompts(protocol, prompts, named=f"protocol.prompts={protocol.prompts!r}")
     return tuple(prompts[i % len(prompts)] for i in range(protocol.num_images))
 
 
