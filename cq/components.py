@@ -19,6 +19,7 @@ from cq.preflight import (
     check_reach,
     check_sampler,
     check_seeds,
+    check_sizes,
     check_strategy,
 )
 from cq.store import Store, check_writable
@@ -140,6 +141,7 @@ class Components:
             max_memory=config.budget.max_memory,
         )
         check_files(parts.metrics)
+        check_sizes(parts.metrics, model.image_shape)
         check_metrics(parts.metrics, num_images=sample.num_images, channels=model.image_shape[0])
         for name, metric in parts.metrics.items():
             protocol.check_metric(f"metrics.{name}", metric)

@@ -261,6 +261,14 @@ class NeedsImages(Protocol):
 
 
 @runtime_checkable
+class NeedsSize(Protocol):
+    """What a metric that cannot score every size of image adds, so that one is refused before it is drawn."""
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise ValueError where images of so many pixels have no score."""
+
+
+@runtime_checkable
 class ReadsFiles(Protocol):
     """What a metric that compares with a file adds, so that one it cannot use is refused before images are drawn."""
 

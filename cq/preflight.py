@@ -218,6 +218,18 @@ def check_metrics(metrics: Mapping[str, "Metric"], *, num_images: int, channels:
                 raise ValueError(f"metrics.{name} with sample.num_images={num_images}: {error}") from error
 
 
+def check_sizes(metrics: Mapping[str, "Metric"], image_shape: tuple[int, ...]) -> None:
+    """Raise ValueError for a metric that has no value for images [C, H, W] of the model's size."""
+    from cq.contracts import NeedsSize
+
+    for name, metric in metrics.items():
+        if isinstance(metric, NeedsSize):
+            try:
+                metric.check_size(*image_shape[1:])
+            except ValueError as error:
+                raise ValueError(f"metrics.{name} with model.image_shape={list(image_shape)}: {error}") from error
+
+
 def check_files(metrics: Mapping[str, "Metric"]) -> None:
     """Raise ValueError for a metric whose files are there and cannot serve it."""
     from cq.contracts import ReadsFiles

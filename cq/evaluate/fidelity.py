@@ -36,14 +36,19 @@ def ssim(images_NCHW: Tensor, baseline_NCHW: Tensor, *, batch_size: int) -> Tens
     The mean over channels and over the windows that lie whole within the image; none reaches over its edge. Raises
     ValueError for images smaller than a window.
     """
-    if min(images_NCHW.shape[2:]) < WINDOW:
-        raise ValueError(
-            f"images of shape {list(images_NCHW.shape)}: SSIM compares windows of {WINDOW} x {WINDOW} pixels, and none "
-            "fits. Leave the metric fidelity out for so small images."
-        )
+    check_window(*images_NCHW.shape[2:])
     at_once = max(1, min(batch_size, SSIM_VALUES // images_NCHW[0].numel()))
     pairs = zip(torch.split(images_NCHW, at_once), torch.split(baseline_NCHW, at_once), strict=True)
     return torch.cat([_ssim(ours.double(), theirs.double()) for ours, theirs in pairs])
+
+
+def check_window(height: int, width: int) -> None:
+    """Raise ValueError for images in which no window of SSIM fits."""
+    if min(height, width) < WINDOW:
+        raise ValueError(
+            f"images of {width}x{height}: SSIM compares windows of {WINDOW}x{WINDOW} pixels, and none fits. Leave the "
+            "metric out: ~metrics.fidelity"
+        )
 
 
 def _ssim(x_NCHW: Tensor, y_NCHW: Tensor) -> Tensor:
@@ -123,6 +128,10 @@ class Fidelity:
         check_resamples(self.resamples)
         if not self.psnr_cap_db > 0:
             raise ValueError(f"psnr_cap_db={self.psnr_cap_db}: must be positive. 100 is beyond any unequal pair.")
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise ValueError for images that SSIM has no value for."""
+        check_window(height, width)
 
     def compute(self, context: EvaluationContext) -> Mapping[str, Score]:
         samples, baseline = context.pairs()

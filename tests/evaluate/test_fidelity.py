@@ -13,6 +13,7 @@ from cq.evaluate.feature_distance import FeatureDistance
 from cq.evaluate.features import FeatureNetwork
 from cq.evaluate.fidelity import Fidelity, psnr_db, relative_error, ssim
 from cq.evaluate.protocol import EvaluationContext
+from cq.preflight import check_sizes
 
 METRIC = Fidelity(batch_size=4, psnr_cap_db=100.0, resamples=50, bootstrap_seed=0)
 
@@ -96,8 +97,11 @@ def test_ssim_is_the_mean_over_the_windows_that_lie_whole_within_the_image(shape
 
 def test_ssim_of_images_smaller_than_a_window_is_refused() -> None:
     small = torch.zeros(2, 3, 32, 10, dtype=torch.uint8)
-    with pytest.raises(ValueError, match=r"shape \[2, 3, 32, 10\]: SSIM compares windows of 11 x 11 pixels"):
+    with pytest.raises(ValueError, match=r"images of 10x32: SSIM compares windows of 11x11 pixels"):
         ssim(small, small, batch_size=2)
+    with pytest.raises(ValueError, match=r"metrics.fidelity with model.image_shape=\[3, 8, 16\]: images of 16x8: SSIM"):
+        check_sizes({"fidelity": METRIC}, (3, 8, 16))
+    check_sizes({"fidelity": METRIC}, (3, 11, 11))
 
 
 def test_relative_error_is_the_norm_of_the_difference_over_the_norm() -> None:
