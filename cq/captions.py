@@ -22,6 +22,7 @@ MARKS = (  # longest first: UTF-32's begins with UTF-16's
 )  # fmt: skip
 NULLS = frozenset({"none", "null", "nil", "nan", "-nan", "<na>", "na", "n/a", "#n/a", "#na"})
 COLUMNS = ("prompt", "prompts", "caption", "captions", "text")  # of a table, whatever their case; the first is taken
+LOST = re.compile("[\x01-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ufffd\ud800-\udfff]")  # what a wrong conversion leaves
 LONGEST = 10_000  # characters; the text encoders read some hundred words
 
 
@@ -75,7 +76,7 @@ def decoded(path: Path) -> str:
         line = data[: error.start].count(b"\n") + 1
         raise ValueError(
             f"{path}: line {line} is not {encoding.removesuffix('-sig').upper()} (byte 0x{data[error.start]:02x}). "
-            f"Write it as UTF-8; if it is in Latin-1: iconv -f LATIN1 -t UTF-8 {path} > OUT"
+            f"Write it as UTF-8; if it is from Windows: iconv -f CP1252 -t UTF-8 {path} > OUT"
         ) from error
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
@@ -110,7 +111,7 @@ def flaw(prompt: str) -> str:
             f"is quoted as in a table ({_short(prompt)}). Name the file .csv, with a head such as Prompt, and let "
             "python -m cq.prompts take its column."
         )
-    if re.search("[\ufffd\ud800-\udfff]", prompt):
+    if LOST.search(prompt):
         return f"holds a letter that was lost in a conversion ({_short(prompt)!a}). Convert the text again."
     if len(prompt) > LONGEST:
         return f"is {len(prompt)} letters long, and a prompt has at most {LONGEST}. Write one prompt a line."

@@ -105,7 +105,7 @@ def test_every_choice_composes_and_builds(
     arguments += tiny_weights(composed(arguments)[1]["model"], tiny_folders)
     if choice in ("sample=smoke", "sample=images100"):
         arguments.append("evaluate=paired")  # too few images for the default
-    if choice in ("evaluate=adm", "evaluate=adm_text"):
+    if choice in ("evaluate=adm", "evaluate=adm_text", "evaluate=inception"):
         arguments.append("sample.num_images=2049")  # what their Frechet distances need
     if choice.startswith("model=") and FAMILY[choice.removeprefix("model=")] not in GREY:
         arguments.append("evaluate=fidelity")  # these tiny models draw in colour

@@ -4,7 +4,7 @@ Nothing here downloads: a missing file is an error that says what to fetch and w
 Legend of shape suffixes: N image, C channel, H W space, F feature (2048).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -167,6 +167,10 @@ class InceptionFrechet:
         if self.resamples:
             check_resamples(self.resamples)
 
+    def check_count(self, num_images: int) -> None:
+        """Raise ValueError where the covariance of so few images cannot be whole."""
+        check_count(num_images, DIMS)
+
     def check_files(self) -> None:
         """Raise ValueError for statistics that are there and are none of Inception's features."""
         if Path(self.reference).is_file():
@@ -178,26 +182,43 @@ class InceptionFrechet:
             if found != [[DIMS], [DIMS, DIMS]]:
                 raise ValueError(
                     f"reference={self.reference!r}: mu and sigma are {found[0]} and {found[1]}, and the features are "
-                    f"{DIMS}. Build it with: python -m cq.zoo.train reference_{self.mode}"
+                    f"{DIMS}. Build it with: {self._command}"
                 )
+            self._check_mode(self._read({"mode", "weights", "count"} & heads.keys()))
+
+    @property
+    def _command(self) -> str:
+        return f"python -m cq.zoo.train reference_{self.mode}"
+
+    def _read(self, keys: Iterable[str]) -> dict[str, Any]:
+        return {key: read_array(Path(self.reference), key) for key in keys}
+
+    def _check_mode(self, stored: Mapping[str, Any]) -> None:
+        if _mode_of(stored, Path(self.reference)) != self.mode:
+            raise ValueError(
+                f"reference={self.reference!r}: is not known to be made in mode {self.mode}. Build it with: "
+                f"{self._command}, or name clean-fid's statistics as clean-fid does, DATA_{self.mode}_SPLIT_SIZE.npz."
+            )
+        if self.mode == "torchmetrics" and "count" not in stored:
+            raise ValueError(
+                f"reference={self.reference!r}: does not say of how many images it is (count). Build it with: "
+                f"{self._command}"
+            )
 
     def compute(self, context: EvaluationContext) -> Mapping[str, Score]:
         name, path = f"fid_{self.mode}", Path(self.reference)
         weights = check_weights(self.mode, Path(self.weights))
-        command = f"python -m cq.zoo.train reference_{self.mode}"
         if not path.is_file():
-            raise MetricUnavailable(f"{name}: needs the statistics of the data set, {path}. Build them with: {command}")
-        stored = {key: read_array(path, key) for key in read_heads(path)}
-        digest = sha256_of_file(weights)
-        if _mode_of(stored, path) != self.mode:
-            raise ValueError(
-                f"reference={self.reference!r}: is not known to be made in mode {self.mode}. Build it with: {command}, "
-                f"or name clean-fid's statistics as clean-fid does, DATA_{self.mode}_SPLIT_SIZE.npz."
+            raise MetricUnavailable(
+                f"{name}: needs the statistics of the data set, {path}. Build them with: {self._command}"
             )
+        stored = self._read(read_heads(path))
+        digest = sha256_of_file(weights)
+        self._check_mode(stored)
         if "weights" in stored and str(stored["weights"]) != digest:
             raise ValueError(
                 f"reference={self.reference!r}: built with weights {str(stored['weights'])[:12]}, but {digest[:12]} "
-                f"is in use. Rebuild it with: {command}"
+                f"is in use. Rebuild it with: {self._command}"
             )
         ref_mu_F, ref_sigma_FF = (torch.from_numpy(stored[key]).double() for key in ("mu", "sigma"))
         check_count(len(context.samples.images_NCHW), len(ref_mu_F))

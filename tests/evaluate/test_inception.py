@@ -22,6 +22,7 @@ from cq.evaluate.inception import (
     write_inception_reference,
 )
 from cq.evaluate.protocol import EvaluationContext, MetricUnavailable
+from cq.preflight import check_files, check_metrics
 
 Images = Callable[[int, int], Tensor]
 Samples = Callable[[Tensor, Tensor], SampleSet]
@@ -188,3 +189,28 @@ def test_too_few_images_are_refused_before_any_feature(
 def test_unknown_mode_is_refused() -> None:
     with pytest.raises(ValueError, match=r"mode='legacy'.*clean, legacy_tensorflow, legacy_pytorch, torchmetrics"):
         replace(metric("clean", Path("a"), Path("b")), mode="legacy")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "arrays", "told"),
+    [
+        ("a_clean_b.npz", "clean", {"mu": 768, "sigma": 768}, r"mu and sigma are \[768\] and \[768, 768\]"),
+        ("a_clean_b.npz", "clean", {"mu": 2048}, r"mu and sigma are \[2048\] and None"),
+        ("a_legacy_pytorch_b.npz", "clean", {"mu": 2048, "sigma": 2048}, "not known to be made in mode clean"),
+        ("a_torchmetrics_b.npz", "torchmetrics", {"mu": 2048, "sigma": 2048}, "does not say of how many images"),
+        ("a_clean_b.npz", "clean", {}, "is no npz file"),
+    ],
+)
+def test_statistics_that_cannot_serve_are_refused_before_images_are_drawn(
+    name: str, mode: Mode, arrays: dict[str, int], told: str, tmp_path: Path
+) -> None:
+    shapes = {key: (size, size) if key == "sigma" else (size,) for key, size in arrays.items()}
+    if arrays:
+        np.savez(tmp_path / name, **{key: np.zeros(shape, np.uint8) for key, shape in shapes.items()})  # type: ignore[arg-type]
+    else:
+        (tmp_path / name).write_bytes(b"404 not found")
+    judge = metric(mode, tmp_path / "weights.pt", tmp_path / name)
+    with pytest.raises(ValueError, match=rf"^metrics.fid.reference=.*{told}"):
+        check_files({"fid": judge})
+    with pytest.raises(ValueError, match=r"metrics.fid with sample.num_images=2048: .* needs more than 2048"):
+        check_metrics({"fid": judge}, num_images=2048, channels=1)
