@@ -60,8 +60,8 @@ class Processes:
             told = self.told(arithmetic)
             if told != arithmetic:
                 raise ValueError(
-                    f"process {self.index} computes with {dict(arithmetic)}, the main one with {dict(told)}: parts of one "
-                    "run would be rounded in two ways. Start all on machines of a kind, with the same OMP_NUM_THREADS."
+                    f"process {self.index} computes with {dict(arithmetic)}, the main one with {dict(told)}: parts of "
+                    "one run would be rounded in two ways. Start all on machines of a kind, with one OMP_NUM_THREADS."
                 )
         return told
 

@@ -11,14 +11,17 @@ import pytest
 import torch
 
 import cq.calibrate.loops
+import cq.denoise
 import cq.pipeline
 import cq.seeding
 from cq.artifacts import Artifact, CacheSchedule, ChannelAffine, QuantParams, SampleSet
+from cq.calibrate.loops import NO_CORRECTION, every_call
 from cq.components import Components
 from cq.identity import described
 from cq.models.latent import LatentDiffusion
 from cq.models.stable_diffusion import TextModel
 from cq.predict.taylor import Taylor
+from cq.quantize.ptq import PTQ
 from cq.sample.generate import Sample
 from cq.sampler.ddim import DDIM
 from cq.sampler.plms import PLMS
@@ -76,7 +79,11 @@ class Keys(Store):
         nothing = torch.zeros(0)
         made: dict[type[Artifact], Callable[[], Artifact]] = {
             CacheSchedule: lambda: CacheSchedule(
-                num_calls=50, refresh_calls=(0, 10 + variant), planner="p", interval=None
+                num_calls=50,
+                refresh_calls=(0, 10 + variant % 2),
+                planner="p",
+                interval=None,
+                phases=((0, ("a" * (1 + variant // 2),)),),
             ),
             ChannelAffine: lambda: ChannelAffine(schedule="", tables=table, r2={}),
             QuantParams: lambda: QuantParams(tensors=table, bits={"a": 8}, coverage=()),
@@ -168,9 +175,14 @@ def test_a_part_is_in_the_keys_of_the_stages_that_it_decides_and_in_no_other(par
         assert differing == expected, getattr(other, name.partition(".")[0])
 
 
-@pytest.mark.parametrize("before", [stage for stage in READS if any(stage in read for read in READS.values())])
-def test_an_artefact_is_in_the_keys_of_the_stages_that_read_it_and_in_no_other(parts: Components, before: str) -> None:
-    plain, other = keys(parts), keys(parts, **{before: 1})
+VARIANTS = [(stage, 1) for stage in READS if any(stage in read for read in READS.values())]
+
+
+@pytest.mark.parametrize(("before", "variant"), [*VARIANTS, ("schedule", 2)])  # other refreshes, and other sites
+def test_an_artefact_is_in_the_keys_of_the_stages_that_read_it_and_in_no_other(
+    parts: Components, before: str, variant: int
+) -> None:
+    plain, other = keys(parts), keys(parts, **{before: variant})
     differing = {stage for stage in plain if plain[stage] != other[stage]}
     assert differing == {stage for stage, read in READS.items() if before in read}
 
@@ -231,12 +243,35 @@ def test_equal_refreshes_of_two_planners_share_what_follows(tiny_folder: Path, t
         assert len([path for path in (tmp_path / "store" / stage).iterdir() if path.is_dir()]) == 1, stage
 
 
-@pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, set[Any]]]:
-    """What each stage of the runs of a test drew: stage to kind (noise, classes, prompts) to seeds or texts."""
-    found: dict[str, dict[str, set[Any]]] = {}
+@dataclasses.dataclass(frozen=True)
+class Observed:
+    """A whole run, quantized, cached, forecast and corrected everywhere.
+
+    seen: stage to kind (noise, classes, prompts) to the seeds or texts that were drawn. loops: stage to (refreshes,
+    correction, predictor) of its loops. twins: stage to (parameters, correction) of the networks it quantized.
+    """
+
+    parts: Components
+    schedule: CacheSchedule
+    digests: dict[str, str]
+    seen: dict[str, dict[str, set[Any]]]
+    loops: dict[str, set[Any]]
+    twins: dict[str, set[Any]]
+    noise: list[tuple[str, str]]
+
+
+@pytest.fixture(scope="module")
+def observed(tiny_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Observed:
+    chosen = (
+        *CHOSEN, "budget.num_steps=10", "sample.labels=drawn", "quantize.num_samples=3", "quantize.batch_size=2",
+        "calibrate.num_samples=3", "seed=5", "+sampler@baseline.sampler=plms", "latency.batch_size=1",
+    )  # fmt: skip
+    folder = tiny_folders["sd"]
+    parts = Components.of(text_run(folder, folder, tmp_path_factory.mktemp("observed"), *chosen)[0])
+    out = Observed(parts, every_call(1), {}, {}, {}, {}, [])
     stages = [""]
     timed, noise, labels, encode = Store.timed, cq.seeding.initial_noise, cq.seeding.drawn_labels, TextModel._encode
+    loop, quantize, correct = cq.denoise.denoise, PTQ.quantize, cq.pipeline.corrected
 
     @contextmanager
     def named(self: Store, stage: str) -> Iterator[None]:
@@ -246,7 +281,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, set[Any]]]:
         stages.pop()
 
     def met(kind: str, values: Any) -> None:
-        found.setdefault(stages[-1], {}).setdefault(kind, set()).update(values)
+        out.seen.setdefault(stages[-1], {}).setdefault(kind, set()).update(values)
 
     def noisy(seeds: tuple[int, ...], shape: tuple[int, ...]) -> torch.Tensor:
         met("noise", seeds)
@@ -260,39 +295,77 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, set[Any]]]:
         met("prompts", set(texts) - {""})
         return encode(self, texts)
 
-    monkeypatch.setattr(Store, "timed", named)
-    for module in (cq.seeding, cq.calibrate.loops):
-        monkeypatch.setattr(module, "initial_noise", noisy)
-    monkeypatch.setattr(cq.seeding, "drawn_labels", labelled)
-    monkeypatch.setattr(TextModel, "_encode", encoded)
-    return found
+    def looped(*args: Any, schedule: CacheSchedule, correction: ChannelAffine, predictor: Any, **rest: Any) -> Any:
+        out.loops.setdefault(stages[-1], set()).add((schedule.refresh_calls, correction.digest, predictor))
+        return loop(*args, schedule=schedule, correction=correction, predictor=predictor, **rest)
+
+    def quantized(self: PTQ, denoiser: Any, params: QuantParams, correction: ChannelAffine) -> Any:
+        out.twins.setdefault(stages[-1], set()).add((params.digest, correction.digest))
+        return quantize(self, denoiser, params, correction)
+
+    def deployed(denoiser: Any, correction: ChannelAffine) -> Any:
+        out.noise.append((stages[-1], correction.digest))
+        return correct(denoiser, correction)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "timed", named)
+        for module in (cq.seeding, cq.calibrate.loops):
+            patch.setattr(module, "initial_noise", noisy)
+        for module in (cq.denoise, cq.calibrate.loops):
+            patch.setattr(module, "denoise", looped)
+        patch.setattr(cq.seeding, "drawn_labels", labelled)
+        patch.setattr(TextModel, "_encode", encoded)
+        patch.setattr(PTQ, "quantize", quantized)
+        patch.setattr(cq.pipeline, "corrected", deployed)
+        outcome = cq.pipeline.run(parts)
+    assert outcome is not None
+    return dataclasses.replace(out, schedule=outcome.schedule, digests=dict(outcome.digests))
 
 
-def test_calibration_sees_none_of_the_evaluations_noise_classes_or_prompts(
-    tiny_folders: dict[str, Path], tmp_path: Path, seen: dict[str, dict[str, set[Any]]]
-) -> None:
-    folder = tiny_folders["sd"]
-    chosen = (
-        *CHOSEN, "budget.num_steps=10", "sample.labels=drawn", "quantize.num_samples=3", "quantize.batch_size=2",
-        "calibrate.num_samples=3", "seed=5", "+sampler@baseline.sampler=plms", "latency.batch_size=1",
-    )  # fmt: skip
-    config, _ = text_run(folder, folder, tmp_path, *chosen)
-    parts = Components.of(config)
-    cq.pipeline.run(parts)
+def test_calibration_sees_none_of_the_evaluations_noise_classes_or_prompts(observed: Observed) -> None:
+    parts = observed.parts
     evaluation = {*image_seeds("evaluation", run_seed=5, count=parts.sample.num_images)}
     calibration = {*image_seeds("calibration", run_seed=5, count=100)}
     texts = {name: {*parts.model.read_prompts(name)} for name in ("evaluation", "calibration")}  # type: ignore[attr-defined]
-    drawn = {"samples", "samples_full_precision"}
-    prepared = {"statistics", "cache_correction", "quant_params", "quant_correction", "output_correction"}
-    assert drawn | prepared <= seen.keys()
-    for stage, kinds in seen.items():
-        if stage in drawn:
+    assert {*DRAWN, *PREPARED, "statistics", "cache_correction"} <= observed.seen.keys()
+    for stage, kinds in observed.seen.items():
+        if stage in DRAWN:
             assert kinds == {"noise": evaluation, "classes": evaluation, "prompts": kinds["prompts"]}, stage
             assert kinds["prompts"] <= texts["evaluation"]
         elif stage:  # of counting operations only the shape of a condition matters
             assert kinds.keys() <= {"noise", "prompts"}, stage
             assert kinds["noise"] <= calibration, stage
             assert kinds["prompts"] <= texts["calibration"], stage
+
+
+DRAWN = ("samples", "samples_full_precision")
+PREPARED = ("quant_params", "quant_correction", "output_correction")
+
+
+def test_every_stage_runs_its_loops_on_what_the_stages_before_it_made(observed: Observed) -> None:
+    """What is gathered before there is a cache sees full calls; the rest the schedule, forecast and correction."""
+    refreshes, digests = observed.schedule.refresh_calls, observed.digests
+    assert 1 < len(refreshes) < observed.schedule.num_calls
+    assert digests["cache_correction"] != NO_CORRECTION.digest
+    deployed = (refreshes, digests["cache_correction"], observed.parts.predictor)
+    for stage in (*PREPARED, "samples"):
+        assert observed.loops[stage] == {deployed}, stage
+    for stage in ("statistics", "cache_correction", "samples_full_precision"):
+        ((calls, correction, _),) = observed.loops[stage]
+        baseline = stage == "samples_full_precision"
+        sampler = observed.parts.baseline_sampler if baseline else observed.parts.sampler
+        assert calls == tuple(range(sampler.num_calls(10))), stage
+        assert correction == NO_CORRECTION.digest, stage
+
+
+def test_the_twin_is_made_with_the_corrections_that_are_known_by_then(observed: Observed) -> None:
+    digests = observed.digests
+    assert len({digests["quant_correction"], digests["output_correction"], NO_CORRECTION.digest}) == 3
+    plain = (digests["quant_params"], NO_CORRECTION.digest)
+    corrected = (digests["quant_params"], digests["quant_correction"])
+    assert observed.twins["quant_correction"] == {plain}
+    assert observed.twins["output_correction"] == observed.twins["samples"] == {corrected}
+    assert {*observed.noise} == {("samples", digests["output_correction"])}
 
 
 def test_baseline_images_are_drawn_by_the_baselines_own_solver_and_steps(parts: Components) -> None:
