@@ -19,7 +19,7 @@ import torch
 from omegaconf import OmegaConf
 
 from cq.artifacts import CacheSchedule, ChannelAffine
-from cq.config import build
+from cq.config import CONF, build
 from cq.denoise import denoise
 from cq.evaluate.efficiency import call_macs
 from cq.models.diffusion import DiffusionModel
@@ -149,7 +149,7 @@ def _calibrate(num_steps: int) -> None:
 
 
 def _model() -> DiffusionModel:
-    model: DiffusionModel = build(OmegaConf.load(ROOT / "conf/model/ldm_mini.yaml").model, "model").load()
+    model: DiffusionModel = build(OmegaConf.load(CONF / "model/ldm_mini.yaml").model, "model").load()
     return model
 
 

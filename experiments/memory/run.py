@@ -26,7 +26,7 @@ from cq.artifacts import CacheSchedule, TrajectoryStatistics
 from cq.calibrate.loops import NO_CORRECTION, Loops, every_call
 from cq.calibrate.reduced import ReducedCalibrate
 from cq.calibrate.trajectory import Calibrate, collect_statistics
-from cq.config import build
+from cq.config import CONF, build
 from cq.contracts import PlanRequest
 from cq.cost.l1 import L1
 from cq.denoise import DenoiseStep, denoise
@@ -72,8 +72,8 @@ class Sizes:
 
 
 def load(name: str) -> DiffusionModel:
-    model: DiffusionModel = build(OmegaConf.load(ROOT / f"conf/model/{name}.yaml").model, "model").load()
-    return replace(model, sampler=build(OmegaConf.load(ROOT / "conf/sampler/ddim.yaml"), "sampler"))
+    model: DiffusionModel = build(OmegaConf.load(CONF / f"model/{name}.yaml").model, "model").load()
+    return replace(model, sampler=build(OmegaConf.load(CONF / "sampler/ddim.yaml"), "sampler"))
 
 
 def collect(model: DiffusionModel, collection: Collection, sizes: Sizes, folder: Path | None) -> dict[str, Any]:
@@ -345,7 +345,7 @@ def main() -> None:
         sizes = Sizes(steps=options.steps, samples=options.samples, images=options.images)
         parts = [Collection(method, keep) for method in ("positions", "pooling") for keep in options.keep]
         source = Source.now()
-        component = build(OmegaConf.load(ROOT / f"conf/model/{options.model}.yaml").model, "model")
+        component = build(OmegaConf.load(CONF / f"model/{options.model}.yaml").model, "model")
         results = {
             "model": options.model, "weights_digest": component.weights_digest(), **asdict(sizes),
             "commit": source.commit, "clean_tree": source.clean, "torch": torch.__version__,

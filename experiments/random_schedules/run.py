@@ -7,7 +7,6 @@ table's images are touched.
 
 import json
 import logging
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -21,7 +20,7 @@ from scipy.stats import wilcoxon
 from cq.artifacts import CacheSchedule, TrajectoryStatistics
 from cq.calibrate.loops import NO_CORRECTION, Loops, every_call
 from cq.calibrate.trajectory import collect_statistics
-from cq.config import build
+from cq.config import CONF, build
 from cq.contracts import PlanRequest
 from cq.cost.l1 import L1
 from cq.cost.residual import Residual
@@ -29,6 +28,7 @@ from cq.cost.weighted import Weighted
 from cq.denoise import denoise
 from cq.evaluate.fidelity import relative_error
 from cq.models.diffusion import DiffusionModel
+from cq.origin import Source
 from cq.predict.last import Last
 from cq.schedule.dps import DPS
 from cq.schedule.power import Power
@@ -142,13 +142,12 @@ def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else "ldm_mini"
     num_random = int(sys.argv[2]) if len(sys.argv) > 2 else 100
     started = time.monotonic()
-    component = build(OmegaConf.load(ROOT / f"conf/model/{name}.yaml").model, "model")
+    component = build(OmegaConf.load(CONF / f"model/{name}.yaml").model, "model")
     model = component.load()
-    model = replace(model, sampler=build(OmegaConf.load(ROOT / "conf/sampler/ddim.yaml"), "sampler"))
-    commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    model = replace(model, sampler=build(OmegaConf.load(CONF / "sampler/ddim.yaml"), "sampler"))
     results = {
         "model": name, "weights_digest": component.weights_digest(), "num_steps": STEPS, "num_images": IMAGES,
-        "num_random": num_random, "commit": commit.stdout.strip(), "torch": torch.__version__,
+        "num_random": num_random, "commit": Source.now().commit, "torch": torch.__version__,
         "intervals": compare(model, num_random), "seconds": None,
     }  # fmt: skip
     results["seconds"] = round(time.monotonic() - started)
