@@ -86,9 +86,9 @@ def test_the_correction_of_plain_reuse_is_refused_exactly_where_it_could_not_be_
 def test_a_cost_weighted_by_noise_levels_wants_a_network_that_predicts_noise(stored: dict[str, object]) -> None:
     weighted, model = Weighted(base="l1", power=0.5), SimpleNamespace(noise={"_class_name": "DDIMScheduler", **stored})
     with pytest.raises(ValueError, match=f"cost=Weighted: .*{next(iter(stored))}.*cost=l1"):
-        check_cost(weighted, dps(2), model)  # type: ignore[arg-type]
-    check_cost(L1(), dps(2), model)  # type: ignore[arg-type]
-    check_cost(weighted, Uniform(interval=2), model)  # type: ignore[arg-type]
+        check_cost(weighted, dps(2), model)
+    check_cost(L1(), dps(2), model)
+    check_cost(weighted, Uniform(interval=2), model)
 
 
 def test_what_needs_no_statistics_is_let_through() -> None:

@@ -52,7 +52,8 @@ def ldm_loop(folder: Path, num_steps: int) -> Tensor:
             null, conditional = unet(torch.cat([x, x]), timestep, context).sample.chunk(2)
             x = scheduler.step(null + 1.5 * (conditional - null), timestep, x).prev_sample
         images = vae.decode(x / vae.config.scaling_factor).sample
-    return ((images / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    pixels: Tensor = ((images / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    return pixels
 
 
 def stock(model: str, run: Run, work: Path) -> Tensor:
@@ -69,7 +70,8 @@ def stock(model: str, run: Run, work: Path) -> Tensor:
         found = pipeline(
             list(run.model.captions(torch.arange(IMAGES))), generator=generators, guidance_scale=3.0, output_type="pt"
         )  # fmt: skip
-        return (found.images * 255).round().to(torch.uint8)  # type: ignore[no-any-return]
+        pixels: Tensor = (found.images * 255).round().to(torch.uint8)
+        return pixels
     kinds: dict[str, Callable[[], Any]] = {
         "dit_mini": lambda: ClassConditional(folder, steps, 1.5),
         "ddpm_mini": lambda: Pixels(folder, steps),

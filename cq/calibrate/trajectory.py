@@ -145,7 +145,8 @@ def noise_levels(noise_scheduler: Any) -> Tensor:
         levels: Tensor = noise_scheduler.sigmas[: len(timesteps)].double()
         return levels
     alphas = noise_scheduler.alphas_cumprod.double()[timesteps]
-    return ((1 - alphas) / alphas).sqrt()
+    sigmas: Tensor = ((1 - alphas) / alphas).sqrt()
+    return sigmas
 
 
 class _SiteSums:

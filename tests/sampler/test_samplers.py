@@ -68,12 +68,12 @@ class OfBefore:
 def test_a_sampler_of_the_old_contract_is_told_the_new_one() -> None:
     sampler: Any = OfBefore()
     with pytest.raises(ValueError, match=r"sampler=OfBefore: has no check\(num_steps, stored\)"):
-        check_sampler(sampler, 10, SimpleNamespace(noise=STORED["SD 1"]), "budget.num_steps")  # type: ignore[arg-type]
+        check_sampler(sampler, 10, SimpleNamespace(noise=STORED["SD 1"]), "budget.num_steps")
 
 
 def test_a_model_that_does_not_say_its_noise_is_told_so() -> None:
     with pytest.raises(ValueError, match="model=SimpleNamespace: has no `noise`"):
-        check_sampler(DDIM(), 10, SimpleNamespace(), "budget.num_steps")  # type: ignore[arg-type]
+        check_sampler(DDIM(), 10, SimpleNamespace(), "budget.num_steps")
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

@@ -38,10 +38,12 @@ def network(x: Tensor, timestep: Any) -> Tensor:
 class Linear:
     """It as a denoiser."""
 
-    sites = ()
+    sites: tuple[str, ...] = ()
 
-    def __call__(self, x: Tensor, *, call: int, timestep: Tensor, cond: Any, reuse: Any) -> DenoiserOutput:
-        return DenoiserOutput(network(x, timestep), {})
+    def __call__(
+        self, x_NCHW: Tensor, *, call: int, timestep: Tensor, cond: Tensor | None, reuse: Mapping[str, Tensor]
+    ) -> DenoiserOutput:
+        return DenoiserOutput(network(x_NCHW, timestep), {})
 
 
 def stock_scheduler(sampler: StockSolver, stored: Mapping[str, Any]) -> Any:
@@ -55,15 +57,15 @@ def stock_scheduler(sampler: StockSolver, stored: Mapping[str, Any]) -> Any:
     if stored["_class_name"] not in CLIPPING:
         read["clip_sample"] = stored.get("clip_sample", False)
     read.pop("variance_type", None)
-    options: dict[str, Any] = {
+    of_ours: dict[str, dict[str, Any]] = {
         "PNDMScheduler": {"skip_prk_steps": True}, "DPMSolverMultistepScheduler": {"algorithm_type": "dpmsolver++"},
-    }.get(sampler.scheduler, {})  # fmt: skip
-    return solver.from_config(read, **options)
+    }  # fmt: skip
+    return solver.from_config(read, **of_ours.get(sampler.scheduler, {}))
 
 
 def stock_loop(scheduler: Any) -> Tensor:
     """As every stock pipeline has it."""
-    x = START * scheduler.init_noise_sigma
+    x: Tensor = START * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
         out = network(scheduler.scale_model_input(x, timestep), timestep)
         x = scheduler.step(out, timestep, x, return_dict=False)[0]
