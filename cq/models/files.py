@@ -51,7 +51,7 @@ def _shards(index: Path) -> tuple[Path, ...]:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         return tuple(index.parent / name for name in names)
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"{index} lists no weights ({error}). Get the folder again.") from error
+        raise ValueError(f"{index} lists no weights ({first_line(error)}). Get the folder again.") from error
 
 
 def check_weights(folder: Path) -> None:
@@ -59,8 +59,9 @@ def check_weights(folder: Path) -> None:
     check_no_adapter(folder)
     found = weight_files(folder)
     if found is None:
-        others = sorted(p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".ckpt", ".msgpack"))
-        has = f"only {', '.join(others[:3])}" if others else "no weights"
+        others = [p for p in sorted(folder.iterdir()) if p.suffix in (".safetensors", ".bin", ".ckpt", ".msgpack")]
+        names = ", ".join(path.name if path.is_file() else f"{path.name} (not a file)" for path in others[:3])
+        has = f"only {names}" if others else "no weights"
         raise ValueError(
             f"{folder} has {has}. It must hold diffusion_pytorch_model.safetensors (of a text encoder "
             "model.safetensors), its .fp16. variant, or all shards with their index. Get the folder again, or rename "
@@ -99,6 +100,12 @@ def check_tokenizer(folder: Path) -> None:
         fault = fault_of(path)
         if fault is not None:
             raise ValueError(f"{path} {fault}. Get the file again.")
+
+
+def first_line(error: Exception) -> str:
+    """What an error of somebody else's says, as a part of a sentence."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
 
 
 def listed(names: Iterable[str]) -> str:

@@ -5,11 +5,12 @@ from typing import Any
 
 import torch
 
+from cq.failures import out_of_memory
 from cq.models.architecture import set_heads
 from cq.models.call import CallIndex
 from cq.models.denoiser import GuidedDenoiser
 from cq.models.diffusion import ModelComponent, UnusableModelError, guiding
-from cq.models.files import MERGE, is_adapter, listed, weight_files
+from cq.models.files import MERGE, first_line, is_adapter, listed, weight_files
 from cq.models.stored import first_stage_kind, part_folder
 
 
@@ -26,14 +27,15 @@ def read_part(kind: Any, weights: str, name: str) -> Any:
         part, info = kind.from_pretrained(
             folder, output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=True, **options
         )
-    except MemoryError:
-        raise
     except Exception as error:  # of diffusers, transformers, safetensors or pickle: each has its own
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if out_of_memory(error):
+            raise
         raise UnusableModelError(
-            f"model.weights={weights!r}: its {name} cannot be opened as a {kind.__name__} ({reason}). Get {folder} "
-            "again, or correct its config.json."
+            f"model.weights={weights!r}: its {name} cannot be opened as a {kind.__name__} ({first_line(error)}). Get "
+            f"{folder} again, or correct its config.json."
         ) from error
+    unread = {name for name, tensor in part.state_dict().items() if tensor.is_meta}  # in the index, but in no shard
+    info["missing_keys"] = unread.union(info["missing_keys"])
     _account(info, kind, f"model.weights={weights!r}: its {name}", folder)
     part = part.float().eval().requires_grad_(False)
     broken = [key for key, tensor in part.named_parameters() if not bool(tensor.isfinite().all())]
@@ -83,11 +85,11 @@ def read_tokenizer(kind: Any, weights: str, name: str, encoder: Any) -> Any:
     try:
         tokenizer = kind.from_pretrained(folder, local_files_only=True)
         highest = max(tokenizer.get_vocab().values())
+        tokenizer("a prompt, and a sign: \u2603")
     except Exception as error:  # as above
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UnusableModelError(
-            f"model.weights={weights!r}: its {name} cannot be opened as a {kind.__name__} ({reason}). Get {folder} "
-            "again."
+            f"model.weights={weights!r}: its {name} cannot be opened as a {kind.__name__} ({first_line(error)}). Get "
+            f"{folder} again."
         ) from error
     rows = int(encoder.config.vocab_size)
     if highest >= rows:

@@ -55,7 +55,7 @@ class StableDiffusionXL(StableDiffusion):
             for name in ("text_encoder", "text_encoder_2")
         )
         check_context(self.weights, "unet", key="cross_attention_dim", made=made, by="its text encoders together")
-        pooled = int(part_config(self.weights, "text_encoder_2").get("projection_dim", 512))  # CLIP's own default
+        pooled = check_text_encoder(self.weights, "text_encoder_2", kind="clip_text_model", width="projection_dim")
         of_part(self.weights, "unet", check_size_conditions, part_config(self.weights, "unet"), pooled=pooled)
 
     def load(self) -> "XLModel":

@@ -126,16 +126,22 @@ def check_context(weights: str, name: str, *, key: str, made: int | None, by: st
 def check_text_encoder(weights: str, name: str, *, kind: str, width: str) -> int:
     """The width of what a text encoder gives. Raises ValueError for one of another kind.
 
-    kind: transformers' model_type. width: the setting that says the width.
+    kind: transformers' model_type. width: the setting that says the width, 512 where it is not there (CLIP and T5).
     """
     config = part_config(weights, name)
     found = config.get("model_type", config.get("_class_name"))
-    if found != kind or not isinstance(config.get(width), int):
+    if found != kind:
         raise ValueError(
             f"model.weights={weights!r}: its {name} is a {found} ({', '.join(config.get('architectures') or ['?'])}), "
             f"and this model component reads prompts with a {kind}. Choose another model or folder."
         )
-    return int(config[width])
+    made = config.get(width, 512)
+    if type(made) is not int:
+        raise ValueError(
+            f"model.weights={weights!r}: its {name} says {width}={made!r}, which must be a whole number. Correct its "
+            "config.json."
+        )
+    return made
 
 
 def check_decoder(

@@ -5,7 +5,9 @@ from typing import Any
 
 import torch
 
+from cq.failures import out_of_memory
 from cq.models.diffusion import DiffusionModel, UnusableModelError
+from cq.models.files import first_line
 from cq.phases import Phases
 
 log = logging.getLogger(__name__)
@@ -28,12 +30,12 @@ def tried(model: DiffusionModel, phases: Phases, *, num_steps: int) -> Diffusion
         options: dict[str, Any] = {"call": 0, "timestep": timesteps[len(timesteps) // 2], "cond": cond}
         full = model.denoiser(x_NCHW, reuse={}, **options)
         drawn_NCHW = model.decode(x_NCHW)
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+    except Exception as error:  # of diffusers, transformers or torch: each has its own
+        if out_of_memory(error) or isinstance(error, OSError):
+            raise
         raise UnusableModelError(
             f"{where}: it fails at its first call, on a state of shape {list(component.latent_shape)} "
-            f"({type(error).__name__}: {str(error).strip().splitlines()[0]}). Its config.json is not of these weights, "
+            f"({first_line(error)}). Its config.json is not of these weights, "
             "or the shape is not one that it takes."
         ) from error
     if tuple(drawn_NCHW.shape[1:]) != tuple(component.image_shape):

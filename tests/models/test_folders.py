@@ -222,6 +222,7 @@ REFUSED: dict[str, tuple[str, Edit, list[str]]] = {
     "captions of another width": ("pixart", configured("transformer", caption_channels=24), ["caption_channels"]),
     "captions that nobody projects": ("pixart", configured("transformer", caption_channels=None), ["of None numbers"]),
     "classes of another width": ("ldm", configured("class_embedder", dim=9), ["its class_embedder gives 9"]),
+    "a width that is no number": ("sdxl", configured("text_encoder_2", projection_dim=None), ["projection_dim=None"]),
     "classes that are no number": ("ldm", configured("class_embedder", num_classes="10"), ["num_classes='10'"]),
     "widths that are none": ("dit", configured("vae", block_out_channels=None), ["block_out_channels=None", "a list"]),
     "layers that are none": ("sd", configured("unet", layers_per_block=[2]), ["layers_per_block=[2]", "whole number"]),
@@ -236,6 +237,12 @@ UNUSABLE: dict[str, tuple[str, Edit, list[str]]] = {
     "a key is missing": ("uncond", weighted("unet", without(CONV_IN)), ["its unet lacks 'conv_in.weight'"]),
     "a key too many": (
         "sd", weighted("vae", lambda s: {**s, "decoder.a.weight": torch.zeros(1)}), ["'decoder.a.weight'", "no place"],
+    ),
+    "a shard twice": (
+        "sd", lambda f: (sharded("unet")(f), shutil.copy(
+            f / "unet/diffusion_pytorch_model-00001-of-00002.safetensors",
+            f / "unet/diffusion_pytorch_model-00002-of-00002.safetensors")),
+        ["its unet lacks 'conv_in.weight'"],
     ),
     "another shape": (
         "dit", weighted("transformer", lambda s: {**s, "proj_out_2.bias": torch.zeros(3)}),
@@ -262,6 +269,10 @@ UNUSABLE: dict[str, tuple[str, Edit, list[str]]] = {
             **s, "embeddings.token_embedding.weight": s["embeddings.token_embedding.weight"][:50]})(f)),
         ["tokenizer makes tokens up to 53", "knows 50"],
     ),
+    "another model's vocabulary": (
+        "sd", lambda f: shutil.copy(f.parent / "other/tokenizer.json", f / "tokenizer/tokenizer.json"),
+        ["tokenizer cannot be opened as a CLIPTokenizer"],
+    ),
     "prompts longer than the encoder": (
         "sd", wrote("tokenizer/tokenizer_config.json", '{"model_max_length": 77}'), ["77 tokens", "takes 8"],
     ),
@@ -273,6 +284,7 @@ def copied(name: str, edit: Edit, folders: dict[str, Path], to: Path) -> ModelCo
     family, _, other = name.partition(" as ")
     folder = to / "m"
     shutil.copytree(folders[family], folder)
+    shutil.copytree(folders["pixart"] / "tokenizer", to / "other")
     edit(folder)
     return component(other or family, folder)
 
