@@ -11,9 +11,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from cq.commands import FAILED, REFUSED, ended, say
+from cq.commands import FAILED, REFUSED, ended, explain, say
 from cq.config import CONF
-from cq.failures import sentence
 from cq.ledger import RunError, execute
 
 log = logging.getLogger("cq")
@@ -45,13 +44,13 @@ class JobError(RuntimeError):
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _run(config: DictConfig) -> None:
     try:
-        execute(config, HydraConfig.get().runtime.choices)
+        execute(config, HydraConfig.get().runtime.choices, list(HydraConfig.get().overrides.task))
     except (ValueError, OSError, RunError) as error:
         if not HydraConfig.get().launcher._target_.endswith(".BasicLauncher"):
-            raise JobError(sentence(error)) from None
+            raise JobError(explain(error)) from None
         _errors.append(error)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            log.error("%s", sentence(error))  # the other jobs of the sweep go on
+            log.error("%s", explain(error))  # the other jobs of the sweep go on
 
 
 def main() -> None:
@@ -76,7 +75,7 @@ def _command() -> int:
     for failure in _errors:
         if tracebacks == "1" or (isinstance(failure, RunError) and not failure.mendable):
             traceback.print_exception(failure)
-        say("cq", sentence(failure))
+        say("cq", explain(failure))
     if any(isinstance(failure, RunError) for failure in _errors):
         return FAILED
     return REFUSED if _errors else 0

@@ -1,6 +1,5 @@
 """How every command line ends: with one exit status, and in one sentence whatever went wrong."""
 
-import difflib
 import os
 import re
 import signal
@@ -15,7 +14,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from cq.config import CONF
+from cq.config import CONF, near
 from cq.failures import mendable, sentence
 
 FAILED, REFUSED, SIGNALLED = 1, 2, 128  # exit statuses; of a signal: 128 and its number, so 130 for Ctrl-C
@@ -110,9 +109,3 @@ def explain(error: Exception) -> str:
     lines = [*str(error).splitlines(), *(str(cause).splitlines() if cause is not error else [])]
     told = [line.strip().rstrip(".:") for line in lines if line.strip() and "_type=" not in line]
     return f"{'; '.join(told)}. Correct it; --cfg job prints the configuration with all of its keys."
-
-
-def near(name: str, known: list[str]) -> str:
-    """Which of the known names was meant, if one is close."""
-    match = difflib.get_close_matches(name, known, n=1)
-    return f" Did you mean {match[0]!r}?" if match else ""

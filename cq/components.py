@@ -3,12 +3,11 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from cq.config import build, check_budget, check_compute
+from cq.config import build, check_budget, check_compute, check_places, check_row, check_top, place
 from cq.preflight import (
     check_cost,
     check_files,
@@ -26,12 +25,21 @@ from cq.store import Store, check_writable
 
 if TYPE_CHECKING:  # these bring torch
     from cq.calibrate.trajectory import Calibrate
-    from cq.contracts import CacheStrategy, Corrector, Cost, Metric, Predictor, Quantizer, Sampler, SchedulePlanner
+    from cq.contracts import (
+        CacheStrategy,
+        Corrector,
+        Cost,
+        Logger,
+        Metric,
+        Predictor,
+        Quantizer,
+        Sampler,
+        SchedulePlanner,
+    )
     from cq.evaluate.latency import Latency
     from cq.evaluate.paper_protocol import NoProtocol, PaperProtocol
     from cq.models.diffusion import ModelComponent
     from cq.sample.generate import Sample
-    from cq.tracking import NoLogger, WandbLogger
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +69,7 @@ class Components:
     protocol: "NoProtocol | PaperProtocol"
     latency: "Latency"
     store: Store
-    logger: "NoLogger | WandbLogger"
+    logger: "Logger"
     run_seed: int
     dtype: str = "float32"
     compile: bool = False
@@ -85,16 +93,24 @@ class Components:
 
         What needs no torch comes first: torch alone takes longer to import than all of the checks before it.
         """
+        from cq import contracts
+        from cq.evaluate.paper_protocol import NoProtocol, PaperProtocol
+        from cq.models.diffusion import ModelComponent
+        from cq.sample.generate import Sample
+
+        check_top(config)
+        check_row(config)
         check_budget(config)
         check_compute(config)
-        protocol: NoProtocol | PaperProtocol = build(config.protocol, "protocol")
+        check_places(config)
+        protocol: NoProtocol | PaperProtocol = build(config.protocol, "protocol", NoProtocol | PaperProtocol)
         check_protocol_choices(protocol, model=config.model, metrics=config.metrics)
-        model: ModelComponent = build(config.model, "model")
-        planner: SchedulePlanner = build(config.schedule, "schedule")
-        sample: Sample = build(config.sample, "sample")
-        sampler: Sampler = build(config.sampler, "sampler")
-        baseline_sampler: Sampler = build(config.baseline.sampler, "baseline.sampler")
-        strategy: CacheStrategy = build(config.cache, "cache")
+        model: ModelComponent = build(config.model, "model", ModelComponent)
+        planner: SchedulePlanner = build(config.schedule, "schedule", contracts.SchedulePlanner)
+        sample: Sample = build(config.sample, "sample", Sample)
+        sampler: Sampler = build(config.sampler, "sampler", contracts.Sampler)
+        baseline_sampler: Sampler = build(config.baseline.sampler, "baseline.sampler", contracts.Sampler)
+        strategy: CacheStrategy = build(config.cache, "cache", contracts.CacheStrategy)
         model.check()
         budget = {value: f"budget.{key}" for key, value in reversed(config.budget.items()) if key.endswith("_steps")}
         own_steps = budget.get(sample.num_steps, "sample.num_steps")
@@ -107,33 +123,33 @@ class Components:
         check_protocol(
             protocol, model=model, sample=sample, sampler=baseline_sampler, num_steps=config.baseline.num_steps
         )
-        logger: NoLogger | WandbLogger = build(config.logger, "logger")
+        logger: Logger = build(config.logger, "logger", contracts.Logger)
         needed = _disk_bytes(model, sample, num_calls + baseline_sampler.num_calls(config.baseline.num_steps))
-        records = Path(config.paths.records)
-        if records.is_dir():
-            raise ValueError(f"paths.records={records}: is a folder. Name a file in it: {records / 'records.jsonl'}.")
-        check_writable(Path(config.paths.store), "paths.store", needed)
-        check_writable(records.parent, "paths.records")
-        check_writable(Path(config.paths.tracking), "paths.tracking")
+        check_writable(place(config, "store"), "paths.store", needed)
+        check_writable(place(config, "records").parent, "paths.records")
+        check_writable(place(config, "tracking"), "paths.tracking")
+        from cq.calibrate.trajectory import Calibrate
+        from cq.evaluate.latency import Latency
+
         parts = Components(
             model=model,
             sampler=sampler,
             baseline_steps=config.baseline.num_steps,
             baseline_sampler=baseline_sampler,
             strategy=strategy,
-            predictor=build(config.predict, "predict"),
-            calibrate=build(config.calibrate, "calibrate"),
-            cost=build(config.cost, "cost"),
+            predictor=build(config.predict, "predict", contracts.Predictor),
+            calibrate=build(config.calibrate, "calibrate", Calibrate),
+            cost=build(config.cost, "cost", contracts.Cost),
             planner=planner,
-            correct_cache=build(config.correct.cache, "correct.cache"),
-            correct_quant=build(config.correct.quant, "correct.quant"),
-            correct_output=build(config.correct.output, "correct.output"),
-            quantizer=build(config.quantize, "quantize"),
+            correct_cache=build(config.correct.cache, "correct.cache", contracts.Corrector),
+            correct_quant=build(config.correct.quant, "correct.quant", contracts.Corrector),
+            correct_output=build(config.correct.output, "correct.output", contracts.Corrector),
+            quantizer=build(config.quantize, "quantize", contracts.Quantizer),
             sample=sample,
-            metrics={name: build(node, f"metrics.{name}") for name, node in config.metrics.items()},
+            metrics={name: build(node, f"metrics.{name}", contracts.Metric) for name, node in config.metrics.items()},
             protocol=protocol,
-            latency=build(config.latency, "latency"),
-            store=Store(Path(config.paths.store)),
+            latency=build(config.latency, "latency", Latency),
+            store=Store(place(config, "store")),
             logger=logger,
             run_seed=config.seed,
             dtype=config.compute.dtype,
@@ -142,7 +158,10 @@ class Components:
         )
         check_files(parts.metrics)
         check_sizes(parts.metrics, model.image_shape)
-        check_metrics(parts.metrics, num_images=sample.num_images, channels=model.image_shape[0])
+        drawn = contracts.Drawn(
+            num_images=sample.num_images, shape=model.image_shape, captioned=hasattr(model, "prompts")
+        )
+        check_metrics(parts.metrics, drawn)
         for name, metric in parts.metrics.items():
             protocol.check_metric(f"metrics.{name}", metric)
         check_layers(parts.quantizer, model)

@@ -4,17 +4,22 @@ Legend of shape suffixes: N batch (guided models: [unconditional; conditional], 
 T call of the denoiser in sampling order.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-from torch import Tensor
+if TYPE_CHECKING:  # these bring torch, which a check of a configuration does not need
+    from pathlib import Path
 
-from cq.artifacts import CacheSchedule, ChannelAffine, QuantParams, TrajectoryStatistics
-from cq.calibrate.moments import PairMoments
-from cq.phases import Phases
+    from torch import Tensor
+
+    from cq.artifacts import CacheSchedule, ChannelAffine, QuantParams, TrajectoryStatistics
+    from cq.calibrate.moments import PairMoments
+    from cq.phases import Phases
+    from cq.record import RunRecord
 
 
 @dataclass(frozen=True)
@@ -153,7 +158,7 @@ class PlanRequest:
 
     num_calls: int
     cost: Cost
-    statistics: "LazyStatistics"
+    statistics: LazyStatistics
 
 
 class LazyStatistics(Protocol):
@@ -246,18 +251,30 @@ class NamesLayers(Protocol):
 
 @runtime_checkable
 class Metric(Protocol):
-    """Scores a sample set. `context` holds the reference images, features and the paired full-precision set."""
+    """Scores a sample set. One that cannot score every set, or needs what may be missing, is also a `ChecksImages`."""
 
     def compute(self, context: Any) -> Mapping[str, Any]:
-        """Metric name to a `Score` (value, interval, protocol)."""
+        """Metric name to a `Score`; context is an `EvaluationContext`. MetricUnavailable where something is missing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """What is known of images before they are drawn. shape: [C, H, W]. captioned: whether each has a caption."""
+
+    num_images: int
+    shape: tuple[int, int, int]
+    captioned: bool
 
 
 @runtime_checkable
-class NeedsImages(Protocol):
-    """What a metric that cannot score every set adds, so that too small a one is refused before it is drawn."""
+class ChecksImages(Protocol):
+    """What such a metric adds, so that it is refused before the images are drawn."""
 
-    def check_count(self, num_images: int) -> None:
-        """Raise ValueError where so few images have no score; let pass what is only known when they are scored."""
+    def check(self, drawn: Drawn) -> None:
+        """Raise ValueError for images that have no score; MetricUnavailable where something is not on this machine.
+
+        What is only known when the images are scored passes.
+        """
 
 
 @runtime_checkable
@@ -274,3 +291,14 @@ class ReadsFiles(Protocol):
 
     def check_files(self) -> None:
         """Raise ValueError for a file that is there and cannot serve; let pass one that is missing."""
+
+
+@runtime_checkable
+class Logger(Protocol):
+    """Where runs and tables are shown beside the record file."""
+
+    def log_run(self, record: RunRecord, thumbnails: Path, folder: Path) -> None:
+        """One run. thumbnails: a PNG of its first images. folder: for what is written here."""
+
+    def log_table(self, name: str, records: list[RunRecord], files: tuple[Path, ...], folder: Path) -> None:
+        """A rendered table with its figures."""

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cq import __version__, identity
 from cq.components import Components
+from cq.config import place
 from cq.failures import mendable, sentence
 from cq.identity import beside
 from cq.models.diffusion import UnusableModelError
@@ -21,6 +22,7 @@ from cq.origin import PACKAGE, Source
 from cq.processes import here
 from cq.record import SCHEMA, RunRecord, append, latest, read
 from cq.store import Store, locked, write_atomically
+from cq.unread import unread
 
 if TYPE_CHECKING:  # these bring torch, which a refusal or a look into the records does not need
     from cq.artifacts import SampleSet
@@ -76,17 +78,20 @@ def config_digest(config: DictConfig) -> str:
     return digest_of(question | extra)[:20]
 
 
-def execute(config: DictConfig, choices: Mapping[str, str]) -> RunRecord:
+def execute(config: DictConfig, choices: Mapping[str, str], overrides: Sequence[str] = ()) -> RunRecord:
     """Answer `config` from the record file if it is there, else run it, append its record and log it.
 
     A row of another table that asked the same question has answered it, too: its record is written under this name.
+    overrides: of the command line; those that nothing reads are said.
     Raises ValueError, before anything expensive, for what cannot work, and RunError where a stage failed.
     """
     processes = here()
     processes.begin()
     parts = Components.of(config)
+    for said in unread(config, parts, overrides).values():
+        log.warning("%s", said)
     weights = parts.model.weights_digest()
-    path = Path(config.paths.records)
+    path = place(config, "records")
     found = processes.told(find(known(path), config, weights) if processes.is_main else None)
     if found is not None and not config.force:
         log.info("%s: already recorded in %s (force=true runs it again)", experiment_of(config), path)
@@ -102,7 +107,7 @@ def execute(config: DictConfig, choices: Mapping[str, str]) -> RunRecord:
         with processes.step():
             if processes.is_main:
                 append(twin, path)
-                parts.logger.log_run(twin, path.parent / twin.thumbnails, Path(config.paths.tracking))
+                parts.logger.log_run(twin, path.parent / twin.thumbnails, place(config, "tracking"))
         return twin
     from cq.artifacts import digest_of
     from cq.memory import within_budget
@@ -121,7 +126,7 @@ def execute(config: DictConfig, choices: Mapping[str, str]) -> RunRecord:
                 made = _record(config, choices, weights, outcome, source, note="; ".join(outcome.missing.values()))
                 append(made, path)
                 parts.store.ended_well()
-                parts.logger.log_run(made, path.parent / made.thumbnails, Path(config.paths.tracking))
+                parts.logger.log_run(made, path.parent / made.thumbnails, place(config, "tracking"))
     except UnusableModelError:
         raise  # when its model was loaded, before anything was computed: refused, and no run that failed
     except Exception as error:
@@ -220,7 +225,7 @@ def _record(
         schedule={"num_calls": outcome.schedule.num_calls, "refresh_calls": list(outcome.schedule.refresh_calls)}
         if outcome else {},
         thumbnails=f"thumbnails/{outcome.images_digest[:16]}.png" if outcome else "",
-        status="ok" if outcome else "failed",
+        status="failed" if outcome is None else "incomplete" if outcome.missing else "ok",
         note=note,
     )  # fmt: skip
 

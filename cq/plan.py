@@ -32,6 +32,7 @@ from cq.quantize.passes import unit_bytes
 from cq.quantize.ptq import PTQ
 from cq.quantize.reconstruct import Reconstruct
 from cq.stages import Run
+from cq.unread import unread
 
 # Measured on the bundled ldm_mini: seconds of the stages of 90 recorded runs (results/runs_table5.jsonl, 250 steps, 700
 # images, 2 cores) over what its timed calls say.
@@ -244,8 +245,10 @@ def _tell(overrides: list[str]) -> None:
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", overrides=overrides)
-    parts = within_budget(Components.of(config))
-    sys.stdout.write(f"{plan_of(parts)}\n")
+    parts = Components.of(config)
+    for said in unread(config, parts, overrides).values():
+        sys.stderr.write(f"cq.plan: {said}\n")
+    sys.stdout.write(f"{plan_of(within_budget(parts))}\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What two parts of a run demand of each other, refused in seconds instead of after a calibration pass."""
 
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from math import ceil
@@ -13,7 +14,17 @@ if TYPE_CHECKING:  # these bring torch, which a check of a configuration does no
     from cq.artifacts import CacheSchedule, TrajectoryStatistics
     from cq.calibrate.moments import PairMoments
     from cq.calibrate.trajectory import Calibrate
-    from cq.contracts import CacheStrategy, Corrector, Cost, Metric, Predictor, Quantizer, Sampler, SchedulePlanner
+    from cq.contracts import (
+        CacheStrategy,
+        Corrector,
+        Cost,
+        Drawn,
+        Metric,
+        Predictor,
+        Quantizer,
+        Sampler,
+        SchedulePlanner,
+    )
     from cq.evaluate.paper_protocol import NoProtocol, PaperProtocol
     from cq.models.diffusion import ModelComponent
     from cq.sample.generate import Sample
@@ -192,30 +203,32 @@ def check_layers(quantizer: "Quantizer", model: "ModelComponent") -> None:
             quantizer.check_layers(names)
 
 
-def check_metrics(metrics: Mapping[str, "Metric"], *, num_images: int, channels: int) -> None:
-    """Raise ValueError for a metric that has no value for such images or so few of them, or works in batches of none.
+def check_metrics(metrics: Mapping[str, "Metric"], drawn: "Drawn", *, may_lack: bool = False) -> None:
+    """Raise ValueError, under its key, for a metric that such images have no score of, or that lacks what it needs.
 
-    channels: of the images that the model draws; a metric names the network that looks at them `features`.
+    may_lack: let those pass that lack a file; images that are there already lose nothing by it.
     """
-    from cq.contracts import NeedsImages
-    from cq.evaluate.features import channels_of
+    from cq.contracts import ChecksImages
+    from cq.evaluate.protocol import MetricUnavailable
 
+    lacking: dict[str, str] = {}
     for name, metric in metrics.items():
-        batch_size = getattr(metric, "batch_size", 1)
-        if batch_size < 1:
-            raise ValueError(f"metrics.{name}.batch_size={batch_size}: must be at least 1. 250 is usual.")
-        features = getattr(metric, "features", "")
-        if features and channels_of(features) != channels:
-            raise ValueError(
-                f"metrics.{name}.features={features!r}: takes images of {channels_of(features)} channel(s), and this "
-                f"model draws {channels}. zoo:features is for grey images and zoo:scene_features for colour; "
-                "evaluate=fidelity needs none."
-            )
-        if isinstance(metric, NeedsImages):
-            try:
-                metric.check_count(num_images)
-            except ValueError as error:
-                raise ValueError(f"metrics.{name} with sample.num_images={num_images}: {error}") from error
+        if not isinstance(metric, ChecksImages):
+            continue
+        try:
+            metric.check(drawn)
+        except MetricUnavailable as error:
+            lacking[name] = str(error)
+        except ValueError as error:
+            where = "." if re.match(r"\w+=", str(error)) else f" with sample.num_images={drawn.num_images}: "
+            raise ValueError(f"metrics.{name}{where}{error}") from error
+    if lacking and not may_lack:
+        leave_out = " ".join(f"'~metrics.{name}'" for name in lacking)
+        raise ValueError(
+            f"{', '.join(f'metrics.{name}={type(metrics[name]).__name__}' for name in lacking)}: cannot be computed "
+            f"here. {' '.join(lacking.values())} Or draw the images now by adding {leave_out} to the command; the same "
+            "command without that scores them then, and draws none again."
+        )
 
 
 def check_sizes(metrics: Mapping[str, "Metric"], image_shape: tuple[int, ...]) -> None:

@@ -24,9 +24,9 @@ from cq.store import write_atomically
 
 SCHEMA = 1  # raised when the meaning of a field changes
 
-Status = Literal["ok", "failed", "not run"]
+Status = Literal["ok", "incomplete", "failed", "not run"]
 
-STATUSES: tuple[str, ...] = ("ok", "failed", "not run")
+STATUSES: tuple[str, ...] = ("ok", "incomplete", "failed", "not run")
 BUDGET = ("num_steps", "cache_interval", "weight_bits", "act_bits")
 COUNTED = (
     "macs_full",
@@ -69,7 +69,8 @@ class RunRecord:
         the making; None where it was not kept whole; {} in records from before it was kept.
     schedule: {} or {num_calls, refresh_calls}.
     thumbnails: PNG strip of the first images, relative to the folder of the record file, or "".
-    note: why a run failed or did not run.
+    status: incomplete where the images are drawn and a score is missing, which the same command adds.
+    note: why a run failed, did not run or is incomplete.
     Raises ValueError where a field has the wrong type or a nested key is missing.
     """
 
@@ -118,7 +119,7 @@ class RunRecord:
             raise ValueError(f"note='' of a run that is {self.status!r}: say why in `note`; the report prints it.")
         _require("budget", self.budget, BUDGET)
         _require("model", self.model, ("name", "weights_digest"))
-        if self.counted or self.status == "ok":
+        if self.counted or self.drawn:
             _require("counted", self.counted, COUNTED, exact=True)
         if self.schedule:
             _require("schedule", self.schedule, ("num_calls", "refresh_calls"), exact=True)
@@ -136,6 +137,11 @@ class RunRecord:
             _require(f"scores[{name!r}]", score, SCORE, exact=True)
             if score["better"] not in BETTER:
                 raise ValueError(f"scores[{name!r}]['better']={score['better']!r}: must be one of {list(BETTER)}.")
+
+    @property
+    def drawn(self) -> bool:
+        """Whether there are images, so that what it cost and how it scored can be told."""
+        return self.status in ("ok", "incomplete")
 
     @property
     def quantized(self) -> bool:

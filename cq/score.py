@@ -20,6 +20,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from cq import contracts
 from cq.captions import read_folder
 from cq.commands import ended
 from cq.config import CONF, build
@@ -53,7 +54,7 @@ def score(images: Path, config: DictConfig) -> dict[str, Any]:
     from cq.evaluate.protocol import EvaluationContext, MetricUnavailable, NoBaselineError
 
     protocol: NoProtocol | PaperProtocol = build(config.protocol, "protocol")
-    metrics = {name: build(node, f"metrics.{name}") for name, node in config.metrics.items()}
+    metrics = {name: build(node, f"metrics.{name}", contracts.Metric) for name, node in config.metrics.items()}
     for name, metric in metrics.items():
         protocol.check_metric(f"metrics.{name}", metric)
     if isinstance(protocol, PaperProtocol) and protocol.reference is not None:
@@ -75,7 +76,12 @@ def score(images: Path, config: DictConfig) -> dict[str, Any]:
                 f"{images}: holds images [N, C, H, W] of {list(found)}, and protocol={protocol.name} has "
                 f"{list(asked)}. Give those, or choose their protocol."
             )
-    check_metrics(metrics, num_images=num, channels=pixels_NCHW.shape[1])
+    height, width = pixels_NCHW.shape[2:]
+    check_metrics(
+        metrics,
+        contracts.Drawn(num_images=num, shape=(pixels_NCHW.shape[1], height, width), captioned=True),
+        may_lack=True,
+    )
     empty = torch.empty(num, 0)
     context = EvaluationContext(
         samples=SampleSet(

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, open_dict
 
 from cq.commands import FAILED, REFUSED, ended, say
 from cq.components import Components
-from cq.config import CONF, PAPER, build
+from cq.config import CONF, PAPER, build, place
 from cq.ledger import (
     RunError,
     check_committed,
@@ -32,6 +32,7 @@ from cq.ledger import (
 from cq.origin import Source
 from cq.record import RunRecord
 from cq.store import check_writable
+from cq.unread import unread
 
 if TYPE_CHECKING:
     from cq.models.diffusion import ModelComponent
@@ -41,10 +42,11 @@ log = logging.getLogger("cq.table")
 
 @dataclass(frozen=True)
 class Job:
-    """One composed configuration and the names of its choices."""
+    """One composed configuration, the names of its choices, and what was set beside its experiment."""
 
     config: DictConfig
     choices: dict[str, str]
+    overrides: tuple[str, ...] = ()
 
 
 def jobs_of(table: str, overrides: Sequence[str]) -> list[Job]:
@@ -68,7 +70,7 @@ def jobs_of(table: str, overrides: Sequence[str]) -> list[Job]:
                 choices = {str(k): str(v) for k, v in config.hydra.runtime.choices.items()}
                 with open_dict(config):
                     del config["hydra"]
-                job = Job(config, choices)
+                job = Job(config, choices, tuple(grid))
                 jobs.setdefault((experiment_of(config), config_digest(config)), job)
     return sorted(jobs.values(), key=lambda job: (job.config.seed, job.config.row.order))
 
@@ -84,11 +86,14 @@ class Known:
 def recorded(jobs: Sequence[Job]) -> list[Known]:
     """What is known of each job; ValueError, before anything runs, for the first one that cannot work."""
     answers: list[Known] = []
+    idle: list[dict[str, str]] = []
     source = Source.now()
     records: dict[Path, list[RunRecord]] = {}
     weights: dict[ModelComponent, str] = {}
     for job in jobs:
-        path, model = Path(job.config.paths.records), Components.of(job.config).model
+        parts = Components.of(job.config)
+        path, model = place(job.config, "records"), parts.model
+        idle.append(unread(job.config, parts, job.overrides))
         if path not in records:
             records[path] = known_in_all_tables(path, job.config.row.table)
         if model not in weights:
@@ -98,6 +103,9 @@ def recorded(jobs: Sequence[Job]) -> list[Known]:
         answers.append(Known(record, record or find(*asked, any_row=True)))
         if record is None:
             check_committed(path, source)
+    for key in idle[0] if idle else ():
+        if all(key in said for said in idle):  # a table's row that does not read it is nothing to speak of
+            log.warning("%s", idle[0][key])
     return answers
 
 
@@ -160,17 +168,17 @@ def fill(table: str, overrides: Sequence[str], out: Path) -> Filled:
                 record = execute(job.config, job.choices)
             except RunError as error:
                 failed += 1
-                same = (each for each in known_in_all_tables(Path(job.config.paths.records), job.config.row.table))
+                same = (each for each in known_in_all_tables(place(job.config, "records"), job.config.row.table))
                 record = next((each for each in same if each.key == error.record.key), error.record)
                 if not error.mendable:
                     traceback.print_exception(error)
                 log.error("run %d of %d failed: %s", ran, len(todo), error)
         records.append(record)
     config = jobs[0].config
-    path = Path(config.paths.records)
+    path = place(config, "records")
     rendered = render_table(table, records, PAPER, out, thumbnails=path.parent)
     if ran:
-        build(config.logger, "logger").log_table(table, records, rendered.files, Path(config.paths.tracking))
+        build(config.logger, "logger").log_table(table, records, rendered.files, place(config, "tracking"))
     return Filled(markdown=rendered.markdown, ran=ran, failed=failed)
 
 

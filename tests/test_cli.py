@@ -17,6 +17,8 @@ from cq.record import read
 from tests.refusals import DPS, OF_A_TRANSFORMER, OF_TWO_PARTS, PTQ
 from tests.tiny_runs import quick
 
+SD = ("model=sd_mini", "model.weights=zoo:sd_mini")
+
 # arguments, then what the message must hold: key and value, the rule, the remedy
 REFUSED = {
     "unknown key": (["budget.num_step=3"], ["budget.num_step=3", "no key", "Did you mean 'num_steps'", "weight_bits"]),
@@ -72,6 +74,37 @@ REFUSED = {
     "unknown logger mode": (["logger=wandb", "logger.mode=onlin"], ["logger.mode='onlin'", "online or offline or"]),
     "component of another package": (["cost._target_=os.system"], ["cost._target_='os.system'", "package `cq`"]),
     "no such component": (["cost._target_=cq.cost.l1.L2"], ["cost._target_='cq.cost.l1.L2'", "no such component"]),
+    "unknown key at the top": (["+sampels.num_images=5"], ["sampels={'num_images': 5}", "no key", "mean 'sample'"]),
+    "unknown key of a section": (["+budget.num_step=5"], ["budget.num_step=5", "no key", "mean 'num_steps'"]),
+    "model that is a sampler": (["model._target_=cq.sampler.ddim.DDIM"], ["model=cq.sampler.ddim.DDIM", "is no Model"]),
+    "planner that is a cost": (["schedule._target_=cq.cost.l1.L1"], ["is no SchedulePlanner", "has no 'check'"]),
+    "predictor that is a cache": (["predict._target_=cq.cache.cut.CutPoint"], ["is no Predictor", "has no 'depth'"]),
+    "calibration that is a sample": (["calibrate._target_=cq.sample.generate.Sample"], ["is no Calibrate"]),
+    "group of nothing": (["metrics=null"], ["metrics=None", "names no component", "evaluate=..."]),
+    "guidance that is no number": (["model.guidance=nan"], ["model.guidance=nan", "finite"]),
+    "more memory than a number": (["budget.max_memory=inf"], ["budget.max_memory=inf", "finite"]),
+    "more iterations than would end": (
+        ["quantize=reconstruct", "quantize.iterations=1000000000"],
+        ["quantize.iterations=1000000000", "at most 1000000", "1000 is usual"],
+    ),
+    "no name": (["row.name=''"], ["row.name=''", "must not be empty"]),
+    "name of two lines": (['row.name="a\\nb"'], ["row.name=", "one plain name"]),
+    "name that is a path": (["row.name=../x"], ["row.name='../x'", "one plain name", "row.label"]),
+    "interval of nothing that nobody reads": (["budget.cache_interval=0"], ["budget.cache_interval=0", "1..budget"]),
+    "nothing to quantize": (["quantize.exclude=['*']", PTQ], ["quantize.exclude=['*']", "no layer", "quantize=none"]),
+    "layer excluded twice": (["quantize.exclude=[conv_in,conv_in]", PTQ], ["quantize.exclude=", "'conv_in' twice"]),
+    "schedule without end": (["schedule=from_file", "schedule.path=/dev/zero"], ["/dev/zero", "no regular file"]),
+    "records that are a device": (["paths.records=/dev/null"], ["paths.records=/dev/null", "no regular file"]),
+    "store that is the tracking": (["paths.store=x", "paths.tracking=x"], ["paths.tracking=", "is paths.store, too"]),
+    "judge without its weights": (
+        ["evaluate=clip", *SD],
+        ["metrics.clip_scores=ClipScores", "needs the weights of ViT-L-14", "Download https://", "'~metrics.clip_sco"],
+    ),
+    "captions of a model without": (["evaluate=text_to_image"], ["metrics.clip_score_own", "Choose a text-to-image"]),
+    "device that is not here": (
+        ["+metric@metrics.clip_score_own=clip_score_own", *SD, "metrics.clip_score_own.device=cdua"],
+        ["metrics.clip_score_own.device='cdua'", "is not here", "cpu"],
+    ),
     **OF_TWO_PARTS,
     "glob of nothing": (["experiment=glob(table9/*)", "-m"], ["experiment=glob(table9/*)", "no file", "conf/"]),
 }  # fmt: skip

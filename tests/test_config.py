@@ -1,7 +1,7 @@
 """The one door through which components are built, and the numbers that several of them read."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import pytest
 from omegaconf import OmegaConf
@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 import cq.config
 from cq.config import build, check_budget
 from cq.schedule.dps import DPS
+from cq.values import Distinct, Share, Within
 
 
 @runtime_checkable
@@ -58,7 +59,7 @@ UNIFORM = {"_target_": "cq.schedule.uniform.Uniform"}
 @pytest.fixture(autouse=True)
 def _here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets this module's classes stand under the package's name."""
-    kinds = {"cq.part.Part": Part, "cq.part.Voice": Voice, "cq.part.Mute": Mute}
+    kinds = {f"cq.part.{kind.__name__}": kind for kind in (Part, Voice, Mute, Reader, Shouter, Bounded)}
     original = cq.config.component_named
     monkeypatch.setattr(cq.config, "component_named", lambda target, key: kinds.get(target) or original(target, key))
 
@@ -185,3 +186,83 @@ def test_an_interval_that_nobody_reads_is_no_reason_to_refuse() -> None:
 def test_a_budget_that_nothing_could_honour_is_refused(change: dict[str, int], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         check_budget(OmegaConf.create({"budget": {**GOOD_BUDGET, **change}, "baseline": BASELINE}))
+
+
+@runtime_checkable
+class Narrator(Protocol):
+    @property
+    def pace(self) -> float: ...
+
+    def speak(self, text: str, *, loud: bool) -> str: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    pace: float
+
+    def speak(self, text: str, *, loud: bool) -> str:
+        return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shouter:
+    pace: float
+
+    def speak(self, text: str) -> str:
+        return text
+
+
+def test_a_component_that_is_not_what_stands_there_is_told_what_it_lacks() -> None:
+    reader = {"_target_": "cq.part.Reader", "pace": 1}
+    assert build(reader, "part", Narrator) == Reader(pace=1.0)
+    assert build(reader, "part", Reader | Voice) == Reader(pace=1.0)
+    with pytest.raises(ValueError, match=r"^part=.*Reader: is no Voice\. Choose a component that is one"):
+        build(reader, "part", Voice)
+    with pytest.raises(
+        ValueError, match=r"^part=.*Voice: is no Narrator\. .* this has no 'pace', which .*Narrator asks"
+    ):
+        build({"_target_": "cq.part.Voice", "volume": 1}, "part", Narrator)
+    with pytest.raises(
+        ValueError, match=r"its speak\(self, text: str\) -> str cannot be called as a Narrator's. Write"
+    ):
+        build({"_target_": "cq.part.Shouter", "pace": 1}, "part", Narrator)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounded:
+    count: Annotated[int, Within(1, 9, "3")]
+    shares: tuple[Share, ...]
+    names: Annotated[tuple[str, ...] | None, Distinct()]
+    place: str
+
+
+BOUNDED: dict[str, Any] = {
+    "_target_": "cq.part.Bounded", "count": 3, "shares": [0.5], "names": ["a", "b"], "place": "x",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "told"),
+    [
+        ("count", 0, "part.count=0: must be at least 1. 3 is usual."),
+        ("count", 10, "part.count=10: must be at most 9. 3 is usual."),
+        ("count", 10**12, "part.count=1000000000000: must be below 2"),
+        ("count", None, "part.count=None: must be int"),
+        ("shares", [0.5, float("nan")], "part.shares=nan: must be a finite number"),
+        ("shares", [0.5, 2], r"part.shares=\[0.5, 2\]: must be at most 1"),
+        ("shares", [float("inf")], "part.shares=inf: must be a finite number"),
+        ("names", ["a", "b", "a"], r"part.names=\['a', 'b', 'a'\]: names 'a' twice. Name each once"),
+        ("names", [" "], "part.names=' ': must not be empty"),
+        ("place", "", "part.place='': must not be empty"),
+        ("place", "a\nb", r"part.place='a\\nb': must be one line of visible text"),
+    ],
+)
+def test_a_value_that_its_field_does_not_take_is_refused(entry: str, value: Any, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        build({**BOUNDED, entry: value}, "part", Bounded)
+
+
+def test_bounds_let_through_what_they_hold_and_a_tilde_is_the_users_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    found = build({**BOUNDED, "count": 9, "shares": [0, 1], "names": None, "place": "~/x"}, "part", Bounded)
+    assert found == Bounded(count=9, shares=(0.0, 1.0), names=None, place="/home/me/x")

@@ -8,7 +8,7 @@ Legend: T call, D distance in calls, N batch, C channel.
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from cq.artifacts import TrajectoryStatistics
 from cq.denoise import DenoiseStep
 from cq.phases import Phases, all_sites, sites_at
+from cq.values import Batch, Count, Within
 
 log = logging.getLogger(__name__)
 
@@ -24,9 +25,9 @@ log = logging.getLogger(__name__)
 class Calibrate:
     """num_samples trajectories in batches of batch_size; groups up to 2 * max_interval - 1 calls are covered."""
 
-    num_samples: int
-    batch_size: int
-    max_interval: int
+    num_samples: Count
+    batch_size: Batch
+    max_interval: Annotated[int, Within(1, 1000, "20")]
 
     def __post_init__(self) -> None:
         for key in ("num_samples", "batch_size", "max_interval"):

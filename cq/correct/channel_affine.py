@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cq.contracts import LazyMoments
-from cq.correct.fit import centred
+from cq.correct.fit import NOISE_FLOOR, centred
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +17,9 @@ class ChannelAffineFit:
     Deviations from the release: one estimator (1/n) for covariance and variance, a guard for channels without
     variance, and outputs are fitted without the layer's bias, which is added once, after the correction.
 
-    min_variance: where Var(source) <= min_variance * mean(source^2) the channel counts as constant: gain 1, and the
-    mean difference as offset. Keep it above float64's rounding, some 1e-14: a constant's variance is seldom exactly 0.
+    min_variance: where Var(source) <= min_variance * mean((source - mean(target))^2) the channel counts as constant:
+    gain 1, and the mean difference as offset. So it does where its variance is rounding (`NOISE_FLOOR`). An offset that
+    source and target share, however large, is no reason.
     """
 
     min_variance: float
@@ -27,7 +28,7 @@ class ChannelAffineFit:
         if not 0 <= self.min_variance < inf:
             raise ValueError(
                 f"correct.min_variance={self.min_variance}: a share of the mean square, finite and not negative. "
-                "1e-10 guards channels whose spread is under 1e-5 of their size."
+                "1e-10 guards channels whose spread is under 1e-5 of their way to the target."
             )
 
     def fit(self, gather: LazyMoments, *, bias_C: Tensor | None) -> tuple[Tensor, Tensor] | None:
@@ -37,6 +38,7 @@ class ChannelAffineFit:
         """
         moments = gather()
         about = centred(moments)
-        live_TC = about.source_TC > self.min_variance * moments.source_square_TC
+        way_TC = about.source_TC + moments.count * (about.source_mean_TC - about.target_mean_TC).square()
+        live_TC = about.source_TC > torch.maximum(self.min_variance * way_TC, NOISE_FLOOR * moments.source_square_TC)
         gain_TC = torch.where(live_TC, about.cross_TC / torch.where(live_TC, about.source_TC, 1.0), 1.0)
         return gain_TC, about.target_mean_TC - gain_TC * about.source_mean_TC

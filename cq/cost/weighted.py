@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from math import inf
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from cq.artifacts import TrajectoryStatistics
+from cq.values import Within
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,7 @@ class Weighted:
     """
 
     base: Literal["l1", "squared"]
-    power: float
+    power: Annotated[float, Within(0, 100, "0.5 or 1")]
 
     def __post_init__(self) -> None:
         if self.base not in ("l1", "squared"):

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from cq.contracts import Drawn
+from cq.evaluate.features import check_device, check_shape
 from cq.evaluate.gaussian import check_count, frechet_distance, moments
 from cq.evaluate.inception_score import inception_score
 from cq.evaluate.kernel import DEGREE, kernel_distance
@@ -18,6 +20,7 @@ from cq.evaluate.precision_recall import precision_of_samples
 from cq.evaluate.protocol import EvaluationContext, Score
 from cq.evaluate.reference_batch import POOLED, SPATIAL, ReferenceBatch
 from cq.evaluate.tf_inception import TFInception, find_weights
+from cq.values import Batch
 
 if TYPE_CHECKING:  # brings diffusers, which a check of a configuration does not need
     from cq.zoo.classifier import ImageFeatures
@@ -62,7 +65,7 @@ class AdmEvaluation:
     weights: str
     reference: str
     reference_sha256: str | None
-    batch_size: int
+    batch_size: Batch
     device: str
 
     def __post_init__(self) -> None:
@@ -74,6 +77,14 @@ class AdmEvaluation:
             )
         if len(set(self.scores)) < len(self.scores):
             raise ValueError(f"scores={list(self.scores)}: names one twice. Name each once.")
+
+    def check(self, drawn: Drawn) -> None:
+        """Raise ValueError for images without a chosen score, MetricUnavailable where a file is missing."""
+        check_shape(drawn.shape, "Inception")
+        self.check_count(drawn.num_images)
+        check_device(self.device)
+        find_weights(self.weights, metric="adm")
+        ReferenceBatch.open(self.reference, sha256=self.reference_sha256, metric="adm")
 
     def check_count(self, num_images: int) -> None:
         """Raise ValueError where a chosen score has no value for so few images."""

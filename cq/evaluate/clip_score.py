@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from cq.artifacts import digest_of
+from cq.contracts import Drawn
 from cq.evaluate.bootstrap import METHOD, check_resamples, interval_of_mean
-from cq.evaluate.features import check_images, sha256_of_file
+from cq.evaluate.features import check_device, check_images, check_shape, sha256_of_file
 from cq.evaluate.protocol import EvaluationContext, MetricUnavailable, Score
+from cq.values import Batch, Resamples
 from cq.zoo.locate import locate
 
 DEFINITION = "mean of 100 max(cos(image, caption), 0), captions as they are"
@@ -59,6 +61,14 @@ class Judge:
         return 100 * torch.cat(parts).clamp(min=0)
 
 
+def check_captioned(drawn: Drawn, device: str) -> None:
+    """Raise ValueError for images that no caption can be compared with, or a device that is not here."""
+    if not drawn.captioned:
+        raise ValueError("images without captions have no CLIP score. Choose a text-to-image model, or evaluate=paired")
+    check_shape(drawn.shape, "CLIP")
+    check_device(device)
+
+
 def captions_of(context: EvaluationContext, metric: str) -> tuple[str, ...]:
     """One caption an image. Raises MetricUnavailable where there are none, ValueError where the counts differ."""
     num = len(context.samples.images_NCHW)
@@ -90,15 +100,8 @@ def score_captions(
     judge = load()
     scores_N = judge.scores(context.samples.images_NCHW, captions, batch_size=batch_size, device=device)
     low, high = interval_of_mean(scores_N, resamples=resamples, seed=seed)
-    protocol = context.protocol(
-        metric,
-        {
-            "definition": DEFINITION,
-            "backbone": backbone,
-            "features": judge.digest,
-            "interval": f"{METHOD}, {resamples} resamples",
-        },
-    )
+    details = {"definition": DEFINITION, "backbone": backbone, "features": judge.digest}
+    protocol = context.protocol(metric, {**details, "interval": f"{METHOD}, {resamples} resamples"})
     return {metric: Score(value=float(scores_N.mean()), low=low, high=high, better="up", protocol=protocol)}
 
 
@@ -117,9 +120,9 @@ class ClipScore:
     backbone: str
     pretrained: str | None
     weights: str
-    batch_size: int
+    batch_size: Batch
     device: str
-    resamples: int
+    resamples: Resamples
     bootstrap_seed: int
 
     def __post_init__(self) -> None:
@@ -158,8 +161,13 @@ class ClipScore:
             seed=self.bootstrap_seed,
         )
 
-    def load(self) -> Judge:
-        """Raises MetricUnavailable, naming the download, where the weights are missing."""
+    def check(self, drawn: Drawn) -> None:
+        """Raise ValueError for images without captions, MetricUnavailable where the weights are missing."""
+        check_captioned(drawn, self.device)
+        self._tag()
+
+    def _tag(self) -> Mapping[str, Any]:
+        """What open_clip knows of the weights. MetricUnavailable, naming the download, where they are missing."""
         import open_clip
 
         tag = open_clip.get_pretrained_cfg(self.backbone, self.pretrained) if self.pretrained else {}
@@ -168,6 +176,13 @@ class ClipScore:
                 f"{self.metric}: needs the weights of {self.backbone}. "
                 f"{f'Download {_url(tag)} to' if tag else 'Put them at'} {self.weights}."
             )
+        return dict(tag)
+
+    def load(self) -> Judge:
+        """Raises MetricUnavailable, naming the download, where the weights are missing."""
+        import open_clip
+
+        tag = self._tag()
         # by file and not by tag, for which open_clip may go to the network; so what the tag says is passed on by hand
         model, transform = open_clip.create_model_from_pretrained(
             self.backbone,
@@ -191,9 +206,9 @@ class ClipScores:
 
     backbones: tuple[str, ...]
     weights: str
-    batch_size: int
+    batch_size: Batch
     device: str
-    resamples: int
+    resamples: Resamples
     bootstrap_seed: int
 
     def __post_init__(self) -> None:
@@ -219,13 +234,25 @@ class ClipScores:
             for backbone, tag in (named.split("/") for named in self.backbones)
         ]
 
+    def check(self, drawn: Drawn) -> None:
+        """Raise ValueError for images without captions, MetricUnavailable where weights are missing."""
+
+        def look(judge: ClipScore) -> Mapping[str, Score]:
+            judge.check(drawn)
+            return {}
+
+        self._of_each(look)
+
     def compute(self, context: EvaluationContext) -> Mapping[str, Score]:
         """Raises MetricUnavailable where weights are missing, with the scores of those that are there."""
+        return self._of_each(lambda judge: judge.compute(context))
+
+    def _of_each(self, ask: Callable[[ClipScore], Mapping[str, Score]]) -> Mapping[str, Score]:
         scores: dict[str, Score] = {}
         missing = []
         for judge in self.judges():
             try:
-                scores |= judge.compute(context)
+                scores |= ask(judge)
             except MetricUnavailable as error:
                 missing.append(str(error))
         if missing:
@@ -243,9 +270,9 @@ class FolderClipScore:
 
     name: str
     folder: str
-    batch_size: int
+    batch_size: Batch
     device: str
-    resamples: int
+    resamples: Resamples
     bootstrap_seed: int
 
     def __post_init__(self) -> None:
@@ -269,8 +296,13 @@ class FolderClipScore:
             seed=self.bootstrap_seed,
         )
 
-    def load(self) -> Judge:
-        """Raises MetricUnavailable where there is no folder, ValueError where it is incomplete."""
+    def check(self, drawn: Drawn) -> None:
+        """Raise ValueError for images without captions or an incomplete folder, MetricUnavailable without one."""
+        check_captioned(drawn, self.device)
+        self._files()
+
+    def _files(self) -> tuple[Path, list[str]]:
+        """The folder, and which files of a tokenizer are in it."""
         try:
             folder = locate(self.folder)
         except ValueError as error:
@@ -292,8 +324,13 @@ class FolderClipScore:
                 f"folder={self.folder!r}: {folder} holds no tokenizer, and {CONFIG_FILE} asks for one. "
                 f"Put {TOKENIZER_FILES[0]} there."
             )
+        return folder, tokenizer
+
+    def load(self) -> Judge:
+        """Raises MetricUnavailable where there is no folder, ValueError where it is incomplete."""
         import open_clip
 
+        folder, tokenizer = self._files()
         model, transform = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
         tokenize = open_clip.get_tokenizer(f"local-dir:{folder}")
         # the transform and the tokenizer are files here, and change the score as the weights do

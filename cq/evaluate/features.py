@@ -75,7 +75,10 @@ class FeatureNetwork:
 
 def channels_of(reference: str) -> int:
     """How many channels the images of a feature network have, by its configuration; nothing is loaded."""
-    path = locate(reference) / "config.json"
+    try:
+        path = locate(reference) / "config.json"
+    except ValueError as error:
+        raise ValueError(f"features={error}") from error
     try:
         return int(json.loads(path.read_text(encoding="utf-8")).get("in_channels", 1))
     except (OSError, ValueError, AttributeError) as error:
@@ -83,6 +86,21 @@ def channels_of(reference: str) -> int:
             f"features={reference!r}: {path} cannot be read ({error}). Give a folder written by "
             "`Classifier.save_pretrained`, or zoo:features."
         ) from error
+
+
+def check_shape(shape: tuple[int, int, int], judge: str) -> None:
+    """Raise ValueError for images that are neither grey nor colour, which the published networks take."""
+    if shape[0] not in (1, 3):
+        raise ValueError(f"images with {shape[0]} channels: {judge} takes grey (1) or colour (3) images.")
+
+
+def check_device(device: str) -> None:
+    """Raise ValueError where there is no such device here."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ValueError(f"device={device!r}: is not here ({reason}). Set it to cpu.") from error
 
 
 def check_images(images_NCHW: Tensor) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from cq.evaluate.bootstrap import METHOD, check_resamples, interval_of_mean
 from cq.evaluate.features import check_images
 from cq.evaluate.protocol import EvaluationContext, Score
+from cq.values import Batch, Resamples
 
 SSIM_VALUES = 2**18  # pixels times channels of an image set at once; each image's score is the same in any split
 SSIM_BYTES = 16 * 8  # a value of both images, their squares and product, their means over windows, and what is between
@@ -119,9 +120,9 @@ class Fidelity:
     baseline was drawn in other steps or by another solver, whose states lie at other noise levels.
     """
 
-    batch_size: int
+    batch_size: Batch
     psnr_cap_db: float
-    resamples: int
+    resamples: Resamples
     bootstrap_seed: int
 
     def __post_init__(self) -> None:

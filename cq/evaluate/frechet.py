@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from cq.contracts import Drawn
 from cq.evaluate.gaussian import check_count, score_frechet
 from cq.evaluate.own_features import AgainstReference
 from cq.evaluate.protocol import EvaluationContext, Score
@@ -13,9 +14,10 @@ from cq.evaluate.reference import dimensions
 class Frechet(AgainstReference):
     """`frechet_own`: Frechet distance in the pooled features of our own network. Not an Inception FID."""
 
-    def check_count(self, num_images: int) -> None:
-        """Raise ValueError where the covariance of so few images cannot be whole."""
-        check_count(num_images, dimensions(self.reference, "mu_F"))
+    def check(self, drawn: Drawn) -> None:
+        """Raise ValueError where the covariance of so few images cannot be whole, too."""
+        super().check(drawn)
+        check_count(drawn.num_images, dimensions(self.reference, "mu_F"))
 
     def compute(self, context: EvaluationContext) -> Mapping[str, Score]:
         found, reference = self.compare(context)

@@ -13,15 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cq.contracts import Drawn
 from cq.evaluate.bootstrap import METHOD, check_resamples
-from cq.evaluate.features import check_images, sha256_of_file
+from cq.evaluate.features import check_device, check_images, check_shape, sha256_of_file
 from cq.evaluate.gaussian import FrechetToReference, check_count, frechet_distance, moments
 from cq.evaluate.npz import read_array, read_heads
 from cq.evaluate.protocol import EvaluationContext, MetricUnavailable, Score
 from cq.evaluate.tf_inception import NAMES, URL, TFInception, find_weights
+from cq.values import Batch, Resamples
 
 Mode = Literal["clean", "legacy_tensorflow", "legacy_pytorch", "torchmetrics"]
 
+DIMS = 2048  # of its features
 CLEAN_NAME = "inception-2015-12-05.pt"  # clean-fid looks for this name
 CLEAN_URL = f"https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{CLEAN_NAME}"
 TORCHMETRICS_NAME = NAMES[0]
@@ -156,9 +159,9 @@ class InceptionFrechet:
     mode: Mode
     weights: str
     reference: str
-    batch_size: int
+    batch_size: Batch
     device: str
-    resamples: int
+    resamples: Resamples
     bootstrap_seed: int
 
     def __post_init__(self) -> None:
@@ -205,7 +208,15 @@ class InceptionFrechet:
                 f"{self._command}"
             )
 
-    def compute(self, context: EvaluationContext) -> Mapping[str, Score]:
+    def check(self, drawn: Drawn) -> None:
+        """Raise ValueError for images that have no FID, MetricUnavailable where a file is missing."""
+        check_shape(drawn.shape, "Inception")
+        check_count(drawn.num_images, DIMS)
+        check_device(self.device)
+        self._files()
+
+    def _files(self) -> tuple[Path, str, Any]:
+        """The weights, their SHA-256 and the stored statistics, which are of the mode and of these weights."""
         name, path = f"fid_{self.mode}", Path(self.reference)
         weights = check_weights(self.mode, Path(self.weights))
         if not path.is_file():
@@ -220,6 +231,11 @@ class InceptionFrechet:
                 f"reference={self.reference!r}: built with weights {str(stored['weights'])[:12]}, but {digest[:12]} "
                 f"is in use. Rebuild it with: {self._command}"
             )
+        return weights, digest, stored
+
+    def compute(self, context: EvaluationContext) -> Mapping[str, Score]:
+        name, path = f"fid_{self.mode}", Path(self.reference)
+        weights, digest, stored = self._files()
         ref_mu_F, ref_sigma_FF = (torch.from_numpy(stored[key]).double() for key in ("mu", "sigma"))
         check_count(len(context.samples.images_NCHW), len(ref_mu_F))
         features_NF = inception_features(

@@ -4,11 +4,12 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
 from cq.artifacts import Artifact
+from cq.values import Batch, Within
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +43,8 @@ class Timing(Artifact):
 class Latency:
     """repeats interleaved runs of one batch; 0 repeats measure nothing."""
 
-    batch_size: int
-    repeats: int
+    batch_size: Batch
+    repeats: Annotated[int, Within(0, 1000, "3")]
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.repeats < 0:

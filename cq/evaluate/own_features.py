@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cq.contracts import Drawn
 from cq.evaluate.bootstrap import METHOD, check_resamples
-from cq.evaluate.features import FeatureNetwork
+from cq.evaluate.features import WEIGHTS_FILE, FeatureNetwork, channels_of, sha256_of_file
 from cq.evaluate.protocol import EvaluationContext
-from cq.evaluate.reference import ReferenceStatistics, load_reference
+from cq.evaluate.reference import ReferenceStatistics, check_network, load_reference
+from cq.values import Batch, Resamples
+from cq.zoo.locate import locate
 
 if TYPE_CHECKING:  # brings diffusers, which a check of a configuration does not need
     from cq.zoo.classifier import ImageFeatures
@@ -18,12 +21,27 @@ class InOwnFeatures:
     """features: a folder (`zoo:features`). batch_size: of the extraction. resamples: of the bootstrap."""
 
     features: str
-    batch_size: int
-    resamples: int
+    batch_size: Batch
+    resamples: Resamples
     bootstrap_seed: int
 
     def __post_init__(self) -> None:
         check_resamples(self.resamples)
+
+    def check(self, drawn: Drawn) -> None:
+        """Raise ValueError where the network is not there or takes other images; nothing is loaded."""
+        channels = channels_of(self.features)
+        if channels != drawn.shape[0]:
+            raise ValueError(
+                f"features={self.features!r}: takes images of {channels} channel(s), and this model draws "
+                f"{drawn.shape[0]}. zoo:features is for grey images and zoo:scene_features for colour; "
+                "evaluate=fidelity needs none."
+            )
+        if not (locate(self.features) / WEIGHTS_FILE).is_file():
+            raise ValueError(
+                f"features={self.features!r}: holds no {WEIGHTS_FILE}. Give a folder written by "
+                "`Classifier.save_pretrained`, or zoo:features."
+            )
 
     def look(self, context: EvaluationContext) -> tuple[FeatureNetwork, "ImageFeatures"]:
         """The network, and the features of the samples; both are loaded or computed once for all metrics of a run."""
@@ -41,6 +59,11 @@ class AgainstReference(InOwnFeatures):
     """reference: a folder with the statistics of the data set in the same features (`zoo:reference`)."""
 
     reference: str
+
+    def check(self, drawn: Drawn) -> None:
+        """Raise ValueError where the reference is not there or was made with another network, too."""
+        super().check(drawn)
+        check_network(self.reference, sha256_of_file(locate(self.features) / WEIGHTS_FILE))
 
     def compare(self, context: EvaluationContext) -> tuple["ImageFeatures", ReferenceStatistics]:
         """The features of the samples and the statistics of the data set. Raises ValueError for another network's."""

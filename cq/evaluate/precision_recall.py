@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cq.contracts import Drawn
 from cq.evaluate.bootstrap import METHOD, Interval, interval_around, interval_of_mean
 from cq.evaluate.own_features import AgainstReference
 from cq.evaluate.protocol import EvaluationContext, Score
+from cq.values import Count
 
 BLOCK = 1000  # rows of a distance matrix held at once
 HALVES = "95 % over halves of the images drawn without replacement, re-centred percentiles"
@@ -104,16 +106,17 @@ class PrecisionRecall(AgainstReference):
     that of one image times 2/N - 1/N (delete-half jackknife, Shao and Wu 1989); then moved to the value as elsewhere.
     """
 
-    k: int
+    k: Count
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.k < 1:
             raise ValueError(f"k={self.k}: a ball reaches out to the k-th neighbour, so at least 1. 3 is usual.")
 
-    def check_count(self, num_images: int) -> None:
-        """Raise ValueError where an image of a half of so few has no k-th neighbour."""
-        self._check_counts(num_images, self.k + 1)
+    def check(self, drawn: Drawn) -> None:
+        """Raise ValueError where an image of a half of so few has no k-th neighbour, too."""
+        super().check(drawn)
+        self._check_counts(drawn.num_images, self.k + 1)
 
     def _check_counts(self, num_images: int, num_reference: int) -> None:
         if num_images < 2 * (self.k + 1) or num_reference < self.k + 1:

@@ -3,6 +3,7 @@
 Legend of shape suffixes: F pooled feature, S spatial feature, M stored image.
 """
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -65,15 +66,29 @@ def dimensions(reference: str, field: str) -> int:
     return shapes.get(field, [0])[0]
 
 
+def check_network(reference: str, network: str) -> None:
+    """Raise ValueError where the statistics are not there, or were built with other weights than those of `network`.
+
+    Features of two networks share no axes. network: SHA-256 of the weights file. Only the document is read.
+    """
+    try:
+        stated = json.loads((locate(reference) / "artifact.json").read_text(encoding="utf-8"))["network"]
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"reference={reference!r}: there are no statistics of a data set ({error}). Give a folder that "
+            "python -m cq.zoo.train reference writes, or zoo:reference."
+        ) from error
+    if stated != network:
+        raise ValueError(
+            f"reference={reference!r}: built with feature network {stated[:12]}, but {network[:12]} is in use. Rebuild "
+            "it with: python -m cq.zoo.train reference"
+        )
+
+
 def load_reference(reference: str, network: FeatureNetwork) -> ReferenceStatistics:
     """The statistics in folder `reference` (`zoo:reference`), which must be those of `network`.
 
-    Raises ValueError where they were built with other weights: features of two networks share no axes.
+    Raises ValueError where they were built with other weights.
     """
-    statistics = ReferenceStatistics.load(locate(reference))
-    if statistics.network != network.digest:
-        raise ValueError(
-            f"reference={reference!r}: built with feature network {statistics.network[:12]}, but "
-            f"{network.digest[:12]} is in use. Rebuild it with: python -m cq.zoo.train reference"
-        )
-    return statistics
+    check_network(reference, network.digest)
+    return ReferenceStatistics.load(locate(reference))

@@ -15,6 +15,7 @@ from cq.models.diffusion import (
 )
 from cq.models.release import CAME_LATER, Release
 from cq.models.stored import check_classes, check_context, check_decoder, check_part, part_config, stored_layers
+from cq.values import Guidance
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +35,7 @@ class LatentDiffusion:
 
     weights: str
     site: str
-    guidance: float | None
+    guidance: Guidance | None
     num_classes: int
     latent_shape: tuple[int, int, int]
     image_shape: tuple[int, int, int]

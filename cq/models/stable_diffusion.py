@@ -25,6 +25,7 @@ from cq.models.stored import (
     part_config,
     stored_layers,
 )
+from cq.values import Guidance
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +58,7 @@ class StableDiffusion:
 
     weights: str
     site: str
-    guidance: float | None
+    guidance: Guidance | None
     prompts: str
     latent_shape: tuple[int, int, int]
     image_shape: tuple[int, int, int]

@@ -14,6 +14,7 @@ from cq.models.diffusion import (
 )
 from cq.models.release import CAME_LATER, Release
 from cq.models.stored import check_block_site, check_classes, check_decoder, check_part, num_blocks, stored_layers
+from cq.values import Guidance
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +33,7 @@ class DiffusionTransformer:
 
     weights: str
     site: str
-    guidance: float | None
+    guidance: Guidance | None
     num_classes: int
     latent_shape: tuple[int, int, int]
     image_shape: tuple[int, int, int]

@@ -6,12 +6,13 @@ activations. Legend: R rows, M support points, K candidates.
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from cq.quantize.affine import choose_qparams, round_to_grid
+from cq.values import Within
 
 _ELEMENTS_AT_ONCE = 2**17  # candidates are tried together as far as the cache reaches: histograms in one pass
 
@@ -79,8 +80,8 @@ class ErrorSearch:
     candidates shrink factors 1, 1 - step, ...; the largest range wins a tie. The grid searched is the grid used.
     """
 
-    power: float
-    candidates: int
+    power: Annotated[float, Within(0, 100, "2.4")]
+    candidates: Annotated[int, Within(1, 10_000, "40")]
     step: float
 
     def __post_init__(self) -> None:

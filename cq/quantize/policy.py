@@ -90,6 +90,14 @@ def layer_policies(
     return policies
 
 
+def refuse_all(exclude: Collection[str], names: Collection[str]) -> None:
+    """Raise ValueError where the patterns of quantize.exclude match every one of `names`."""
+    if exclude and all(any(fnmatch(name, pattern) for pattern in exclude) for name in names):
+        raise ValueError(
+            f"quantize.exclude={list(exclude)}: leaves no layer to quantize. For full precision use quantize=none."
+        )
+
+
 def refuse_unused(patterns: Collection[str], names: Collection[str]) -> None:
     """Raise ValueError where `patterns`, those of quantize.exclude that match none of `names`, is not empty."""
     if patterns:

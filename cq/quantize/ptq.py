@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from torch import Tensor, nn
 
@@ -15,7 +15,8 @@ from cq.models.denoiser import GuidedDenoiser
 from cq.quantize.affine import MAX_BITS, MIN_BITS
 from cq.quantize.layers import ActQuantizer, QuantAttention, QuantLayer, QuantWeight, choose_weight_qparams, halves
 from cq.quantize.observers import Observer
-from cq.quantize.policy import LayerPolicy, layer_policies, refuse_unused
+from cq.quantize.policy import LayerPolicy, layer_policies, refuse_all, refuse_unused
+from cq.values import Batch, Count, Distinct
 
 OPERANDS = ("q", "k", "v", "p")
 
@@ -38,10 +39,10 @@ class PTQ:
     per_call: bool
     split: bool
     attention: bool
-    exclude: tuple[str, ...]
+    exclude: Annotated[tuple[str, ...], Distinct()]
     trajectory: Literal["deployed", "full"]
-    num_samples: int
-    batch_size: int
+    num_samples: Count
+    batch_size: Batch
 
     def __post_init__(self) -> None:
         for key in ("weight_bits", "act_bits", "edge_bits", "softmax_bits"):
@@ -55,6 +56,7 @@ class PTQ:
         """Raise ValueError for a pattern of `exclude` that no layer has."""
         unused = [pattern for pattern in self.exclude if not any(fnmatch(name, pattern) for name in names)]
         refuse_unused(unused, names)
+        refuse_all(self.exclude, names)
 
     def calibrate(
         self, denoiser: GuidedDenoiser, trajectories: LockstepTrajectories, *, num_calls: int, shards: Path

@@ -6,7 +6,7 @@ import shutil
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from cq.quantize.ptq import PTQ
 from cq.quantize.states import States, sampled_states
 from cq.quantize.units import Collection, Targets, UnitData, block_units, layer_units
 from cq.shards import read, write
+from cq.values import Batch, Within
 
 log = logging.getLogger(__name__)
 
@@ -57,15 +58,15 @@ class Reconstruct:
     base: PTQ
     units: Literal["block", "layer"]
     targets: Targets
-    iterations: int
-    batch_rows: int
+    iterations: Annotated[int, Within(1, 10**6, "1000")]
+    batch_rows: Batch
     learning_rate: float
     learned_scales: LearnedScales
     scale_learning_rate: float
     regulariser: float
     beta: tuple[float, float]
     warm_up: float
-    num_states: int
+    num_states: Annotated[int, Within(1, 10**6, "1024")]
     refresh_share: float
     wait: bool | None
     seed: int

@@ -67,7 +67,7 @@ def build_table(name: str, records: Sequence[RunRecord], paper: Paper) -> Table:
     spread = {key: {budget[key] for budget in budgets if budget[key] is not None} for key in BUDGET}
     named = titles([(label, model, members[0].budget) for (label, model, *_), members in groups.items()])
     for title, budget, members in zip(named, budgets, groups.values(), strict=True):
-        ok = [record for record in members if record.status == "ok"]
+        ok = [record for record in members if record.drawn]
         first = members[0]
         published = paper.find(name, first.paper_row)
         if published is None:

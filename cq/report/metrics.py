@@ -71,7 +71,7 @@ def columns_of(records: Sequence[RunRecord]) -> list[Column]:
     """The metrics of these records. Raises ValueError where two of them did not measure a metric alike."""
     first: dict[str, RunRecord] = {}
     for record in records:
-        for key, score in record.scores.items() if record.status == "ok" else ():
+        for key, score in record.scores.items() if record.drawn else ():
             reference = first.setdefault(key, record).scores[key]
             if score["fingerprint"] == reference["fingerprint"] and score["better"] == reference["better"]:
                 continue

@@ -28,7 +28,7 @@ DIGITS = 12  # of a digest; enough to find it by
 def notes(table: Table) -> list[str]:
     """Protocol first, then seeds, costs, published values, gaps, commits and dates."""
     records = [record for row in table.rows for record in row.records]
-    ran = [record for record in records if record.status == "ok"]
+    ran = [record for record in records if record.drawn]
     return [
         *_protocol(table.metrics, ran),
         "Several seeds: mean ± sample standard deviation; 1 seed: value [bootstrap interval].",

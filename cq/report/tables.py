@@ -54,7 +54,7 @@ class Row:
 
     @property
     def ok(self) -> tuple[RunRecord, ...]:
-        return tuple(record for record in self.records if record.status == "ok")
+        return tuple(record for record in self.records if record.drawn)
 
     @property
     def bits(self) -> str:

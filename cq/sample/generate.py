@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cq.values import Batch, Count, Distinct
 
 if TYPE_CHECKING:  # these bring torch, which a check of a configuration does not need
     from torch import Tensor
@@ -25,11 +27,11 @@ class Sample:
     classes: the class indices to draw from, None for all. trace: images whose latents are kept at every call.
     """
 
-    num_images: int
-    batch_size: int
-    num_steps: int
+    num_images: Count
+    batch_size: Batch
+    num_steps: Count
     labels: Literal["balanced", "drawn"]
-    classes: tuple[int, ...] | None
+    classes: Annotated[tuple[int, ...] | None, Distinct()]
     trace: int
 
     def __post_init__(self) -> None:

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from math import ceil, inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
 from cq.schedule.bounds import check_interval, check_num_calls
+from cq.values import Within
 
 if TYPE_CHECKING:  # these bring torch, which a check of a configuration does not need
     from cq.artifacts import CacheSchedule
@@ -22,7 +23,7 @@ class CentredPower:
     """
 
     interval: int
-    exponent: float
+    exponent: Annotated[float, Within(0, 100, "1.4")]
     centre: int
 
     def __post_init__(self) -> None:

@@ -11,6 +11,8 @@ from cq.phases import Phases
 if TYPE_CHECKING:  # brings torch, which reading a list of integers does not need
     from cq.artifacts import CacheSchedule
 
+LARGEST_FILE = 2**24  # bytes; a mask of a thousand calls has some thousands
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlainSchedule:
@@ -41,11 +43,16 @@ def read_plain(path: Path) -> PlainSchedule:
     Raises ValueError for anything else.
     """
     file = path / "artifact.json" if path.is_dir() else path
+    if not file.exists():
+        raise ValueError(f"schedule.path={path}: there is no file {file}. Give an existing one.")
+    if not file.is_file() or file.stat().st_size > LARGEST_FILE:
+        raise ValueError(
+            f"schedule.path={path}: is no regular file of at most {LARGEST_FILE // 2**20} MiB. Give one "
+            "of refresh calls."
+        )
     try:
         document: Any = json.loads(file.read_text())
-    except FileNotFoundError as error:
-        raise ValueError(f"schedule.path={path}: there is no file {file}. Give an existing one.") from error
-    except ValueError as error:  # not JSON, or not text
+    except (ValueError, RecursionError) as error:  # not JSON, or not text, or nested without end
         raise ValueError(f"schedule.path={path}: not JSON ({error}). Give a file of refresh calls.") from error
 
     if isinstance(document, dict):

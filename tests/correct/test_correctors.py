@@ -1,5 +1,7 @@
 """Corrections against textbook least squares, and against what the release's formula does to a bias."""
 
+from fractions import Fraction
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -103,6 +105,28 @@ def test_the_variance_guard_starts_where_it_says() -> None:
     moments = PairMoments.of(source, target)
     assert (fitted(ChannelAffineFit(min_variance=1e-10), moments)[0] != 1).all()
     assert (fitted(ChannelAffineFit(min_variance=1e-6), moments)[0] == 1).all()
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3, 1e5, 3e5])
+def test_an_offset_that_both_share_does_not_hide_the_gain(offset: float) -> None:
+    """The oracle centres the numbers before it multiplies them, and in exact fractions loses nothing."""
+    source, target = (x.round(decimals=3) for x in drifting_maps(2, seed=7))
+    gain, shift = fitted(AFFINE, PairMoments.of(source + offset, target + offset))
+    for c in range(source.shape[1]):
+        x, y = ([Fraction(float(v)) for v in (maps[:, c] + offset).flatten()] for maps in (source, target))
+        mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+        exact = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum((a - mean_x) ** 2 for a in x)
+        # the variance is the difference of sums offset^2 times as large, of which 16 digits are known
+        assert abs(float(gain[0, c]) - float(exact)) <= max(1e-9, 1e-14 * offset**2)
+        assert abs(float(gain[0, c] * float(mean_x) + shift[0, c]) - float(mean_y)) <= 1e-9 * max(1.0, offset)
+
+
+def test_a_constant_behind_a_shared_offset_is_moved_to_the_targets_mean() -> None:
+    source, target = drifting_maps(2, seed=3)
+    source[:, 1], target = 1e5 + 0.1, target + 1e5
+    gain, offset = fitted(AFFINE, PairMoments.of(source, target))
+    assert gain[0, 1] == 1
+    assert_close(offset[0, 1], target[:, 1].mean() - (1e5 + 0.1), rtol=1e-6, atol=1e-6)
 
 
 def test_half_precision_maps_are_fitted_in_float64() -> None:

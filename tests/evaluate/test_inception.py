@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cq.artifacts import SampleSet
+from cq.contracts import Drawn
 from cq.evaluate.gaussian import frechet_distance, moments
 from cq.evaluate.inception import (
     CLEAN_NAME,
@@ -213,4 +214,4 @@ def test_statistics_that_cannot_serve_are_refused_before_images_are_drawn(
     with pytest.raises(ValueError, match=rf"^metrics.fid.reference=.*{told}"):
         check_files({"fid": judge})
     with pytest.raises(ValueError, match=r"metrics.fid with sample.num_images=2048: .* needs more than 2048"):
-        check_metrics({"fid": judge}, num_images=2048, channels=1)
+        check_metrics({"fid": judge}, Drawn(num_images=2048, shape=(1, 32, 32), captioned=False))
