@@ -99,6 +99,8 @@ def start_over(venv: Path, python: list[str], lock: int) -> None:
     names = {path.name for path in found}
     if "pyvenv.cfg" not in names and not names <= PARTS:
         sys.exit(f"VENV={venv}: is a folder of something else, which stays as it is. Name another one with VENV=...")
+    if found:
+        print(f"{venv}: was not finished, was moved or has lost its Python. It is made anew.", flush=True)
     for path in found:  # what tells that it is an environment goes last
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     if subprocess.run([*python, "-m", "venv", str(venv)], pass_fds=(lock,)).returncode:

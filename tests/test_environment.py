@@ -210,6 +210,16 @@ def test_other_needs_are_installed_into_the_same_environment(project: Path) -> N
     assert calls(project) == ["venv", "pip", "pip"]
 
 
+def test_a_kill_while_other_needs_are_installed_starts_over(project: Path) -> None:
+    assert make(project) == (0, "")
+    (project / "pyproject.toml").write_text("more")
+    shutil.rmtree(next((project / ".venv").glob("lib/python*/site-packages/cq-*")))
+    assert make(project, KILL_AT="1")[0] == -signal.SIGKILL
+    assert make(project) == (0, "")
+    assert calls(project) == ["venv", "pip", "pip", "venv", "pip"]
+    assert works(project)
+
+
 def test_a_link_and_a_broken_stamp_do_no_harm(project: Path) -> None:
     (project.parent / "disk").mkdir()
     (project / ".venv").symlink_to(project.parent / "disk")
