@@ -18,9 +18,11 @@ from cq.artifacts import Artifact, CacheSchedule, ChannelAffine, QuantParams, Sa
 from cq.calibrate.loops import NO_CORRECTION, every_call
 from cq.components import Components
 from cq.identity import described
+from cq.models.corrected import corrected
 from cq.models.latent import LatentDiffusion
 from cq.models.stable_diffusion import TextModel
 from cq.predict.taylor import Taylor
+from cq.processes import arithmetic
 from cq.quantize.ptq import PTQ
 from cq.sample.generate import Sample
 from cq.sampler.ddim import DDIM
@@ -207,8 +209,8 @@ def test_what_rounding_depends_on_is_in_every_key(
     parts: Components, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     before = keys(parts)
-    arithmetic = cq.stages.arithmetic()
-    monkeypatch.setattr("cq.stages.arithmetic", lambda: {**arithmetic, what: "another"})
+    found = arithmetic()
+    monkeypatch.setattr("cq.stages.arithmetic", lambda: {**found, what: "another"})
     after = keys(parts)
     assert all(after[stage] != before[stage] for stage in before)
 
@@ -271,7 +273,7 @@ def observed(tiny_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFac
     out = Observed(parts, every_call(1), {}, {}, {}, {}, [])
     stages = [""]
     timed, noise, labels, encode = Store.timed, cq.seeding.initial_noise, cq.seeding.drawn_labels, TextModel._encode
-    loop, quantize, correct = cq.denoise.denoise, PTQ.quantize, cq.pipeline.corrected
+    loop, quantize, correct = cq.denoise.denoise, PTQ.quantize, corrected
 
     @contextmanager
     def named(self: Store, stage: str) -> Iterator[None]:
@@ -372,7 +374,7 @@ def test_baseline_images_are_drawn_by_the_baselines_own_solver_and_steps(parts: 
     """And stand for the run's own only where these are the same."""
     assert parts.is_baseline
     for change in ({"baseline_steps": 20}, {"baseline_sampler": PLMS()}, {"sampler": PLMS()}):
-        assert not dataclasses.replace(parts, **change).is_baseline  # type: ignore[arg-type]
+        assert not dataclasses.replace(parts, **change).is_baseline
     assert parts.sampler == DDIM()
 
 
