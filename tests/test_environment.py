@@ -63,6 +63,9 @@ if __name__ == "__main__":
             imports = "".join(f"import {other}.last; {other}.whole\\n" for other in PACKAGES)
             files["cq/stages.py"] = imports
         install(name, files)
+    if "SAY_END" in os.environ:
+        with open(os.environ["CALLS"], "a") as calls:
+            calls.write("end\\n")
 """
 
 VENV = """
@@ -102,12 +105,12 @@ def project(tmp_path: Path) -> Path:
     return root
 
 
-def start(root: Path, **environment: str) -> "subprocess.Popen[str]":
-    """`make environment` in a process group of its own."""
+def start(root: Path, *command: str, **environment: str) -> "subprocess.Popen[str]":
+    """`make environment`, or another command, in a process group of its own."""
     names = {key: value for key, value in os.environ.items() if key != "MAKEFLAGS"}
     names |= {"PIP": str(root.parent / "pip.py"), "CALLS": str(root.parent / "calls"), **environment}
     return subprocess.Popen(
-        ["make", "environment", f"PYTHON={root.parent / 'python'}"], cwd=root, text=True, start_new_session=True,
+        command or ["make", "environment", f"PYTHON={root.parent / 'python'}"], cwd=root, text=True, start_new_session=True,
         env=names, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
@@ -174,6 +177,19 @@ def test_a_pip_whose_make_was_killed_is_waited_for(project: Path) -> None:
     assert make(project) == (0, "")
     first.communicate(timeout=60)
     assert calls(project) == ["venv", "pip"]
+    assert works(project)
+
+
+def test_a_pip_that_outlives_its_set_up_is_waited_for(project: Path) -> None:
+    """It would write into the environment that is made anew."""
+    set_up = (sys.executable, ".ci/environment.py", ".venv", str(project.parent / "python"))
+    process = start(project, *set_up, SLOW="0.05", SAY_END="1")
+    while "pip" not in calls(project):
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)  # alone: its pip goes on
+    assert make(project) == (0, "")
+    process.communicate(timeout=60)
+    assert calls(project) == ["venv", "pip", "end", "venv", "pip"]
     assert works(project)
 
 
