@@ -110,8 +110,8 @@ def start(root: Path, *command: str, **environment: str) -> "subprocess.Popen[st
     names = {key: value for key, value in os.environ.items() if key != "MAKEFLAGS"}
     names |= {"PIP": str(root.parent / "pip.py"), "CALLS": str(root.parent / "calls"), **environment}
     return subprocess.Popen(
-        command or ["make", "environment", f"PYTHON={root.parent / 'python'}"], cwd=root, text=True, start_new_session=True,
-        env=names, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        command or ["make", "environment", f"PYTHON={root.parent / 'python'}"], cwd=root, text=True, env=names,
+        start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 
