@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # threads of several workers wait for o
 
 import torch
 
-from cq import identity
+from cq import identity, preflight
 from cq.models.latent import LatentDiffusion
 from tests.families import WRITERS
 from tests.tiny import write_tiny_ldm
@@ -20,6 +21,16 @@ from tests.tiny import write_tiny_ldm
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def judges_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the files of every judge were on this machine, and whatever is drawn had captions."""
+    check_metrics = preflight.check_metrics
+    monkeypatch.setattr(
+        "cq.components.check_metrics",
+        lambda metrics, drawn: check_metrics(metrics, replace(drawn, captioned=True), may_lack=True),
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)

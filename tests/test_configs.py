@@ -93,6 +93,7 @@ def root(tmp_path: Path) -> list[str]:
     return [f"paths.{field.name}={tmp_path}/{field.name}" for field in dataclasses.fields(Paths)]
 
 
+@pytest.mark.usefixtures("judges_at_hand")
 @pytest.mark.parametrize("choice", choices())
 def test_every_choice_composes_and_builds(
     choice: str, root: list[str], tiny_folders: dict[str, Path], tmp_path: Path

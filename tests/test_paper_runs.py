@@ -69,7 +69,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _room(monkeypatch: pytest.MonkeyPatch) -> None:
+def _room(monkeypatch: pytest.MonkeyPatch, judges_at_hand: None) -> None:
     """As if there were disk for 50,000 images."""
     monkeypatch.setattr("cq.components.check_writable", lambda *_: None)
 
