@@ -10,7 +10,7 @@ from cq.report.looks import PALETTE, Looks, look, new_figure, settled, wrapped
 from cq.report.metrics import judging
 from cq.report.paper import Published
 from cq.report.preparation import TIME, prepared, published
-from cq.report.tables import Row, Table
+from cq.report.tables import Row, Table, bars
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -98,7 +98,7 @@ def preparation_figure(table: Table, chosen: Chosen, looks: Looks) -> "Figure | 
         _draw_published(axes, setting, values)
     for axes in [*grid[len(metrics) :, 0], *(grid[len(theirs) :, -1] if theirs else ())]:
         axes.set_axis_off()
-    grid[0, 0].set_title("Ours (bars: standard deviation over seeds)")
+    grid[0, 0].set_title(wrapped(f"Ours (bars: {bars(rows)})", 50))
     handles, labels = grid[0, 0].get_legend_handles_labels()
     more = [handle for axes in grid[1:, 0] for handle in zip(*axes.get_legend_handles_labels(), strict=True)]
     named = dict(zip(labels, handles, strict=True)) | {label: handle for handle, label in more}

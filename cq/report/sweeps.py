@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cq.report.looks import Look, Looks, look, new_figure, wrapped
 from cq.report.metrics import Column, judging
-from cq.report.tables import Row, Table
+from cq.report.tables import Row, Table, bars
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -178,9 +178,7 @@ def _legend_below(
 
 
 def _headline(figure: "Figure", text: str, rows: Sequence[Row]) -> None:
-    several = max((len(row.ok) for row in rows), default=1) > 1
-    bars = "standard deviation over seeds" if several else "bootstrap interval of one seed"
-    figure.suptitle(f"{text} (bars: {bars})", fontsize=11, fontweight="bold", x=0.01, ha="left")
+    figure.suptitle(f"{text} (bars: {bars(rows)})", fontsize=11, fontweight="bold", x=0.01, ha="left")
 
 
 def _cost_an_image(row: Row) -> float:

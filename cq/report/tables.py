@@ -1,6 +1,6 @@
 """A table and its rows: what is read off the records of a configuration, and how a table is laid out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -105,8 +105,16 @@ class Row:
         bad = [record for record in self.records if record.status != "ok"]
         if not bad:
             return "ok"
-        share = f"{len(bad)} of {len(self.records)} seeds " if self.ok else ""
+        share = f"{len(bad)} of {len(self.records)} seeds " if len(bad) < len(self.records) else ""
         return "; ".join(dict.fromkeys(f"{share}{record.status}: {record.note}" for record in bad))
+
+
+def bars(rows: Sequence[Row]) -> str:
+    """What a bar of a figure of these rows is, in words: see `Stat.band`."""
+    several = [len(row.ok) > 1 for row in rows if row.ok]
+    kinds = ["standard deviation over seeds"] if any(several) else []
+    kinds += [] if all(several) else ["bootstrap interval of one seed"]
+    return ", or ".join(kinds)
 
 
 @dataclass(frozen=True, kw_only=True)

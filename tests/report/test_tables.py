@@ -12,7 +12,7 @@ from cq.report.build import build_table, build_tables
 from cq.report.cells import mean_of
 from cq.report.metrics import metric_title
 from cq.report.paper import COLUMNS, Paper, read_paper
-from cq.report.tables import Table
+from cq.report.tables import Table, bars
 from tests.report.synthetic import ablation, record, score
 
 FRECHET = "Frechet, own features (down)"
@@ -49,6 +49,13 @@ def test_one_seed_shows_its_bootstrap_interval_and_says_so(paper: Paper) -> None
     table = build_table("table5", [record()], paper)
     assert _cells(table, FRECHET) == ["10.000 [9.500, 10.500]"]
     assert _cells(table, "seeds") == ["1 seed"]
+
+
+def test_an_incomplete_run_keeps_the_scores_it_has_and_says_what_is_missing(paper: Paper) -> None:
+    table = build_table("table5", [record(status="incomplete", note="fid_clean needs its weights")], paper)
+    assert _cells(table, "status") == ["incomplete: fid_clean needs its weights"]
+    assert _cells(table, "seeds") == ["1 seed"]
+    assert _cells(table, FRECHET) != ["-"]
 
 
 def test_equal_infinite_values_have_an_infinite_mean_and_no_spread() -> None:
@@ -229,3 +236,11 @@ def test_models_measured_apart_are_a_table_each(paper: Paper) -> None:
     torn = replace(other, seed=1, scores=record().scores)  # within one model it is still refused
     with pytest.raises(ValueError, match="were not measured alike"):
         build_tables("table5", [record(), other, torn], paper)
+
+
+def test_a_figure_says_what_its_bars_are(paper: Paper) -> None:
+    one, first, second = record("one"), record("two"), record("two", seed=1)
+    deviation, interval = "standard deviation over seeds", "bootstrap interval of one seed"
+    assert bars(build_table("table5", [one], paper).rows) == interval
+    assert bars(build_table("table5", [first, second], paper).rows) == deviation
+    assert bars(build_table("table5", [one, first, second], paper).rows) == f"{deviation}, or {interval}"
