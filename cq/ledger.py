@@ -90,6 +90,8 @@ def execute(config: DictConfig, choices: Mapping[str, str], overrides: Sequence[
     parts = Components.of(config)
     for said in unread(config, parts, overrides).values():
         log.warning("%s", said)
+    if processes.is_main:
+        parts.logger.finish_open(place(config, "tracking"))
     weights = parts.model.weights_digest()
     path = place(config, "records")
     found = processes.told(find(known(path), config, weights) if processes.is_main else None)

@@ -177,8 +177,10 @@ def fill(table: str, overrides: Sequence[str], out: Path) -> Filled:
     config = jobs[0].config
     path = place(config, "records")
     rendered = render_table(table, records, PAPER, out, thumbnails=path.parent)
+    logger = build(config.logger, "logger")
+    logger.finish_open(place(config, "tracking"))
     if ran:
-        build(config.logger, "logger").log_table(table, records, rendered.files, place(config, "tracking"))
+        logger.log_table(table, records, rendered.files, place(config, "tracking"))
     return Filled(markdown=rendered.markdown, ran=ran, failed=failed)
 
 

@@ -1,5 +1,6 @@
 """W&B: offline it has everything, online without a network it gives up soon, and it never costs a result."""
 
+import fcntl
 import io
 import json
 import struct
@@ -202,6 +203,28 @@ def test_a_failure_of_wandb_is_a_warning(
     log_run(run, tmp_path)
     assert "the service is gone" in caplog.text
     assert "nothing is lost" in caplog.text
+
+
+def test_what_a_kill_left_open_is_finished_by_the_next_command(
+    run: RunRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "tracking"
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking, "_fill_run", killed)
+        with pytest.raises(KeyboardInterrupt):
+            log_run(run, tmp_path)
+    assert "frechet_own" not in logged(folder)["summary"]
+    (left_open,) = folder.glob("open_*.json")
+    with left_open.open() as held:  # as by a command that is alive
+        fcntl.flock(held, fcntl.LOCK_EX)
+        WandbLogger(project="cq", mode=None).finish_open(folder)
+    assert "frechet_own" not in logged(folder)["summary"]
+    WandbLogger(project="cq", mode=None).finish_open(folder)
+    assert logged(folder)["summary"]["frechet_own"] == 10.0  # the only run: in the place of the one begun
+    assert not left_open.exists()
 
 
 def test_a_mode_that_is_none_is_refused_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
