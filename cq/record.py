@@ -197,16 +197,20 @@ def append(record: RunRecord, path: Path) -> None:
     The folder of `path` is made where it is missing. A torn last line is repaired first (see the module's rule).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with writing(path), _locked(path) as count, path.open("a+b") as file:
-        before = _repair(file.fileno(), path)
-        written = (
-            max(before, counted(path)) + 1
-        )  # what is lost stays missed; a broken count is refused before a line is
-        view = memoryview((seal(record.to_json(), before) + "\n").encode())
-        while view:
-            view = view[os.write(file.fileno(), view) :]
-        os.fsync(file.fileno())
-        write_count(count, written)
+    with writing(path), _locked(path) as count:
+        written = counted(path)  # refused, where it is broken, before there is a line
+        with path.open("a+b") as file:
+            before = _repair(file.fileno(), path)
+            _write(file.fileno(), seal(record.to_json(), before) + "\n")
+        write_count(count, max(before, written) + 1)  # what is lost stays missed
+
+
+def _write(descriptor: int, line: str) -> None:
+    """Write a line and force it to the disk."""
+    view = memoryview(line.encode())
+    while view:
+        view = view[os.write(descriptor, view) :]
+    os.fsync(descriptor)
 
 
 def read(path: Path) -> list[RunRecord]:

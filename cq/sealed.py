@@ -56,10 +56,13 @@ def is_torn(line: str) -> bool:
 
 
 def counted(path: Path) -> int:
-    """How many lines were written to the file at `path`; 0 where nobody counted, as beside a copy of it."""
+    """How many lines were written to the file at `path`.
+
+    0 where nobody counted, as beside a copy, and where there is no such file: who deletes it begins anew.
+    """
     file = count_file(path)
     try:
-        return int(file.read_text() or 0) if file.exists() else 0
+        return int(file.read_text() or 0) if file.exists() and path.exists() else 0
     except ValueError as error:
         raise ValueError(f"{file}: is not the number of lines in {path.name}. Delete it.") from error
 

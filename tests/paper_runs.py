@@ -19,6 +19,9 @@ TABLE = README[README.index("| row | command |") :].split("\n\n")[0]
 COMMANDS = {line.split("|")[1].strip(): shlex.split(line.split("`")[1])[1:] for line in TABLE.splitlines()[2:]}
 
 
+WRITTEN = {"vae": {"scaling_factor": 0.2}, "text_encoder": {"model_type": "clip_text_model"}}  # by a conversion, a hub
+
+
 def chosen(arguments: list[str], key: str) -> str:
     """What a command says of a key."""
     return next(argument.partition("=")[2] for argument in arguments if argument.startswith(f"{key}="))
@@ -38,6 +41,7 @@ def prepare(root: Path) -> None:
             folder = root / "weights" / model / part
             folder.mkdir(parents=True)
             file = "scheduler_config.json" if part == "scheduler" else "config.json"
+            config = {**config, **WRITTEN.get(part, {})}
             (folder / file).write_text(json.dumps(config))
         (root / "weights" / model / "tokenizer").mkdir()
     for name, count in (("coco5k", 5000), ("parti", 1632)):

@@ -191,10 +191,12 @@ def test_a_corrupted_artefact_is_refused_and_named_and_its_removal_mends_the_run
     assert run(monkeypatch, arguments) == 0
     (folder,) = (path for path in (cwd / "store" / stage).iterdir() if path.is_dir())
     flip_one_byte(folder / ("tensors.safetensors" if stage == "samples" else "artifact.json"))
+    (first,) = read(cwd / "records.jsonl")
+    (cwd / "records.jsonl").unlink()  # so that the question is asked again
     capsys.readouterr()
     with monkeypatch.context() as patch:
         patch.setattr("cq.models.latent.LatentDiffusion.load", lambda _: pytest.fail("the model was loaded"))
-        assert run(patch, [*arguments, "force=true"]) == 1
+        assert run(patch, arguments) == 1
     message = capsys.readouterr().err
     assert message.startswith("cq: ")
     assert message.count("\n") == 1
@@ -203,7 +205,7 @@ def test_a_corrupted_artefact_is_refused_and_named_and_its_removal_mends_the_run
         path.unlink()
     folder.rmdir()
     assert run(monkeypatch, arguments) == 0
-    first, failed, mended = read(cwd / "records.jsonl")
+    failed, mended = read(cwd / "records.jsonl")
     assert (first.status, failed.status, mended.status) == ("ok", "failed", "ok")
     assert mended.images_digest == first.images_digest
 
@@ -315,7 +317,8 @@ def test_a_refusal_of_a_damaged_store_costs_less_than_five_seconds(
     assert run(monkeypatch, arguments) == 0
     (folder,) = (path for path in (cwd / "store/samples_full_precision").iterdir() if path.is_dir())
     flip_one_byte(folder / "tensors.safetensors")
-    done, seconds = command(cwd, *arguments, "force=true")
+    (cwd / "records.jsonl").unlink()
+    done, seconds = command(cwd, *arguments)
     assert done.returncode == 1
     assert f"Delete {folder}" in done.stderr
     assert "Traceback" not in done.stderr

@@ -211,6 +211,7 @@ def test_every_file_that_a_bundled_choice_names_counts(elsewhere: Path, of_yours
     met = set()
     for path in sorted(CONF.rglob("*.yaml")):
         node: Any = OmegaConf.to_container(OmegaConf.load(path))
+        node = node.get("model", node) if isinstance(node, dict) else node
         if not isinstance(node, dict) or "_target_" not in node or path.parent.name in ("logger", "data"):
             continue
         for field, value in node.items():

@@ -70,8 +70,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _room(monkeypatch: pytest.MonkeyPatch, judges_at_hand: None) -> None:
-    """As if there were disk for 50,000 images."""
+    """As if there were disk for 50,000 images, and the weights in their folders."""
     monkeypatch.setattr("cq.components.check_writable", lambda *_: None)
+    monkeypatch.setattr("cq.models.diffusion.check_weights", lambda _: None)
+    monkeypatch.setattr("cq.models.diffusion.check_tokenizer", lambda _: None)
 
 
 def command(model: str, protocol: str) -> list[str]:

@@ -178,7 +178,7 @@ def test_other_prompts_are_refused(data: str) -> None:
     config, _ = composed(["protocol=parti", data, f"protocol.prompts_sha256={digest}"])
     protocol: PaperProtocol = build(config.protocol, "protocol")
     check(config, fitting(protocol, prompts=lines))
-    with pytest.raises(ValueError, match=r"prompts/parti': SHA-256 of its evaluation prompts is"):
+    with pytest.raises(ValueError, match=r"model\.prompts=.*: SHA-256 of its evaluation prompts is"):
         check(config, fitting(protocol, prompts=lines[::-1]))
 
 

@@ -159,6 +159,12 @@ def test_a_broken_count_is_refused_before_a_line_is_written(three: Path) -> None
     assert [found.seed for found in read(three)] == [0, 1, 2, 3]
 
 
+def test_who_deletes_the_file_begins_anew(three: Path) -> None:
+    three.unlink()
+    append(record(seed=5), three)
+    assert [found.seed for found in read(three)] == [5]
+
+
 def test_an_edit_on_purpose_is_sealed_anew(three: Path) -> None:
     records, lines = read(three), three.read_text().splitlines(keepends=True)
     three.write_text("".join([lines[0], lines[2].replace('"note": ""', '"note": "seen"')]))
