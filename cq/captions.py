@@ -63,6 +63,11 @@ def read_lines(path: Path) -> list[str]:
         prompts.append(prompt)
     if not prompts:
         raise ValueError(f"{path}: holds no prompt. Write one a line.")
+    if len(prompts) > 1 and all(re.fullmatch(r'".+"', prompt) for prompt in prompts):
+        raise ValueError(
+            f"{path}: every line is quoted ({_short(prompts[0])}), as in a table. Name the file .csv, with a head such "
+            "as Prompt, and let python -m cq.prompts take its column; or take the quotes away."
+        )
     return prompts
 
 
@@ -101,6 +106,8 @@ def flaw(prompt: str) -> str:
     """Why a text should be no prompt, with a remedy; empty where it may be."""
     if is_null(prompt):
         return f"is {prompt!r}, which is how a table writes that there is nothing. Write its prompt, or delete it."
+    if re.fullmatch(r'\[".*"\]', prompt):
+        return f"is a list of JSON ({_short(prompt)}). Name the file .json and let python -m cq.prompts read it."
     if "\t" in prompt:
         return (
             f"holds a tab ({_short(prompt)}), so it is the row of a table. Name the file .tsv and let python -m "

@@ -103,7 +103,12 @@ def explain(error: Exception) -> str:
         return f"{key}: {str(cause).splitlines()[0].rstrip('.')}. Give a value of that type."
     if isinstance(error, OverrideParseException):
         reason = error.message.splitlines()[0]
-        return f"{error.override}: cannot be read ({reason}). Write key=value; quote brackets for the shell."
+        return (
+            f"{error.override}: cannot be read ({reason}). Write key=value; a value with spaces, =, ~ or brackets goes "
+            """into quotes twice: 'key="value"'."""
+        )
+    if "Config group override" in str(error):
+        return "a group is set to something that is no choice, as in model=null. Write GROUP=NAME; --help lists them."
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return sentence(error)
     lines = [*str(error).splitlines(), *(str(cause).splitlines() if cause is not error else [])]

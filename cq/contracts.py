@@ -297,6 +297,9 @@ class ReadsFiles(Protocol):
 class Logger(Protocol):
     """Where runs and tables are shown beside the record file."""
 
+    def finish_open(self, folder: Path) -> None:
+        """Finish what commands that were killed have left open in `folder`."""
+
     def log_run(self, record: RunRecord, thumbnails: Path, folder: Path) -> None:
         """One run. thumbnails: a PNG of its first images. folder: for what is written here."""
 

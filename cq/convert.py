@@ -35,6 +35,7 @@ def convert_file(checkpoint: Path, folder: Path, name: str, *, ema: bool) -> Non
         raise ValueError(f"folder={folder}: is there already. Name another one, or delete it.")
     if not checkpoint.is_file():
         raise ValueError(f"checkpoint={checkpoint}: there is no such file. Download it first.")
+    check_writable(folder.parent, "folder")
     state = read_checkpoint(checkpoint)
     try:
         made = convert(state, parts, ema=ema)
@@ -44,7 +45,6 @@ def convert_file(checkpoint: Path, folder: Path, name: str, *, ema: bool) -> Non
         digest = hashlib.sha256()
         while block := file.read(2**24):
             digest.update(block)
-    check_writable(folder.parent, "folder")
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     try:
         for part, module in made.items():

@@ -97,7 +97,7 @@ def files_named(kind: type, values: Mapping[str, Any]) -> dict[str, str]:
 def _content(text: str) -> str | None:
     """Digest of the file or folder that a text names; None where it names none, or one that is as committed."""
     try:
-        path = locate(text) if text.startswith((SCHEME, HUB)) else Path(text)
+        path = locate(text) if text.startswith((SCHEME, HUB)) else Path(text).expanduser()
         if not text or not path.exists():
             return None
         if path.is_file():

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, get_origin
 
 from cq.failures import writing
-from cq.sealed import count_file, counted, is_torn, opened, seal, unsealed, write_count
+from cq.sealed import count_file, counted, is_torn, opened, seal, unsealed, write_count, write_line
 from cq.store import write_atomically
 
 SCHEMA = 1  # raised when the meaning of a field changes
@@ -201,16 +201,8 @@ def append(record: RunRecord, path: Path) -> None:
         written = counted(path)  # refused, where it is broken, before there is a line
         with path.open("a+b") as file:
             before = _repair(file.fileno(), path)
-            _write(file.fileno(), seal(record.to_json(), before) + "\n")
+            write_line(file.fileno(), seal(record.to_json(), before))
         write_count(count, max(before, written) + 1)  # what is lost stays missed
-
-
-def _write(descriptor: int, line: str) -> None:
-    """Write a line and force it to the disk."""
-    view = memoryview(line.encode())
-    while view:
-        view = view[os.write(descriptor, view) :]
-    os.fsync(descriptor)
 
 
 def read(path: Path) -> list[RunRecord]:

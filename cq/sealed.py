@@ -72,6 +72,14 @@ def count_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.count")
 
 
+def write_line(descriptor: int, line: str) -> None:
+    """Write a line at the end of its open file, and force it to the disk."""
+    view = memoryview(f"{line}\n".encode())
+    while view:
+        view = view[os.write(descriptor, view) :]
+    os.fsync(descriptor)
+
+
 def write_count(descriptor: int, lines: int) -> None:
     """Write the count into its open file."""
     text = f"{lines}\n".encode()

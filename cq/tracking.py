@@ -120,6 +120,8 @@ class WandbLogger:
         if "finish_timeout" in wandb.Settings.model_fields:  # not in older versions
             settings.finish_timeout = FINISH_SECONDS
         options |= {"project": self.project, "settings": settings}
+        if not os.environ.get("WANDB_MODE", "set"):
+            del os.environ["WANDB_MODE"]  # W&B takes an empty one for a wrong one
         mode: Any = self._mode
         if mode == "online" and not _unreachable:
             try:

@@ -19,7 +19,9 @@ TABLE = README[README.index("| row | command |") :].split("\n\n")[0]
 COMMANDS = {line.split("|")[1].strip(): shlex.split(line.split("`")[1])[1:] for line in TABLE.splitlines()[2:]}
 
 
-WRITTEN = {"vae": {"scaling_factor": 0.2}, "text_encoder": {"model_type": "clip_text_model"}}  # by a conversion, a hub
+WRITTEN: dict[str, dict[str, Any]] = {  # by a conversion, and on the hub
+    "vae": {"scaling_factor": 0.2}, "text_encoder": {"model_type": "clip_text_model"},
+}  # fmt: skip
 
 
 def chosen(arguments: list[str], key: str) -> str:

@@ -59,6 +59,8 @@ def test_a_separator_within_a_prompt_does_not_end_it(letter: str, tmp_path: Path
         (b"a bag\n<NA>\n", "line 2 is '<NA>'"),
         (b"0001.jpg\ta bag\n", "line 1 holds a tab.*Name the file .tsv"),
         (b'"the words ""fly"" here"\n', "line 1 is quoted as in a table"),
+        (b'"a red bag"\n"a blue boot"\n', "every line is quoted .*Name the file .csv"),
+        (b'a bag\n["a", "b"]\n', "line 2 is a list of JSON"),
         (b"Prompt\na bag\n", "line 1 is 'Prompt', the head of a column"),
         (b"image,caption\n1.jpg,a bag\n", "line 1 is 'image,caption', the head of a table"),
         ("a caf\ufffd\n".encode(), "line 1 holds a letter that was lost"),

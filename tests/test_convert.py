@@ -103,6 +103,8 @@ def test_classes_and_a_codebook_come_along(
         (["sd_v1_4", "x.ckpt", "f"], ["model=sd_v1_4: has no original checkpoint", "ldm_church256"]),
         (["ldm_church256", "x.ckpt", "f"], ["checkpoint=x.ckpt: there is no such file"]),
         (["ldm_church256", "CKPT", "."], ["folder=.: is there already"]),
+        (["ldm_church256", "junk", "f"], ["junk: cannot be read", "Download it again"]),
+        (["ldm_church256", "ab", "f"], ["ab: cannot be read", "Download it again"]),
         (["ldm_church256", "OTHER", "f"], ["as ldm_church256: UNet2DModel: the checkpoint lacks", "another model's"]),
     ],
 )
@@ -111,7 +113,10 @@ def test_what_cannot_be_converted_is_refused_and_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
+    for name in ("junk", "ab"):  # what breaks PyTorch's reader in ways of its own
+        (checkpoints["ldm_church256"].parent / name).write_text(name)
     files = {"CKPT": checkpoints["ldm_church256"], "OTHER": checkpoints["ldm_imagenet256"]}
+    files |= {name: checkpoints["ldm_church256"].parent / name for name in ("junk", "ab")}
     with pytest.raises(SystemExit) as stopped:
         run(monkeypatch, *(files.get(argument, argument) for argument in arguments))
     assert stopped.value.code == 2

@@ -184,8 +184,12 @@ def test_what_names_no_file_of_yours_adds_nothing(elsewhere: Path, text: str) ->
 
 
 @pytest.mark.parametrize(("text", "file"), [("file.json", "file.json"), ("folder", "folder/below/b")])
-def test_a_file_or_folder_is_what_it_holds(elsewhere: Path, text: str, file: str) -> None:
+def test_a_file_or_folder_is_what_it_holds(
+    elsewhere: Path, text: str, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(elsewhere))
     first = named(text)
+    assert named(f"~/{text}") == first
     assert first.keys() == {"path"}
     assert named(str(elsewhere / text)) == first  # wherever it lies
     (elsewhere / file).write_text("two")

@@ -236,6 +236,12 @@ def test_a_mode_that_is_none_is_refused_before_the_run(monkeypatch: pytest.Monke
     assert WandbLogger(project="cq", mode=None)._mode == "offline"
 
 
+def test_an_empty_variable_is_no_mode(run: RunRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "")
+    log_run(run, tmp_path)
+    assert logged(tmp_path / "tracking")["summary"]["frechet_own"] == 10.0
+
+
 def test_no_logger_writes_nothing(run: RunRecord, tmp_path: Path) -> None:
     NoLogger().log_run(run, tmp_path / "strip.png", tmp_path / "tracking")
     NoLogger().log_table("table5", [run], (), tmp_path / "tracking")

@@ -16,8 +16,13 @@ FILES = {"scheduler": "scheduler_config.json"}  # where a part's configuration h
 
 
 def part_folder(weights: str, name: str) -> Path:
-    """Where a part lies: a folder of its name, or the model's own folder, as in repositories of one network."""
+    """Where a part lies: a folder of its name, or the model's own folder, as in repositories of one network.
+
+    LDM's own pipeline calls the first stage vqvae.
+    """
     folder = locate(weights)
+    if name == "vae" and not (folder / name).is_dir() and (folder / "vqvae").is_dir():
+        return folder / "vqvae"
     alone = name in ("unet", "scheduler") and (folder / FILES.get(name, "config.json")).is_file()
     return folder if alone and not (folder / name).is_dir() else folder / name
 

@@ -23,7 +23,7 @@ class Power:
     """
 
     interval: int
-    exponent: Annotated[float, Within(0, 100, "1.4")]
+    exponent: Annotated[float, Within(0.05, 100, "1.4")]
 
     def __post_init__(self) -> None:
         check_interval(self.interval)
