@@ -6,7 +6,8 @@ Legend of shape suffixes: N image, C channel, H W space, E embedding.
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,18 @@ from cq.contracts import Drawn
 from cq.evaluate.bootstrap import METHOD, check_resamples, interval_of_mean
 from cq.evaluate.features import check_device, check_images, check_shape, sha256_of_file
 from cq.evaluate.protocol import EvaluationContext, MetricUnavailable, Score
+from cq.failures import out_of_memory
+from cq.heads import fault_of, shapes_of
+from cq.models.files import check_tokenizer, differing, first_line, listed
 from cq.values import Batch, Resamples
 from cq.zoo.locate import locate
 
 DEFINITION = "mean of 100 max(cos(image, caption), 0), captions as they are"
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"  # the one open_clip takes where a folder holds several
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt", "spiece.model",
+)  # fmt: skip
 FROM_A_HUB = ("hf_model_name", "hf_tokenizer_name")  # keys of a text tower that open_clip would go and fetch
 
 
@@ -162,9 +168,13 @@ class ClipScore:
         )
 
     def check(self, drawn: Drawn) -> None:
-        """Raise ValueError for images without captions, MetricUnavailable where the weights are missing."""
+        """Raise ValueError for images without captions or other weights, MetricUnavailable where they are missing."""
+        import open_clip
+
         check_captioned(drawn, self.device)
         self._tag()
+        if not _fits(Path(self.weights), open_clip.get_model_config(self.backbone)):
+            self.load()
 
     def _tag(self) -> Mapping[str, Any]:
         """What open_clip knows of the weights. MetricUnavailable, naming the download, where they are missing."""
@@ -176,6 +186,9 @@ class ClipScore:
                 f"{self.metric}: needs the weights of {self.backbone}. "
                 f"{f'Download {_url(tag)} to' if tag else 'Put them at'} {self.weights}."
             )
+        fault = fault_of(Path(self.weights))
+        if fault is not None:
+            raise ValueError(f"weights={self.weights!r}: {fault}. Get the file again.")
         return dict(tag)
 
     def load(self) -> Judge:
@@ -184,15 +197,20 @@ class ClipScore:
 
         tag = self._tag()
         # by file and not by tag, for which open_clip may go to the network; so what the tag says is passed on by hand
-        model, transform = open_clip.create_model_from_pretrained(
-            self.backbone,
-            pretrained=self.weights,
-            force_quick_gelu=tag.get("quick_gelu", False),
-            image_mean=tag.get("mean"),
-            image_std=tag.get("std"),
-            image_interpolation=tag.get("interpolation"),
-            image_resize_mode=tag.get("resize_mode"),
-        )
+        with _opening(
+            f"weights={self.weights!r}", Path(self.weights), open_clip.get_model_config(self.backbone),
+            f"Get the file again, or choose the backbone it is of, which is not {self.backbone}.",
+        ):  # fmt: skip
+            model, transform = open_clip.create_model_from_pretrained(
+                self.backbone,
+                pretrained=self.weights,
+                force_quick_gelu=tag.get("quick_gelu", False),
+                image_mean=tag.get("mean"),
+                image_std=tag.get("std"),
+                image_interpolation=tag.get("interpolation"),
+                image_resize_mode=tag.get("resize_mode"),
+            )
+            _check_finite(model)
         digest = sha256_of_file(Path(self.weights))
         return Judge(model.eval(), transform, open_clip.get_tokenizer(self.backbone), digest)
 
@@ -297,12 +315,16 @@ class FolderClipScore:
         )
 
     def check(self, drawn: Drawn) -> None:
-        """Raise ValueError for images without captions or an incomplete folder, MetricUnavailable without one."""
+        """Raise ValueError for images without captions or a damaged folder, MetricUnavailable without one."""
         check_captioned(drawn, self.device)
-        self._files()
+        folder, config, _ = self._files()
+        if _fits(folder / WEIGHTS_FILE, config):
+            self._tokenizer(folder)
+        else:
+            self.load()
 
-    def _files(self) -> tuple[Path, list[str]]:
-        """The folder, and which files of a tokenizer are in it."""
+    def _files(self) -> tuple[Path, dict[str, Any], list[str]]:
+        """The folder, the configuration of its model, and which files of a tokenizer are in it."""
         try:
             folder = locate(self.folder)
         except ValueError as error:
@@ -312,7 +334,17 @@ class FolderClipScore:
                 raise ValueError(
                     f"folder={self.folder!r}: {folder} holds no {needed}. Give a folder in open_clip's layout."
                 )
-        text = json.loads((folder / CONFIG_FILE).read_text())["model_cfg"]["text_cfg"]
+        try:
+            config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))["model_cfg"]
+            text, _ = dict(config["text_cfg"]), dict(config["vision_cfg"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"folder={self.folder!r}: {folder / CONFIG_FILE} describes no model ({first_line(error)}). It must "
+                "hold model_cfg with text_cfg and vision_cfg; get the file again."
+            ) from error
+        fault = fault_of(folder / WEIGHTS_FILE)
+        if fault is not None:
+            raise ValueError(f"folder={self.folder!r}: {folder / WEIGHTS_FILE} {fault}. Get the file again.")
         if "hf_model_name" in text:
             raise ValueError(
                 f"folder={self.folder!r}: open_clip fetches its text tower {text['hf_model_name']!r} from a hub, and "
@@ -324,18 +356,82 @@ class FolderClipScore:
                 f"folder={self.folder!r}: {folder} holds no tokenizer, and {CONFIG_FILE} asks for one. "
                 f"Put {TOKENIZER_FILES[0]} there."
             )
-        return folder, tokenizer
+        if text.get("hf_tokenizer_name"):
+            try:
+                check_tokenizer(folder)
+            except ValueError as error:
+                raise ValueError(f"folder={self.folder!r}: {error}") from error
+        return folder, config, tokenizer
+
+    def _tokenizer(self, folder: Path) -> Callable[[list[str]], Tensor]:
+        import open_clip
+
+        try:
+            tokenize: Callable[[list[str]], Tensor] = open_clip.get_tokenizer(f"local-dir:{folder}")
+            tokenize(["a prompt"])
+        except Exception as error:  # of transformers or tokenizers: each has its own
+            raise ValueError(
+                f"folder={self.folder!r}: the tokenizer in {folder} cannot be opened ({first_line(error)}). Get its "
+                "files again: tokenizer.json, or vocab.json and merges.txt, with tokenizer_config.json."
+            ) from error
+        return tokenize
 
     def load(self) -> Judge:
         """Raises MetricUnavailable where there is no folder, ValueError where it is incomplete."""
         import open_clip
 
-        folder, tokenizer = self._files()
-        model, transform = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
-        tokenize = open_clip.get_tokenizer(f"local-dir:{folder}")
+        folder, config, tokenizer = self._files()
+        with _opening(
+            f"folder={self.folder!r}", folder / WEIGHTS_FILE, config,
+            f"Get it and {CONFIG_FILE} again, as they were saved.",
+        ):  # fmt: skip
+            model, transform = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
+            _check_finite(model)
+        tokenize = self._tokenizer(folder)
         # the transform and the tokenizer are files here, and change the score as the weights do
         digest = digest_of({name: sha256_of_file(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE, *tokenizer)})
         return Judge(model.eval(), transform, tokenize, digest)
+
+
+def _asked(config: dict[str, Any]) -> dict[str, list[int]] | None:
+    """Tensor name to shape of a plain CLIP, which is built without values; None for a model of another kind."""
+    import open_clip
+
+    try:
+        with torch.device("meta"):
+            model = open_clip.CLIP(**{**config, "vision_cfg": {**config["vision_cfg"], "timm_model_pretrained": False}})
+    except Exception:  # whatever a wrong configuration leads to; open_clip, which then loads the model, says what
+        return None
+    return {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _fits(weights: Path, config: dict[str, Any]) -> bool:
+    """Whether the head of a file names just what its model asks for.
+
+    Where not, only loading tells whether open_clip takes it: it converts files of other origins.
+    """
+    stored = shapes_of(weights)
+    return stored is not None and stored == _asked(config)
+
+
+@contextmanager
+def _opening(where: str, weights: Path, config: dict[str, Any], remedy: str) -> Iterator[None]:
+    """Whatever open_clip, torch or safetensors cannot open within the block is a ValueError that says why."""
+    try:
+        yield
+    except Exception as error:  # each has its own
+        if out_of_memory(error):
+            raise
+        stored, asked = shapes_of(weights), _asked(config)
+        difference = differing(stored, asked) if stored is not None and asked is not None else None
+        why = f"it {difference}" if difference else " ".join(str(error).split())[:300].rstrip(".") or repr(error)
+        raise ValueError(f"{where}: open_clip cannot open {weights}: {why}. {remedy}") from error
+
+
+def _check_finite(model: nn.Module) -> None:
+    broken = [name for name, tensor in model.state_dict().items() if not bool(tensor.isfinite().all())]
+    if broken:
+        raise ValueError(f"its values are not finite in {listed(broken)}")
 
 
 def _url(tag: Mapping[str, Any]) -> str:

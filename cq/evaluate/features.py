@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from cq.artifacts import digest_of_tensor
+from cq.artifacts import digest_of, digest_of_tensor
+from cq.heads import fault_of, shapes_of
+from cq.models.files import differing, first_line, listed
 from cq.zoo.locate import locate
 
 if TYPE_CHECKING:  # brings diffusers, which a check of a configuration does not need
@@ -32,26 +34,82 @@ def sha256_of_file(path: Path) -> str:
 
 
 @dataclass(frozen=True)
+class FeatureFolder:
+    """A folder with a whole feature network. built: of its config.json, without values (on device meta).
+
+    digest: SHA-256 of the weights file, whose names and shapes tell all of config.json but the stride; so a stride that
+    is not the usual one is digested with it.
+    """
+
+    weights: Path
+    built: "Classifier"
+    digest: str
+
+    @classmethod
+    def of(cls, reference: str) -> "FeatureFolder":
+        """Raise ValueError for a folder that is missing, or whose files are not whole or not of one network.
+
+        Only the head of the weights is looked at.
+        """
+        from cq.zoo.classifier import Classifier
+
+        try:
+            folder = locate(reference)
+        except ValueError as error:
+            raise ValueError(f"features={error}") from error
+        remedy = "Give a folder written by `Classifier.save_pretrained`, or zoo:features."
+        weights, config = folder / WEIGHTS_FILE, folder / "config.json"
+        if not weights.is_file():
+            raise ValueError(f"features={reference!r}: {folder} holds no {WEIGHTS_FILE}. {remedy}")
+        try:
+            stated = json.loads(config.read_text(encoding="utf-8"))
+            settings = {name: value for name, value in stated.items() if not name.startswith("_")}
+            if not all(type(value) is int and value > 0 for value in settings.values()):
+                raise ValueError(f"{settings}: must be whole numbers from 1")
+            with torch.device("meta"):
+                usual, built = Classifier(), Classifier(**settings)
+        except (OSError, ValueError, AttributeError, TypeError, RuntimeError, ArithmeticError) as error:
+            raise ValueError(
+                f"features={reference!r}: {config} describes no Classifier ({first_line(error)}). {remedy}"
+            ) from error
+        fault = fault_of(weights)
+        if fault is not None:
+            raise ValueError(f"features={reference!r}: {weights} {fault}. Get the file again.")
+        asked = {name: list(tensor.shape) for name, tensor in built.state_dict().items()}
+        difference = differing(shapes_of(weights) or {}, asked)
+        if difference is not None:
+            raise ValueError(
+                f"features={reference!r}: {weights} is not what config.json beside it describes: it {difference}. Get "
+                "both again, as they were saved."
+            )
+        digest = sha256_of_file(weights)
+        if built.config.stride != usual.config.stride:
+            digest = digest_of({"weights": digest, "stride": built.config.stride})
+        return cls(weights, built, digest)
+
+
+@dataclass(frozen=True)
 class FeatureNetwork:
-    """A `Classifier` in float32 and evaluation mode; digest: SHA-256 of its weights file."""
+    """A `Classifier` in float32 and evaluation mode; digest: that of its folder."""
 
     network: "Classifier"
     digest: str
 
     @classmethod
     def load(cls, reference: str) -> "FeatureNetwork":
-        """`zoo:features` or a local folder in diffusers' layout. Raises ValueError where it is missing."""
-        from cq.zoo.classifier import Classifier
+        """`zoo:features` or a local folder in diffusers' layout. Raises ValueError where it is missing or damaged."""
+        from safetensors.torch import load_file
 
-        folder = locate(reference)
-        weights = folder / WEIGHTS_FILE
-        if not weights.is_file():
+        stored = FeatureFolder.of(reference)
+        network = stored.built
+        network.load_state_dict(load_file(stored.weights), assign=True)
+        broken = [name for name, tensor in network.state_dict().items() if not bool(tensor.isfinite().all())]
+        if broken:
             raise ValueError(
-                f"features={reference!r}: {folder} holds no {WEIGHTS_FILE}. "
-                "Give a folder written by `Classifier.save_pretrained`, or zoo:features."
+                f"features={reference!r}: {stored.weights} has values that are not finite in {listed(broken)}. Get the "
+                "file again, from before it was trained until it broke."
             )
-        network = Classifier.from_pretrained(folder).float().eval().requires_grad_(False)
-        return cls(network, sha256_of_file(weights))
+        return cls(network.float().eval().requires_grad_(False), stored.digest)
 
     @torch.no_grad()
     def extract(self, images_NCHW: Tensor, *, batch_size: int) -> "ImageFeatures":
@@ -71,21 +129,6 @@ class FeatureNetwork:
         parts = [self.network(batch.float() / 127.5 - 1) for batch in torch.split(images_NCHW, batch_size)]
         pooled_NF, spatial_NF, logits_NK = (torch.cat(column).double() for column in zip(*parts, strict=True))
         return ImageFeatures(pooled_NF, spatial_NF, logits_NK)
-
-
-def channels_of(reference: str) -> int:
-    """How many channels the images of a feature network have, by its configuration; nothing is loaded."""
-    try:
-        path = locate(reference) / "config.json"
-    except ValueError as error:
-        raise ValueError(f"features={error}") from error
-    try:
-        return int(json.loads(path.read_text(encoding="utf-8")).get("in_channels", 1))
-    except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(
-            f"features={reference!r}: {path} cannot be read ({error}). Give a folder written by "
-            "`Classifier.save_pretrained`, or zoo:features."
-        ) from error
 
 
 def check_shape(shape: tuple[int, int, int], judge: str) -> None:

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from cq.contracts import Drawn
 from cq.evaluate.bootstrap import METHOD, check_resamples
-from cq.evaluate.features import WEIGHTS_FILE, FeatureNetwork, channels_of, sha256_of_file
+from cq.evaluate.features import FeatureFolder, FeatureNetwork
 from cq.evaluate.protocol import EvaluationContext
 from cq.evaluate.reference import ReferenceStatistics, check_network, load_reference
 from cq.values import Batch, Resamples
-from cq.zoo.locate import locate
 
 if TYPE_CHECKING:  # brings diffusers, which a check of a configuration does not need
     from cq.zoo.classifier import ImageFeatures
@@ -29,18 +28,13 @@ class InOwnFeatures:
         check_resamples(self.resamples)
 
     def check(self, drawn: Drawn) -> None:
-        """Raise ValueError where the network is not there or takes other images; nothing is loaded."""
-        channels = channels_of(self.features)
+        """Raise ValueError where the network is not there, is damaged or takes other images; no weights are loaded."""
+        channels = FeatureFolder.of(self.features).built.config.in_channels
         if channels != drawn.shape[0]:
             raise ValueError(
                 f"features={self.features!r}: takes images of {channels} channel(s), and this model draws "
                 f"{drawn.shape[0]}. zoo:features is for grey images and zoo:scene_features for colour; "
                 "evaluate=fidelity needs none."
-            )
-        if not (locate(self.features) / WEIGHTS_FILE).is_file():
-            raise ValueError(
-                f"features={self.features!r}: holds no {WEIGHTS_FILE}. Give a folder written by "
-                "`Classifier.save_pretrained`, or zoo:features."
             )
 
     def look(self, context: EvaluationContext) -> tuple[FeatureNetwork, "ImageFeatures"]:
@@ -63,7 +57,7 @@ class AgainstReference(InOwnFeatures):
     def check(self, drawn: Drawn) -> None:
         """Raise ValueError where the reference is not there or was made with another network, too."""
         super().check(drawn)
-        check_network(self.reference, sha256_of_file(locate(self.features) / WEIGHTS_FILE))
+        check_network(self.reference, FeatureFolder.of(self.features).digest)
 
     def compare(self, context: EvaluationContext) -> tuple["ImageFeatures", ReferenceStatistics]:
         """The features of the samples and the statistics of the data set. Raises ValueError for another network's."""

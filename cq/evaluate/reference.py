@@ -69,7 +69,7 @@ def dimensions(reference: str, field: str) -> int:
 def check_network(reference: str, network: str) -> None:
     """Raise ValueError where the statistics are not there, or were built with other weights than those of `network`.
 
-    Features of two networks share no axes. network: SHA-256 of the weights file. Only the document is read.
+    Features of two networks share no axes. network: digest of its folder. Only the document is read.
     """
     try:
         stated = json.loads((locate(reference) / "artifact.json").read_text(encoding="utf-8"))["network"]

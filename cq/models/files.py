@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -113,3 +113,15 @@ def listed(names: Iterable[str]) -> str:
     all_names = sorted(names)
     shown = ", ".join(repr(name) for name in all_names[:4]) or "none"
     return f"{shown} and {len(all_names) - 4} more" if len(all_names) > 4 else shown
+
+
+def differing(stored: Mapping[str, list[int]], asked: Mapping[str, list[int]]) -> str | None:
+    """How the tensors of a file, name to shape, are not those a network asks for, as a part of a sentence."""
+    missing, extra = asked.keys() - stored.keys(), stored.keys() - asked.keys()
+    told = [f"lacks {listed(missing)}"] if missing else []
+    told += [f"has {listed(extra)}, which the network has no place for"] if extra else []
+    other = [name for name in sorted(asked.keys() & stored.keys()) if stored[name] != asked[name]]
+    if other:
+        one = f"has {other[0]!r} of shape {stored[other[0]]} where {asked[other[0]]} is asked for"
+        told.append(one + (f", and {len(other) - 1} more of another shape" if other[1:] else ""))
+    return "; it ".join(told) or None

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from cq.artifacts import SampleSet
+from cq.contracts import Drawn
 from cq.evaluate.bootstrap import interval_of_mean
 from cq.evaluate.clip_score import CONFIG_FILE, WEIGHTS_FILE, ClipScore, ClipScores, FolderClipScore
 from cq.evaluate.features import sha256_of_file
@@ -438,3 +439,88 @@ def test_a_list_of_backbones_that_is_none_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=told):
         several(tmp_path, *backbones)
+
+
+DRAWN = Drawn(shape=(3, 32, 32), num_images=5, captioned=True)
+Change = Callable[[dict[str, Tensor]], object]
+WRONG: dict[str, tuple[Change, str]] = {
+    "missing": (lambda state: state.pop("ln_final.bias"), r"lacks 'ln_final.bias'"),
+    "extra": (lambda state: state.update(more=torch.ones(1)), r"has 'more', which the network has no place for"),
+    "shape": (
+        lambda state: state.update({"ln_final.bias": torch.ones(3)}),
+        r"has .ln_final.bias. of shape \[3\] where \[16\] is asked",
+    ),
+}
+
+
+@pytest.fixture
+def copy(judge_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(judge_folder, tmp_path / "copy"))
+
+
+@pytest.mark.parametrize("text", ["{}", "{", "[]", '{"model_cfg": {"text_cfg": 3}}'])
+def test_a_configuration_without_a_model_is_refused_before_sampling(text: str, copy: Path) -> None:
+    (copy / CONFIG_FILE).write_text(text)
+    with pytest.raises(ValueError, match=rf"folder='{copy}': .*{CONFIG_FILE} describes no model"):
+        own(copy).check(DRAWN)
+
+
+def test_a_configuration_of_another_model_is_refused_before_sampling(copy: Path) -> None:
+    document = json.loads((copy / CONFIG_FILE).read_text())
+    document["model_cfg"]["text_cfg"]["depth"] = 3
+    (copy / CONFIG_FILE).write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=rf"folder='{copy}': .*depth.*Get it and {CONFIG_FILE} again"):
+        own(copy).check(DRAWN)
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_weights_of_another_model_are_refused_before_sampling(
+    wrong: str, copy: Path, named_weights: Path, tmp_path: Path
+) -> None:
+    change, expected = WRONG[wrong]
+    for source, target, metric, key in (
+        (copy / WEIGHTS_FILE, copy / WEIGHTS_FILE, own(copy), "folder"),
+        (named_weights, tmp_path / "x.safetensors", named(tmp_path / "x.safetensors", pretrained=None), "weights"),
+    ):
+        state = load_file(source)
+        change(state)
+        save_file(state, target)
+        with pytest.raises(ValueError, match=rf"^{key}=.*{target}: it {expected}.*\. Get") as error:
+            metric.check(DRAWN)
+        assert "\n" not in str(error.value)
+
+
+def test_weights_that_are_not_whole_or_not_finite_are_refused(copy: Path, named_weights: Path, tmp_path: Path) -> None:
+    broken = load_file(copy / WEIGHTS_FILE)
+    broken["ln_final.bias"][0] = torch.inf
+    save_file(broken, copy / WEIGHTS_FILE)
+    with pytest.raises(ValueError, match=r"folder=.*not finite in 'ln_final.bias'"):
+        own(copy).load()
+    (tmp_path / "x.safetensors").write_bytes(named_weights.read_bytes()[:-100])
+    shutil.copy(tmp_path / "x.safetensors", copy / WEIGHTS_FILE)
+    (tmp_path / "x.pt").write_bytes(b"no tensors")
+    with pytest.raises(ValueError, match=rf"folder=.*{WEIGHTS_FILE} has .* cut off"):
+        own(copy).check(DRAWN)
+    with pytest.raises(ValueError, match=r"weights=.*x.safetensors.*cut off"):
+        named(tmp_path / "x.safetensors", pretrained=None).check(DRAWN)
+    with pytest.raises(ValueError, match=r"weights=.*open_clip cannot open .*x.pt: .*Get the file again"):
+        named(tmp_path / "x.pt", pretrained=None).check(DRAWN)
+
+
+def test_a_tokenizer_without_its_merges_or_of_broken_files_is_refused_before_sampling(copy: Path) -> None:
+    (copy / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match=rf"folder=.*tokenizer in {copy} cannot be opened"):
+        own(copy).check(DRAWN)
+    (copy / "tokenizer.json").rename(copy / "vocab.json")
+    with pytest.raises(ValueError, match=r"folder=.*no vocabulary: .*vocab.json with merges.txt"):
+        own(copy).check(DRAWN)
+
+
+def test_what_is_whole_passes_and_is_loaded_only_where_its_names_do_not_tell(
+    judge_folder: Path, named_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(load_file(named_weights), tmp_path / "x.pt")
+    named(tmp_path / "x.pt", pretrained=None).check(DRAWN)
+    monkeypatch.setattr(open_clip, "create_model_from_pretrained", lambda *a, **k: pytest.fail("loaded"))
+    for metric in (own(judge_folder), own("zoo:clip_judge"), named(named_weights, pretrained=None)):
+        metric.check(DRAWN)

@@ -1,13 +1,19 @@
 import hashlib
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cq.evaluate.features import WEIGHTS_FILE, FeatureCache, FeatureNetwork
+from cq.contracts import Drawn
+from cq.evaluate.feature_distance import FeatureDistance
+from cq.evaluate.features import WEIGHTS_FILE, FeatureCache, FeatureFolder, FeatureNetwork, sha256_of_file
 from cq.zoo import locate as locate_module
+from cq.zoo.classifier import Classifier
 from cq.zoo.locate import locate
 
 Images = Callable[[int, int], Tensor]
@@ -58,6 +64,86 @@ def test_colour_images_are_refused(network: FeatureNetwork) -> None:
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=WEIGHTS_FILE):
         FeatureNetwork.load(str(tmp_path))
+
+
+Change = Callable[[dict[str, Tensor]], object]
+WRONG: dict[str, tuple[Change, str]] = {
+    "missing": (lambda state: state.pop("head.bias"), r"lacks 'head.bias'"),
+    "extra": (lambda state: state.update(more=torch.ones(1)), r"has 'more', which the network has no place for"),
+    "shape": (lambda state: state.update({"head.bias": torch.ones(3)}), r"'head.bias' of shape \[3\] where \[10\]"),
+}
+
+
+def checked(folder: Path) -> None:
+    metric = FeatureDistance(features=str(folder), batch_size=2, resamples=40, bootstrap_seed=0)
+    metric.check(Drawn(shape=(1, 32, 32), num_images=9, captioned=False))
+
+
+@pytest.fixture
+def copy(network_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(network_folder, tmp_path / "copy"))
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_weights_of_another_network_are_refused_by_the_names_of_their_tensors(wrong: str, copy: Path) -> None:
+    change, expected = WRONG[wrong]
+    state = load_file(copy / WEIGHTS_FILE)
+    change(state)
+    save_file(state, copy / WEIGHTS_FILE)
+    for refuses in (checked, lambda folder: FeatureNetwork.load(str(folder))):
+        with pytest.raises(ValueError, match=rf"features='{copy}': .*{WEIGHTS_FILE}.*{expected}.*Get both again"):
+            refuses(copy)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [(b"version https://git-lfs.github.com/spec/v1", "git lfs pull"), (None, "cut")],
+)
+def test_weights_that_are_not_whole_are_refused_before_sampling(
+    content: bytes | None, expected: str, copy: Path
+) -> None:
+    (copy / WEIGHTS_FILE).write_bytes(content or (copy / WEIGHTS_FILE).read_bytes()[:-100])
+    with pytest.raises(ValueError, match=rf"features=.*{WEIGHTS_FILE}.*({expected})"):
+        checked(copy)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"width": "wide"}', '{"stride": 0}', '{"depth": 3}'])
+def test_a_configuration_that_describes_no_network_is_refused(text: str, copy: Path) -> None:
+    (copy / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"features=.*config.json describes no Classifier"):
+        checked(copy)
+
+
+@pytest.mark.parametrize("name", ["head.bias", "low.1.running_var"])
+def test_weights_that_are_not_finite_are_refused(name: str, copy: Path) -> None:
+    state = load_file(copy / WEIGHTS_FILE)
+    state[name][0] = torch.nan
+    save_file(state, copy / WEIGHTS_FILE)
+    with pytest.raises(ValueError, match=rf"features=.*not finite in '{name}'"):
+        FeatureNetwork.load(str(copy))
+
+
+def test_another_stride_is_another_network_and_another_layout_of_its_configuration_is_not(
+    copy: Path, network: FeatureNetwork
+) -> None:
+    """The weights tell all other settings."""
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({"width": config["width"]}))
+    assert FeatureNetwork.load(str(copy)).digest == network.digest
+    (copy / "config.json").write_text(json.dumps({**config, "stride": 1}))
+    assert FeatureFolder.of(str(copy)).digest == FeatureNetwork.load(str(copy)).digest != network.digest
+
+
+@pytest.mark.parametrize(("name", "channels"), [("features", 1), ("scene_features", 3)])
+def test_packaged_networks_are_read_as_diffusers_reads_them_and_named_by_their_weights(
+    name: str, channels: int
+) -> None:
+    loaded = FeatureNetwork.load(f"zoo:{name}")
+    assert loaded.digest == sha256_of_file(locate(f"zoo:{name}") / WEIGHTS_FILE)
+    theirs = Classifier.from_pretrained(locate(f"zoo:{name}")).float().eval()
+    noise = torch.randn(2, channels, 32, 32, generator=torch.Generator().manual_seed(0))
+    for mine, other in zip(loaded.network(noise), theirs(noise), strict=True):
+        assert mine.equal(other)
 
 
 def test_zoo_names_and_local_paths_are_located(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
