@@ -352,14 +352,14 @@ def test_missing_weights_name_the_download_and_where_it_goes(
         named(tmp_path / "x.safetensors", pretrained=None).compute(context(colour))
 
 
-def test_a_missing_judge_names_the_command_that_builds_it(
+def test_a_missing_judge_names_what_the_package_holds(
     tmp_path: Path,
     colour: Tensor,
     context: Callable[[Tensor], EvaluationContext],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(locate, "WEIGHTS", tmp_path)
-    with pytest.raises(MetricUnavailable, match=r"clip_score_own: .*python -m cq.zoo.train clip_judge"):
+    with pytest.raises(MetricUnavailable, match=r"clip_score_own: .*The package holds"):
         own("zoo:clip_judge").compute(context(colour))
 
 
