@@ -13,6 +13,9 @@ REMEDIES = {
     errno.EACCES: f"Make it yours, or choose another place; {GOES_ON}",
     errno.EPERM: f"Make it yours, or choose another place; {GOES_ON}",
     errno.EROFS: f"Choose a place that can be written; {GOES_ON}",
+    errno.EISDIR: f"Name a file, in it or elsewhere; {GOES_ON}",
+    errno.ENOTDIR: f"A file stands where a folder is needed: move it, or choose another place; {GOES_ON}",
+    errno.EEXIST: f"Move what is there, or choose another place; {GOES_ON}",
     errno.EMFILE: f"Raise the limit (ulimit -n); {GOES_ON}",
 }
 ANY_REMEDY = f"Make room, or choose another folder; {GOES_ON}"

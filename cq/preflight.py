@@ -76,15 +76,18 @@ def check_cost(cost: "Cost", planner: "SchedulePlanner", model: "ModelComponent"
 
 
 def check_protocol_choices(
-    protocol: "NoProtocol | PaperProtocol", *, model: DictConfig, metrics: DictConfig
+    protocol: "NoProtocol | PaperProtocol", *, model: DictConfig | None, metrics: DictConfig
 ) -> None:  # fmt: skip
-    """Raise ValueError where what the protocol sets up was swapped for something that cannot take its numbers."""
+    """Raise ValueError where what the protocol sets up was swapped for something that cannot take its numbers.
+
+    model: None where the images were drawn elsewhere.
+    """
     from cq.config import component_named
     from cq.evaluate.paper_protocol import PaperProtocol
 
     if not isinstance(protocol, PaperProtocol):
         return
-    if protocol.prompts is not None:
+    if protocol.prompts is not None and model is not None:
         target = model["_target_"]
         if "prompts" not in {field.name for field in fields(component_named(target, "model"))}:
             raise ValueError(

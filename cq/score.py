@@ -1,9 +1,9 @@
 """Score images made elsewhere: `python -m cq.score IMAGES protocol=imagenet256_50k [overrides]`.
 
 IMAGES is a folder of image files, or an npz file with `arr_0`. What was drawn how is taken on trust; count, size and
-doubles are checked, and the scores go to IMAGES.PROTOCOL.json. Images are taken in the order of their numbers, or else
-names: the Inception score of guided-diffusion depends on it, so do not sort them by class. Where the protocol has
-prompts, image i is of prompt i, and names must number the images.
+doubles are checked, and the scores go to IMAGES.PROTOCOL.json; with `evaluate=none` the images are checked only. They
+are taken in the order of their numbers, or else names: the Inception score of guided-diffusion depends on it, so do not
+sort them by class. Where the protocol has prompts, image i is of prompt i, and names must number the images.
 
 With `--reference OUT.npz` the images are a data set, and its reference batch is written instead.
 """
@@ -23,13 +23,15 @@ from omegaconf import DictConfig
 from cq import contracts
 from cq.captions import read_folder
 from cq.commands import ended
-from cq.config import CONF, build
+from cq.config import CONF, build, check_top
 from cq.evaluate.paper_protocol import NoProtocol, PaperProtocol
-from cq.preflight import check_files, check_metrics, check_prompts, check_reference
+from cq.preflight import check_files, check_metrics, check_prompts, check_protocol_choices, check_reference
 from cq.store import write_atomically
+from cq.unread import beyond
 
 log = logging.getLogger("cq.score")
 
+READ = ("metrics", "protocol")  # of the configuration
 KEPT = 10_000  # images of a reference batch, as in ADM's
 KEPT_SEED = 0
 
@@ -37,7 +39,7 @@ KEPT_SEED = 0
 def score(images: Path, config: DictConfig) -> dict[str, Any]:
     """Every score of `config` that needs no full-precision images, as JSON by name.
 
-    Raises ValueError where the images are not those of the protocol.
+    Raises ValueError where the images are not those of the protocol, or no metric of several has a score of them.
     """
     import torch
 
@@ -93,16 +95,23 @@ def score(images: Path, config: DictConfig) -> dict[str, Any]:
         captions=texts,
     )  # fmt: skip
     scores: dict[str, Any] = {}
+    lacking: dict[str, str] = {}
     for name, metric in metrics.items():
         try:
             found_here = metric.compute(context)
         except NoBaselineError:
+            lacking[name] = "it compares with full-precision images, and these were drawn elsewhere."
             log.info("%s: left out, it compares with full-precision images", name)
             continue
         except MetricUnavailable as error:
+            lacking[name] = str(error)
             log.warning("%s not computed: %s", name, error)
             found_here = error.found
         scores |= {key: value.as_json() for key, value in found_here.items()}
+    if metrics and not scores:
+        why = [f"metrics.{name}: {reason}" for name, reason in lacking.items()]
+        told = ["nothing was scored, and nothing is written.", *why, "Choose another evaluate=..."]
+        raise ValueError(f"{images}: {' '.join(told)}")
     return scores
 
 
@@ -158,23 +167,30 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="protocol=..., evaluate=..., metrics.adm.device=cuda, ...")
     arguments = parser.parse_intermixed_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    images = Path(os.path.abspath(arguments.images))  # of `.` the name is asked for
-    status = ended("cq.score", lambda: _score(images, arguments.reference, arguments.overrides))
+    status = ended("cq.score", lambda: _score(arguments.images, arguments.reference, arguments.overrides))
     if status:
         raise SystemExit(status)
 
 
 def _score(images: Path, reference: Path | None, overrides: list[str]) -> None:
+    images = Path(os.path.abspath(images))  # of `.` the name is asked for
     protocols = any(override.startswith(("protocol=", "evaluate=")) for override in overrides)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", overrides=[*([] if protocols else ["evaluate=adm"]), *overrides])
+    check_top(config)
+    protocol: NoProtocol | PaperProtocol = build(config.protocol, "protocol", NoProtocol | PaperProtocol)
+    check_protocol_choices(protocol, model=None, metrics=config.metrics)
+    for said in beyond(config, overrides, read=READ).values():
+        log.warning("%s", said)
     if reference is not None:
         counts = make_reference(images, reference, config)
         log.info("%s: moments of %d images, %d stored", reference, counts["images"], counts["stored"])
         return
     scores = score(images, config)
-    name = getattr(build(config.protocol, "protocol"), "name", "none")
-    out = images.parent / f"{images.name}.{name}.json"
+    if not scores:
+        log.info("%s: checked; no metric was asked for, and nothing is written", images)
+        return
+    out = images.parent / f"{images.name}.{getattr(protocol, 'name', 'none')}.json"
     write_atomically(out, (json.dumps(scores, indent=1) + "\n").encode())
     for key, found in scores.items():
         log.info("%s %.6g", key, found["value"])

@@ -31,6 +31,24 @@ def unread(config: DictConfig, parts: Components, overrides: Sequence[str]) -> d
     return told
 
 
+def beyond(config: DictConfig, overrides: Sequence[str], *, read: Sequence[str]) -> dict[str, str]:
+    """As `unread`, for a command that reads only the sections `read` and what interpolations in them lead to."""
+    raw = OmegaConf.to_container(config, resolve=False)
+    reached, found = set[str](), set(read)
+    while found > reached:
+        reached = set(found)
+        texts = [text for path, text in _texts(raw, "") if any(_within(path, each) for each in reached)]
+        found |= {key for text in texts for key in re.findall(r"\$\{(\w[\w.]*)\}", text)}
+    told = {}
+    for override in overrides:
+        left, _, value = override.lstrip("+~").partition("=")
+        key = left.partition("@")[2] or left
+        known = key.partition(".")[0] in config  # the other groups, as `debug`, set several sections
+        if known and not any(_within(key, each) or _within(each, key) for each in reached):
+            told[key] = f"{left}={value}: nothing reads it, for this command reads {' and '.join(read)}."
+    return told
+
+
 def _idle(parts: Components) -> dict[str, str]:
     """The groups that no stage of this run asks for anything, with the reason."""
     calls = parts.sampler.num_calls(parts.sample.num_steps)

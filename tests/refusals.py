@@ -53,7 +53,7 @@ OF_TWO_PARTS: Refusals = {
     ),
     "too few images for a metric": (
         ["evaluate=class_conditional"],
-        ["metrics.", " with sample.num_images=4", "needs more than 128", "Sample more", "evaluate=paired"],
+        ["metrics.", " with sample.num_images=4", "needs more than 128", "Sample more", "evaluate=fidelity"],
     ),
     "more images than seeds": (["sample.num_images=200000"], ["sample.num_images=200000", "131072", "Take fewer"]),
     "more calibration than seeds": (["quantize.num_samples=200000", PTQ], ["quantize.num_samples=200000", "131072"]),

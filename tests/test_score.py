@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cq import score
 from cq.evaluate import adm, tf_inception
-from cq.evaluate.protocol import EvaluationContext
+from cq.evaluate.protocol import EvaluationContext, Score
 from cq.zoo.classifier import ImageFeatures
 
 SMALL = (
@@ -123,12 +123,62 @@ def test_what_is_not_the_protocol_is_refused_by_name(
     assert not list(tmp_path.glob("*.json"))
 
 
-def test_metrics_that_compare_with_full_precision_images_are_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_where_nothing_is_scored_an_earlier_result_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Metrics that compare with full-precision images have none to compare with; with no metric images are checked."""
     folder = write(tmp_path / "mine", 3, 2)
-    assert run(monkeypatch, folder, "evaluate=fidelity") == 0
-    assert json.loads((tmp_path / "mine.none.json").read_text()) == {}
+    earlier = tmp_path / "mine.none.json"
+    earlier.write_text("earlier")
+    assert run(monkeypatch, folder, "evaluate=fidelity") == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"cq.score: {folder}: nothing was scored, and nothing is written. metrics.fidelity: it comp")
+    assert run(monkeypatch, folder, "evaluate=none") == 0
+    assert earlier.read_text() == "earlier"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["+sampels.num_images=5"], "there is no key 'sampels'. Did you mean 'sample'?"),
+        (["metrics=null"], "metrics=None: names no component. Choose one by evaluate=..."),
+        (["evaluate=none", "protocol=parti"], "metrics.clip_scores: protocol=parti sets it up, and another evaluate"),
+    ],
+)
+def test_a_configuration_is_refused_as_that_of_a_run(
+    overrides: list[str],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(monkeypatch, tmp_path, *overrides) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("cq.score: ")
+    assert said.count("\n") == 1
+    assert told in said
+
+
+def test_what_scores_do_not_depend_on_is_said(
+    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write(tmp_path / "mine", 40, 2)
+    idle = ("budget.num_steps=3", "model=dit_xl2_256", "sample.batch_size=2", "seed=1", "+correct.cache.x=1")
+    assert run(monkeypatch, folder, f"paths.data={tmp_path}", *SMALL, *idle) == 0
+    said = [record.getMessage() for record in caplog.records if "nothing reads it" in record.getMessage()]
+    assert [each.partition(":")[0] for each in said] == [each.lstrip("+") for each in idle]
+    assert said[0].endswith("for this command reads metrics and protocol.")
+
+
+def test_in_a_folder_that_is_gone_it_ends_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert run(monkeypatch, "mine", "evaluate=none") == 2
+    assert capsys.readouterr().err.startswith("cq.score: the working folder is gone. Change to one that is there")
 
 
 @pytest.mark.parametrize("name", ["cut", "empty", "npy"])
@@ -162,7 +212,7 @@ def test_an_image_is_scored_with_the_prompt_of_its_number(
 
     def look(_: adm.AdmEvaluation, context: EvaluationContext) -> dict[str, Any]:
         seen.append(context)
-        return {}
+        return {"seen": Score(value=0.0, low=None, high=None, better="up", protocol={})}
 
     monkeypatch.setattr(adm.AdmEvaluation, "compute", look)
     lines = with_prompts(tmp_path / "prompts", 6)

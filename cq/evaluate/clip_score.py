@@ -70,7 +70,9 @@ class Judge:
 def check_captioned(drawn: Drawn, device: str) -> None:
     """Raise ValueError for images that no caption can be compared with, or a device that is not here."""
     if not drawn.captioned:
-        raise ValueError("images without captions have no CLIP score. Choose a text-to-image model, or evaluate=paired")
+        raise ValueError(
+            "images without captions have no CLIP score. Choose a text-to-image model, or evaluate=fidelity"
+        )
     check_shape(drawn.shape, "CLIP")
     check_device(device)
 

@@ -31,7 +31,8 @@ def check_count(num_images: int, num_features: int) -> None:
     if num_images <= num_features:
         raise ValueError(
             f"{num_images} images: a Frechet distance in {num_features} dimensions needs more than {num_features}, "
-            "and is mostly bias below ten times that. Sample more images, or choose evaluate=paired."
+            "and is mostly bias below ten times that. Sample more images, or compare them with the "
+            "full-precision ones: evaluate=fidelity."
         )
 
 

@@ -144,9 +144,12 @@ def read_npz(path: Path) -> Tensor:
     """uint8 [N, 3, H, W] of `arr_0` of a sample batch of guided-diffusion's. Raises ValueError for equal images."""
     heads = read_heads(path)
     if "arr_0" not in heads:
-        held = ", ".join(heads) or "nothing"
-        remedy = f"np.savez({str(path)!r}, np.load({str(path)!r})[{next(iter(heads), 'images')!r}])"
-        raise ValueError(f"{path}: holds {held}, and images are looked for under arr_0. Write them there: {remedy}")
+        held = ", ".join(heads) or "no arrays"
+        source = f"np.load({str(path)!r})[{next(iter(heads))!r}]" if heads else "images"
+        raise ValueError(
+            f"{path}: holds {held}, and images are looked for under arr_0. Write them there: "
+            f"np.savez({str(path)!r}, {source})"
+        )
     check_image_array(f"{path}: arr_0", heads["arr_0"])
     images = torch.from_numpy(read_array(path, "arr_0"))
     seen: dict[bytes, int] = {}

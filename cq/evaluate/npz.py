@@ -65,6 +65,8 @@ def check_image_array(where: str, head: Head) -> None:
     wrong = f"{where} is {dtype} {list(shape)}, and images are uint8 [N, H, W, 3]. "
     if len(shape) == 4 and shape[1] in (1, 3, 4) and shape[3] not in (1, 3, 4):
         raise ValueError(f"{wrong}Its channels come first: write it with .transpose(0, 2, 3, 1).")
+    if len(shape) == 3 and shape[2] == 3:
+        raise ValueError(f"{wrong}It is a single image: write it with images[None].")
     if len(shape) == 3 or (len(shape) == 4 and shape[3] == 1):
         grey = "" if len(shape) == 4 else "[..., None]"
         raise ValueError(f"{wrong}It is grey: write it with np.repeat(images{grey}, 3, axis=-1).")

@@ -93,5 +93,5 @@ def test_order_of_images_does_not_matter(compute: Compute, images: Callable[[int
 
 
 def test_too_few_images_for_a_covariance_are_refused(compute: Compute, images: Callable[[int, int], Tensor]) -> None:
-    with pytest.raises(ValueError, match=r"16 images.*evaluate=paired"):
+    with pytest.raises(ValueError, match=r"16 images.*evaluate=fidelity"):
         compute(images(16, 0))

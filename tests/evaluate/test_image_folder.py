@@ -211,11 +211,12 @@ SHAPE = (2, 4, 6, 3)
         ({"arr_0": np.zeros(SHAPE, np.float32)}, r"float32 .*\(images \* 255\).round\(\)"),
         ({"arr_0": np.zeros(SHAPE, np.int64)}, r"int64 .*astype\('uint8'\) if its values are"),
         ({"arr_0": np.zeros((2, 4, 6), np.uint8)}, r"np.repeat\(images\[\.\.\., None\], 3, axis=-1\)"),
+        ({"arr_0": np.zeros(SHAPE[1:], np.uint8)}, r"It is a single image: write it with images\[None\]"),
         ({"arr_0": np.zeros((2, 4, 6, 1), np.uint8)}, r"np.repeat\(images, 3, axis=-1\)"),
         ({"arr_0": np.zeros((2, 4, 6, 4), np.uint8)}, r"\[2, 4, 6, 4\], and images are"),
         ({"arr_0": np.zeros((0, 4, 6, 3), np.uint8)}, r"\[0, 4, 6, 3\], and images are"),
         ({"arr_0": np.array([None, "a"], dtype=object)}, "arr_0 holds Python objects"),
-        ({}, "holds nothing"),
+        ({}, r"holds no arrays, .*: np.savez\('.*a.npz', images\)"),
     ],
 )
 def test_other_arrays_than_images_are_refused_with_what_makes_them_images(
