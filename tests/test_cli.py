@@ -73,7 +73,7 @@ REFUSED = {
     "records below a file": (["paths.records=a_file/x"], ["paths.records=a_file", "cannot be written", "Choose"]),
     "records that are a folder": (["paths.records=."], ["paths.records=.", "is a folder", "records.jsonl"]),
     "tracking below a file": (["paths.tracking=a_file/x"], ["paths.tracking=a_file/x", "cannot be written"]),
-    "Hydra's folder below a file": (["hydra.run.dir=a_file/x"], ["a_file/x", "Not a directory", "another folder"]),
+    "Hydra's folder below a file": (["hydra.run.dir=a_file/x"], ["a_file/x", "Not a directory", "another place"]),
     "seed out of range": (["seed=-1"], ["seed=-1", "must lie in"]),
     "unknown logger mode": (["logger=wandb", "logger.mode=onlin"], ["logger.mode='onlin'", "online or offline or"]),
     "component of another package": (["cost._target_=os.system"], ["cost._target_='os.system'", "package `cq`"]),
