@@ -21,15 +21,8 @@ from cq.config import component_named
 from cq.origin import PACKAGE, git, wheel_files
 from cq.zoo.locate import HUB, SCHEME, locate
 
-WORDS = (
-    "name",
-    "data",
-    "source",
-    "site",
-    "device",
-    "backbone",
-    "pretrained",
-)  # fields of words that may be a folder's, too
+# Fields of words that may be a folder's name, too.
+WORDS = ("name", "data", "source", "site", "device", "backbone", "pretrained")
 REFUSES_ONLY = "cq.preflight"  # what only refuses decides no number, and would tie every stage to every metric
 
 

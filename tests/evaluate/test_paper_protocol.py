@@ -40,10 +40,11 @@ class Model:
     image_shape: tuple[int, int, int]
     guidance: float | None
     num_classes: int
-    prompts: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
+    prompts: str = "prompts/parti"
 
     def read_prompts(self, purpose: str) -> tuple[str, ...]:
-        return self.prompts
+        return self.lines
 
 
 def fitting(protocol: PaperProtocol, **fields: Any) -> Any:
@@ -177,9 +178,9 @@ def test_other_prompts_are_refused(data: str) -> None:
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     config, _ = composed(["protocol=parti", data, f"protocol.prompts_sha256={digest}"])
     protocol: PaperProtocol = build(config.protocol, "protocol")
-    check(config, fitting(protocol, prompts=lines))
-    with pytest.raises(ValueError, match=r"model\.prompts=.*: SHA-256 of its evaluation prompts is"):
-        check(config, fitting(protocol, prompts=lines[::-1]))
+    check(config, fitting(protocol, lines=lines))
+    with pytest.raises(ValueError, match=r"^model\.prompts='prompts/parti': SHA-256 of its evaluation prompts is"):
+        check(config, fitting(protocol, lines=lines[::-1]))
 
 
 @pytest.mark.parametrize(
