@@ -35,8 +35,8 @@ def locate(reference: str) -> Path:
         if not re.fullmatch(r"\w[\w-]*", name):
             raise ValueError(f"{reference!r}: what follows {SCHEME!r} must be one plain name, as in 'zoo:features'.")
         folder = WEIGHTS / name
-        there = sorted(path.name for path in WEIGHTS.iterdir() if path.is_dir())
-        remedy = f"The package holds {', '.join(there)}; of a folder of yours give the path."
+        there = ", ".join(sorted(path.name for path in WEIGHTS.iterdir() if path.is_dir())) or "none"
+        remedy = f"The package holds {there}; of a folder of yours give the path."
     if folder.is_file():
         remedy = "That is a file; an original checkpoint becomes a folder with: python -m cq.convert MODEL FILE FOLDER"
     if not folder.is_dir():
