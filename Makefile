@@ -18,7 +18,7 @@ environment:
 	@$(PYTHON) .ci/environment.py $(VENV) $(PYTHON)
 
 demo: environment
-	$(BIN)/python -m cq.table table5 scale=demo paths=demo out=runs/demo/report
+	$(BIN)/cq-table table5 scale=demo paths=demo out=runs/demo/report
 
 test: environment
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
@@ -29,7 +29,7 @@ check: environment
 	$(BIN)/mypy
 
 # Tables of the paper, from records: what is recorded already is not run again. `make tables` fills all of them.
-FILL = $(BIN)/python -m cq.table $@ paths=results out=results seed=0,1,2
+FILL = $(BIN)/cq-table $@ paths=results out=results seed=0,1,2
 
 table1: environment
 	$(FILL) sample=images300 budget.cache_interval=3,10,15

@@ -1,4 +1,4 @@
-"""Packages of the wheel: those under cq/, and what the repository keeps beside them (`cq.origin.shipped`)."""
+"""Packages of the wheel: those under cq/, and what the repository keeps beside them (`cq.run.origin.shipped`)."""
 
 import tempfile
 

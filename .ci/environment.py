@@ -17,7 +17,7 @@ from typing import IO
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = "import sys, pip; print(sys.version)"
-WORKS = "import cq.stages"  # with torch and diffusers, from the environment and not from the working folder
+WORKS = "import cq.run.stages"  # with torch and diffusers, from the environment and not from the working folder
 PARTS = {"bin", "include", "lib", "lib64", "share", "etc", ".gitignore"}  # before there is a pyvenv.cfg
 UNNAMED = ["python3"]  # what the Makefile takes where PYTHON is not given
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from cq.config import CONF, build
+from cq.run.config import CONF, build
 
 
 def names(group: str) -> list[str]:

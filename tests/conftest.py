@@ -12,8 +12,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # threads of several workers wait for o
 
 import torch
 
-from cq import identity, preflight
 from cq.models.latent import LatentDiffusion
+from cq.run import identity, preflight
 from tests.families import WRITERS
 from tests.tiny import write_tiny_ldm
 
@@ -28,7 +28,7 @@ def judges_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the files of every judge were on this machine, and whatever is drawn had captions."""
     check_metrics = preflight.check_metrics
     monkeypatch.setattr(
-        "cq.components.check_metrics",
+        "cq.run.components.check_metrics",
         lambda metrics, drawn: check_metrics(metrics, replace(drawn, captioned=True), may_lack=True),
     )
 

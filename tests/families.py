@@ -6,7 +6,7 @@ from typing import Any
 from cq.cache.cut import CutPoint
 from cq.cache.delta_dit import DeltaDiT
 from cq.cache.fora import FORA
-from cq.contracts import CacheStrategy
+from cq.core.contracts import CacheStrategy
 from cq.models.diffusion import ModelComponent
 from cq.models.latent import LatentDiffusion
 from cq.models.pixart_sigma import PixArtSigma

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from cq.__main__ import main
-from cq.config import CONF
+from cq.cli.run import main
+from cq.run.config import CONF
 
 MODELS = ("ldm_mini", "ldm_uncond_mini", "dit_mini", "ddpm_mini", "sd_mini")
 GROUPS = (
@@ -113,8 +113,8 @@ def fate(overrides: list[str], root: Path, *, run: bool) -> Fate:
         patch.chdir(root)
         patch.setattr(sys, "argv", ["cq", *arguments])
         if not run:
-            patch.setattr("cq.pipeline.run", _stop)
-            patch.setattr("cq.memory.within_budget", lambda parts: parts)
+            patch.setattr("cq.run.pipeline.run", _stop)
+            patch.setattr("cq.run.memory.within_budget", lambda parts: parts)
         try:
             main()
         except SystemExit as end:

@@ -18,12 +18,12 @@ import torch
 import torchmetrics.functional.image  # noqa: F401 - imported here, so that no fork has to
 from omegaconf import DictConfig
 
-from cq.artifacts import Artifact, CacheSchedule, ChannelAffine, QuantParams, SampleSet, TrajectoryStatistics
-from cq.components import Components
+from cq.core.artifacts import Artifact, CacheSchedule, ChannelAffine, QuantParams, SampleSet, TrajectoryStatistics
 from cq.evaluate.latency import Timing
-from cq.ledger import execute
-from cq.record import RunRecord, read
-from cq.stages import Run
+from cq.run.components import Components
+from cq.run.ledger import execute
+from cq.run.record import RunRecord, read
+from cq.run.stages import Run
 from tests.tiny_runs import composed, quick
 
 KINDS: dict[str, type[Artifact]] = {

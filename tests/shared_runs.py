@@ -17,10 +17,10 @@ import torchmetrics.functional.image  # noqa: F401 - imported here, so that no f
 from accelerate import PartialState
 from omegaconf import DictConfig
 
-from cq.components import Components
-from cq.ledger import execute
-from cq.processes import here
-from cq.stages import Run
+from cq.core.processes import here
+from cq.run.components import Components
+from cq.run.ledger import execute
+from cq.run.stages import Run
 from tests.killed_runs import check_nothing_is_left_over, digests, ended, fork, only_record
 from tests.tiny_runs import composed, quick
 

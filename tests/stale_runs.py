@@ -12,11 +12,11 @@ from typing import Any
 import torch
 import torchmetrics.functional.image  # noqa: F401 - imported here, so that no fork has to
 
-from cq import identity
-from cq.components import Components
-from cq.ledger import execute
-from cq.record import read
-from cq.stages import Run
+from cq.run import identity
+from cq.run.components import Components
+from cq.run.ledger import execute
+from cq.run.record import read
+from cq.run.stages import Run
 from tests.killed_runs import ended, fork
 from tests.tiny_runs import composed, quick
 
@@ -30,14 +30,14 @@ class Mine:
         pass
 
     def plan(self, request):
-        from cq.artifacts import CacheSchedule
+        from cq.core.artifacts import CacheSchedule
 
         calls = tuple(range(0, request.num_calls, EVERY))
         return CacheSchedule(num_calls=request.num_calls, refresh_calls=calls, planner="mine", interval=None)
 """
 STEPS = (  # what stands in the schedule, or else another file that is changed, and what else is on the command line
     ("first", 2, ""), ("asked again", 2, ""), ("edited", 5, ""), ("edited back", 2, ""),
-    ("forced", 2, "force=true"), ("edited and forced", 3, "force=true"), ("the loop edited", "cq/denoise.py", ""),
+    ("forced", 2, "force=true"), ("edited and forced", 3, "force=true"), ("the loop edited", "cq/core/denoise.py", ""),
 )  # fmt: skip
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from cq.ledger import execute
-from cq.record import RunRecord
+from cq.run.ledger import execute
+from cq.run.record import RunRecord
 from tests.families import component
 from tests.tiny_runs import composed, quick
 
@@ -65,7 +65,7 @@ def test_it_runs_to_finite_scores(case: str, tiny_folders: dict[str, Path], tmp_
 def test_features_for_grey_images_are_refused_for_colour_before_any_is_drawn(
     tiny_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cq.pipeline.run", lambda parts: pytest.fail("a run was started"))
+    monkeypatch.setattr("cq.run.pipeline.run", lambda parts: pytest.fail("a run was started"))
     told = r"features='zoo:features': takes images of 1 channel.*draws 3.*zoo:scene_features"
     with pytest.raises(ValueError, match=told):
         recorded("sd", tiny_folders, tmp_path, "evaluate=paired")

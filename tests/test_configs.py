@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from cq.components import Components
-from cq.config import CONF, Paths, RunConfig
+from cq.run.components import Components
+from cq.run.config import CONF, Paths, RunConfig
 from tests.choices import component_node
 from tests.tiny_runs import composed
 

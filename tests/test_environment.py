@@ -61,7 +61,7 @@ if __name__ == "__main__":
         files = {f"{name}/__init__.py": f"whole = {name!r}\\n", f"{name}/last.py": "whole = True\\n"}
         if name == "cq":
             imports = "".join(f"import {other}.last; {other}.whole\\n" for other in PACKAGES)
-            files["cq/stages.py"] = imports
+            files["cq/run/stages.py"] = imports
         install(name, files)
     if "SAY_END" in os.environ:
         with open(os.environ["CALLS"], "a") as calls:
@@ -127,7 +127,7 @@ def calls(root: Path) -> list[str]:
 
 
 def works(root: Path) -> bool:
-    done = subprocess.run([root / ".venv/bin/python", "-I", "-c", "import cq.stages, torch.last, diffusers.last"])
+    done = subprocess.run([root / ".venv/bin/python", "-I", "-c", "import cq.run.stages, torch.last, diffusers.last"])
     return done.returncode == 0 and (root / ".venv/.installed").is_file()
 
 

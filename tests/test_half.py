@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from cq.artifacts import ChannelAffine
 from cq.calibrate.loops import Loops
 from cq.calibrate.trajectory import collect_statistics
-from cq.components import Components
+from cq.core.artifacts import ChannelAffine
+from cq.core.combine import combine
 from cq.models.diffusion import DiffusionModel
-from cq.pipeline import run
-from cq.predict.combine import combine
 from cq.predict.last import Last
+from cq.run.components import Components
+from cq.run.pipeline import run
 from tests.families import component
 from tests.tiny_runs import composed, quick
 

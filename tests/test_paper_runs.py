@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from cq.components import Components
-from cq.config import CONF
 from cq.evaluate.paper_protocol import PaperProtocol
 from cq.quantize.reconstruct import Reconstruct
+from cq.run.components import Components
+from cq.run.config import CONF
 from tests.paper_runs import COMMANDS, PUBLISHED, README, TABLE, at, chosen, command_of, prepare
 from tests.true_models import ARCHITECTURES
 
@@ -71,7 +71,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _room(monkeypatch: pytest.MonkeyPatch, judges_at_hand: None) -> None:
     """As if there were disk for 50,000 images, and the weights in their folders."""
-    monkeypatch.setattr("cq.components.check_writable", lambda *_: None)
+    monkeypatch.setattr("cq.run.components.check_writable", lambda *_: None)
     monkeypatch.setattr("cq.models.diffusion.check_weights", lambda _: None)
     monkeypatch.setattr("cq.models.diffusion.check_tokenizer", lambda _: None)
 
@@ -130,12 +130,12 @@ def test_a_model_of_other_data_is_refused_by_key(protocol: str, root: Path) -> N
 
 def test_what_is_prepared_is_what_the_commands_then_look_for() -> None:
     """Converted folders, prompts and references stand where models and protocols expect them."""
-    block = next(b for b in re.findall(r"^```\n(.*?)^```", PUBLISHED, flags=re.M | re.S) if "cq.convert" in b)
+    block = next(b for b in re.findall(r"^```\n(.*?)^```", PUBLISHED, flags=re.M | re.S) if "cq.cli.convert" in b)
     lines = [shlex.split(line, comments=True) for line in block.splitlines()]
     models, protocols = (
         {path.stem: OmegaConf.load(path) for path in (CONF / group).glob("*.yaml")} for group in ("model", "protocol")
     )
-    converted = {words[3]: words[5] for words in lines if "cq.convert" in words}
+    converted = {words[3]: words[5] for words in lines if "cq.cli.convert" in words}
     assert converted == {
         name: model.weights
         for name, model in ((name, document.model) for name, document in models.items())
@@ -143,12 +143,12 @@ def test_what_is_prepared_is_what_the_commands_then_look_for() -> None:
     }
     data = {"paths": {"data": "data"}}
     asked = [OmegaConf.merge(data, protocols[name]).protocol for name in PROTOCOLS if name != "coco5k_300crop"]
-    made = {words[3] for words in lines if "cq.prompts" in words}
+    made = {words[3] for words in lines if "cq.cli.prompts" in words}
     assert made == {protocol.prompts for protocol in asked} - {None}
     found = {word for words in lines for word in words if word.startswith("data/adm/")}
     assert found == {protocol.reference for protocol in asked} - {None}
     for words in lines:
-        if "cq.score" in words:
+        if "cq.cli.score" in words:
             reference, protocol = words[words.index("--reference") + 1], words[-1].partition("=")[2]
             assert OmegaConf.merge(data, protocols[protocol]).protocol.reference == reference
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from cq.config import build
 from cq.models.architecture import architecture
+from cq.run.config import build
 from tests.paper_runs import command_of
 from tests.tiny_runs import composed
 

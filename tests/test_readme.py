@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from cq.__main__ import expand_globs
-from cq.config import CONF
+from cq.cli.run import expand_globs
+from cq.run.config import CONF
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from cq.components import Components
 from cq.evaluate.fidelity import psnr_db
+from cq.models.locate import locate
 from cq.models.stable_diffusion import TextModel
-from cq.stages import Run
-from cq.zoo.drawing import ClassConditional, Latents, Pixels, TextToImage, drawn
-from cq.zoo.locate import locate
+from cq.run.components import Components
+from cq.run.stages import Run
+from experiments.zoo.drawing import ClassConditional, Latents, Pixels, TextToImage, drawn
 from tests.tiny_runs import composed
 
 IMAGES = 2
@@ -37,8 +37,8 @@ def ldm_loop(folder: Path, num_steps: int) -> Tensor:
     """LDM's loop with guidance by hand, for no pipeline of diffusers opens a class embedder."""
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
+    from cq.core.seeding import image_seeds, initial_noise
     from cq.models.class_embedder import ClassEmbedder
-    from cq.seeding import image_seeds, initial_noise
 
     unet: Any = UNet2DConditionModel.from_pretrained(folder, subfolder="unet").eval()
     vae: Any = AutoencoderKL.from_pretrained(folder, subfolder="vae").eval()
@@ -62,7 +62,7 @@ def stock(model: str, run: Run, work: Path) -> Tensor:
     if model == "ldm_mini":
         return ldm_loop(folder, steps)
     if model == "sd_mini":
-        from cq.seeding import image_seeds
+        from cq.core.seeding import image_seeds
 
         assert isinstance(run.model, TextModel)
         generators = [torch.Generator().manual_seed(s) for s in image_seeds("evaluation", run_seed=0, count=IMAGES)]

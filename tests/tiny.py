@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from cq.models.class_embedder import ClassEmbedder
-from cq.zoo.recipes.diffusion import ldm_noise_scheduler
+from experiments.zoo.recipes.diffusion import ldm_noise_scheduler
 
 
 def tiny_conditional_unet() -> UNet2DConditionModel:

@@ -5,7 +5,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, open_dict
 
-from cq.config import CONF
+from cq.run.config import CONF
 
 QUICK = (
     "debug=smoke", "evaluate=fidelity", "budget.num_steps=10", "budget.cache_interval=2", "calibrate.num_samples=2",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from cq.phases import Phases
+from cq.core.phases import Phases
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from cq.artifacts import CacheSchedule, ChannelAffine
-from cq.contracts import Denoiser, Predictor
-from cq.denoise import DenoiseStep, denoise
+from cq.core.artifacts import CacheSchedule, ChannelAffine
+from cq.core.contracts import Denoiser, Predictor
+from cq.core.denoise import DenoiseStep, denoise
+from cq.core.seeding import image_seeds, initial_noise
 from cq.models.diffusion import DiffusionModel
-from cq.seeding import image_seeds, initial_noise
 
 NO_CORRECTION = ChannelAffine(schedule="", tables={}, r2={})
 

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from cq.artifacts import CacheSchedule
-from cq.calibrate.moments import PairMoments
-from cq.contracts import Predictor
-from cq.denoise import DenoiseStep
-from cq.predict.combine import combine
+from cq.core.artifacts import CacheSchedule
+from cq.core.combine import combine
+from cq.core.contracts import Predictor
+from cq.core.denoise import DenoiseStep
+from cq.core.moments import PairMoments
 
 
 def predicted_moments(

@@ -13,10 +13,10 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from cq.artifacts import TrajectoryStatistics
-from cq.denoise import DenoiseStep
-from cq.phases import Phases, all_sites, sites_at
-from cq.values import Batch, Count, Within
+from cq.core.artifacts import TrajectoryStatistics
+from cq.core.denoise import DenoiseStep
+from cq.core.phases import Phases, all_sites, sites_at
+from cq.core.values import Batch, Count, Within
 
 log = logging.getLogger(__name__)
 

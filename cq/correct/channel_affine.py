@@ -6,7 +6,7 @@ from math import inf
 import torch
 from torch import Tensor
 
-from cq.contracts import LazyMoments
+from cq.core.contracts import LazyMoments
 from cq.correct.fit import NOISE_FLOOR, centred
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cq.calibrate.moments import PairMoments
+from cq.core.moments import PairMoments
 
 # Centred sums below this share of the raw ones are rounding: float64 keeps 16 digits and long sums lose a few.
 NOISE_FLOOR = 1e-12

@@ -5,8 +5,8 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from cq.artifacts import CacheSchedule, TrajectoryStatistics
-from cq.calibrate.moments import PairMoments
+from cq.core.artifacts import CacheSchedule, TrajectoryStatistics
+from cq.core.moments import PairMoments
 
 
 def moments_for_schedule(statistics: TrajectoryStatistics, schedule: CacheSchedule, site: str) -> PairMoments:

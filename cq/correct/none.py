@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from cq.contracts import LazyMoments
+from cq.core.contracts import LazyMoments
 
 
 @dataclass(frozen=True, kw_only=True)

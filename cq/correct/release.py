@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cq.contracts import LazyMoments
+from cq.core.contracts import LazyMoments
 from cq.correct.fit import centred
 
 

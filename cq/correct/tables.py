@@ -6,9 +6,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from cq.artifacts import CacheSchedule, ChannelAffine
-from cq.calibrate.moments import PairMoments
-from cq.contracts import Corrector
+from cq.core.artifacts import CacheSchedule, ChannelAffine
+from cq.core.contracts import Corrector
+from cq.core.moments import PairMoments
 from cq.correct.fit import r_squared
 from cq.correct.from_statistics import identity_at_refresh
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from cq.artifacts import TrajectoryStatistics
+from cq.core.artifacts import TrajectoryStatistics
 
 
 @dataclass(frozen=True, kw_only=True)

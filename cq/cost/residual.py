@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cq.artifacts import TrajectoryStatistics
+from cq.core.artifacts import TrajectoryStatistics
 
 # Centred sums below this share of the raw ones are rounding: float64 keeps 16 digits and long sums lose a few.
 NOISE_FLOOR = 1e-12

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from cq.artifacts import TrajectoryStatistics
-from cq.values import Within
+from cq.core.artifacts import TrajectoryStatistics
+from cq.core.values import Within
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from cq.contracts import Drawn
+from cq.core.contracts import Drawn
+from cq.core.values import Batch
 from cq.evaluate.features import check_device, check_shape
 from cq.evaluate.gaussian import check_count, frechet_distance, moments
 from cq.evaluate.inception_score import inception_score
@@ -20,10 +21,9 @@ from cq.evaluate.precision_recall import precision_of_samples
 from cq.evaluate.protocol import EvaluationContext, Score
 from cq.evaluate.reference_batch import POOLED, SPATIAL, ReferenceBatch
 from cq.evaluate.tf_inception import TFInception, find_weights
-from cq.values import Batch
 
 if TYPE_CHECKING:  # brings diffusers, which a check of a configuration does not need
-    from cq.zoo.classifier import ImageFeatures
+    from cq.evaluate.classifier import ImageFeatures
 
 Kind = Literal["fid", "sfid", "inception_score", "precision", "recall", "kid"]
 

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cq.contracts import Drawn
+from cq.core.contracts import Drawn
+from cq.core.failures import out_of_memory
 from cq.evaluate.bootstrap import METHOD, interval_of_mean
 from cq.evaluate.features import check_device, check_images, check_shape
 from cq.evaluate.protocol import EvaluationContext, MetricUnavailable, Score
-from cq.failures import out_of_memory
-from cq.heads import shapes_of
 from cq.models.files import differing, listed
+from cq.models.headers import shapes_of
 
 DEFINITION = "mean of 100 max(cos(image, caption), 0), captions as they are"
 

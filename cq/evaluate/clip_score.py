@@ -13,8 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
-from cq.artifacts import digest_of
-from cq.contracts import Drawn
+from cq.core.artifacts import digest_of
+from cq.core.contracts import Drawn
+from cq.core.values import Batch, Resamples
 from cq.evaluate.bootstrap import check_resamples
 from cq.evaluate.clip_judge import (
     Judge,
@@ -26,10 +27,9 @@ from cq.evaluate.clip_judge import (
 )
 from cq.evaluate.features import sha256_of_file
 from cq.evaluate.protocol import EvaluationContext, MetricUnavailable, Score
-from cq.heads import fault_of
 from cq.models.files import check_tokenizer, first_line
-from cq.values import Batch, Resamples
-from cq.zoo.locate import locate
+from cq.models.headers import fault_of
+from cq.models.locate import locate
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"  # the one open_clip takes where a folder holds several

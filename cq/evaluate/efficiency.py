@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cq.artifacts import CacheSchedule
-from cq.contracts import CutNetwork
+from cq.core.artifacts import CacheSchedule
+from cq.core.contracts import CutNetwork
 
 
 @contextmanager

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from cq.artifacts import digest_of, digest_of_tensor
-from cq.heads import fault_of, shapes_of
+from cq.core.artifacts import digest_of, digest_of_tensor
 from cq.models.files import differing, first_line, listed
-from cq.zoo.locate import locate
+from cq.models.headers import fault_of, shapes_of
+from cq.models.locate import locate
 
 if TYPE_CHECKING:  # brings diffusers, which a check of a configuration does not need
-    from cq.zoo.classifier import Classifier, ImageFeatures
+    from cq.evaluate.classifier import Classifier, ImageFeatures
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 
@@ -51,7 +51,7 @@ class FeatureFolder:
 
         Only the head of the weights is looked at.
         """
-        from cq.zoo.classifier import Classifier
+        from cq.evaluate.classifier import Classifier
 
         try:
             folder = locate(reference)
@@ -117,7 +117,7 @@ class FeatureNetwork:
 
         The network itself runs in float32 on the CPU, so the last digits depend on `batch_size`.
         """
-        from cq.zoo.classifier import ImageFeatures
+        from cq.evaluate.classifier import ImageFeatures
 
         check_images(images_NCHW)
         wanted = self.network.config.in_channels

@@ -11,10 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from cq.core.values import Batch, Resamples
 from cq.evaluate.bootstrap import METHOD, check_resamples, interval_of_mean
 from cq.evaluate.features import check_images
 from cq.evaluate.protocol import EvaluationContext, Score
-from cq.values import Batch, Resamples
 
 SSIM_VALUES = 2**18  # pixels times channels of an image set at once; each image's score is the same in any split
 SSIM_BYTES = 16 * 8  # a value of both images, their squares and product, their means over windows, and what is between

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cq.contracts import Drawn
+from cq.core.contracts import Drawn
+from cq.core.values import Batch, Resamples
 from cq.evaluate.bootstrap import METHOD, check_resamples
 from cq.evaluate.features import check_device, check_images, check_shape, sha256_of_file
 from cq.evaluate.gaussian import FrechetToReference, check_count, frechet_distance, moments
 from cq.evaluate.npz import read_array, read_heads
 from cq.evaluate.protocol import EvaluationContext, MetricUnavailable, Score
 from cq.evaluate.tf_inception import NAMES, URL, TFInception, find_weights
-from cq.values import Batch, Resamples
 
 Mode = Literal["clean", "legacy_tensorflow", "legacy_pytorch", "torchmetrics"]
 
@@ -150,8 +150,8 @@ def write_inception_reference(path: Path, features_NF: Tensor, *, mode: Mode, we
 class InceptionFrechet:
     """`fid_MODE`: FID as published, in a mode of clean-fid or as torchmetrics, where weights and reference are there.
 
-    weights: the file of the mode (see the message when it is missing). reference: npz of the data set, from
-    `python -m cq.zoo.train reference_clean` or `reference_torchmetrics`, or one of clean-fid's own statistics under its
+    weights: the file of the mode (see the message when it is missing). reference: npz of the data set, from `python -m
+    experiments.zoo.train reference_clean` or `reference_torchmetrics`, or one of clean-fid's own statistics under its
     own name, which holds the mode. resamples: 0 for no interval; each one takes the spectrum of a 2048 x 2048 matrix,
     seconds on a CPU.
     """
@@ -191,7 +191,7 @@ class InceptionFrechet:
 
     @property
     def _command(self) -> str:
-        return f"python -m cq.zoo.train reference_{self.mode}"
+        return f"python -m experiments.zoo.train reference_{self.mode}"
 
     def _read(self, keys: Iterable[str]) -> dict[str, Any]:
         return {key: read_array(Path(self.reference), key) for key in keys}

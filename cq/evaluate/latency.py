@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import torch
 
-from cq.artifacts import Artifact
-from cq.values import Batch, Within
+from cq.core.artifacts import Artifact
+from cq.core.values import Batch, Within
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cq.contracts import Drawn
+from cq.core.contracts import Drawn
+from cq.core.values import Batch, Resamples
 from cq.evaluate.bootstrap import METHOD, check_resamples
 from cq.evaluate.features import FeatureFolder, FeatureNetwork
 from cq.evaluate.protocol import EvaluationContext
 from cq.evaluate.reference import ReferenceStatistics, check_network, load_reference
-from cq.values import Batch, Resamples
 
 if TYPE_CHECKING:  # brings diffusers, which a check of a configuration does not need
-    from cq.zoo.classifier import ImageFeatures
+    from cq.evaluate.classifier import ImageFeatures
 
 
 @dataclass(frozen=True, kw_only=True)

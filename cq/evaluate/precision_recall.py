@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cq.contracts import Drawn
+from cq.core.contracts import Drawn
+from cq.core.values import Count
 from cq.evaluate.bootstrap import METHOD, Interval, interval_around, interval_of_mean
 from cq.evaluate.own_features import AgainstReference
 from cq.evaluate.protocol import EvaluationContext, Score
-from cq.values import Count
 
 BLOCK = 1000  # rows of a distance matrix held at once
 HALVES = "95 % over halves of the images drawn without replacement, re-centred percentiles"

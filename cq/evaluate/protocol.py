@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from cq.artifacts import SampleSet, digest_of
+from cq.core.artifacts import SampleSet, digest_of
 from cq.evaluate.features import FeatureCache
 
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from cq.artifacts import Artifact
+from cq.core.artifacts import Artifact
 from cq.evaluate.features import FeatureNetwork
 from cq.evaluate.gaussian import moments
-from cq.heads import shapes_of
-from cq.zoo.locate import locate
+from cq.models.headers import shapes_of
+from cq.models.locate import locate
 
 if TYPE_CHECKING:  # brings diffusers, which a check of a configuration does not need
-    from cq.zoo.classifier import ImageFeatures
+    from cq.evaluate.classifier import ImageFeatures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +76,12 @@ def check_network(reference: str, network: str) -> None:
     except (ValueError, OSError, KeyError, TypeError) as error:
         raise ValueError(
             f"reference={reference!r}: there are no statistics of a data set ({error}). Give a folder that "
-            "python -m cq.zoo.train reference writes, or zoo:reference."
+            "python -m experiments.zoo.train reference writes, or zoo:reference."
         ) from error
     if stated != network:
         raise ValueError(
             f"reference={reference!r}: built with feature network {stated[:12]}, but {network[:12]} is in use. Rebuild "
-            "it with: python -m cq.zoo.train reference"
+            "it with: python -m experiments.zoo.train reference"
         )
 
 

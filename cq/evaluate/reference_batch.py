@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cq.core.store import write_atomically
 from cq.evaluate.features import sha256_of_file
 from cq.evaluate.gaussian import moments
 from cq.evaluate.npz import Head, check_image_array, read_array, read_heads
 from cq.evaluate.protocol import MetricUnavailable
-from cq.store import write_atomically
 
 IMAGES, POOLED, SPATIAL = "arr_0", ("mu", "sigma"), ("mu_s", "sigma_s")
 
@@ -39,7 +39,7 @@ class ReferenceBatch:
         if not file.is_file():
             raise MetricUnavailable(
                 f"{metric}: needs the reference batch {file}. Download it (guided-diffusion, folder evaluations, lists "
-                "ADM's), or make one of a folder of images: python -m cq.score FOLDER --reference OUT.npz"
+                "ADM's), or make one of a folder of images: cq-score FOLDER --reference OUT.npz"
             )
         digest = sha256_of_file(file)
         if sha256 is not None and digest != sha256:
@@ -64,7 +64,7 @@ class ReferenceBatch:
             if found != width:
                 raise ValueError(
                     f"reference={str(self.path)!r}: {mean} has {found} features, and the network finds {width}. Give "
-                    "moments of the same network: guided-diffusion's, or python -m cq.score FOLDER --reference OUT.npz"
+                    "moments of the same network: guided-diffusion's, or cq-score FOLDER --reference OUT.npz"
                 )
         if IMAGES not in self.heads and (images or any(keys[0] not in self.heads for keys in moments)):
             raise self._lacks_images()

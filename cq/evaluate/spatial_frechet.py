@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cq.contracts import Drawn
+from cq.core.contracts import Drawn
 from cq.evaluate.gaussian import check_count, score_frechet
 from cq.evaluate.own_features import AgainstReference
 from cq.evaluate.protocol import EvaluationContext, Score

@@ -16,7 +16,7 @@ from cq.evaluate.features import check_images, sha256_of_file
 from cq.evaluate.protocol import MetricUnavailable
 
 if TYPE_CHECKING:  # brings diffusers, which a check of a configuration does not need
-    from cq.zoo.classifier import ImageFeatures
+    from cq.evaluate.classifier import ImageFeatures
 
 SHA256 = "6726825d"  # the file carries the start of its own hash in its name
 NAMES = (f"weights-inception-2015-12-05-{SHA256}.pth", f"pt_inception-2015-12-05-{SHA256}.pth")
@@ -76,7 +76,7 @@ class TFInception:
         Spatial features are flattened as TensorFlow lays them out, height, width, channel, else the stored covariance
         of a reference would belong to other axes. Logits are without the bias, as in the evaluator's score.
         """
-        from cq.zoo.classifier import ImageFeatures
+        from cq.evaluate.classifier import ImageFeatures
 
         check_images(images_NCHW)
         channels = images_NCHW.shape[1]

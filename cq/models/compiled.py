@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cq.contracts import CutNetwork
+from cq.core.contracts import CutNetwork
 from cq.models.denoiser import GuidedDenoiser
 
 

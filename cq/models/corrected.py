@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from cq.artifacts import ChannelAffine
-from cq.contracts import Denoiser, DenoiserOutput
+from cq.core.artifacts import ChannelAffine
+from cq.core.contracts import Denoiser, DenoiserOutput
 
 NOISE = "noise"  # the table's name: it belongs to no site and no layer
 

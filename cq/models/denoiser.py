@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cq.contracts import CutNetwork, DenoiserOutput
+from cq.core.contracts import CutNetwork, DenoiserOutput
 from cq.models.call import CallIndex
 
 

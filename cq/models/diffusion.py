@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # these bring torch, which a check of a configuration does no
     from torch import Tensor
     from typing_extensions import Self
 
-    from cq.contracts import Sampler
+    from cq.core.contracts import Sampler
     from cq.models.denoiser import GuidedDenoiser
     from cq.models.release import Release
 
@@ -160,7 +160,7 @@ def check_folder(
 
     pipelines: of diffusers, as model_index.json may name them. release: what it must be, if anything.
     """
-    from cq.zoo.locate import locate
+    from cq.models.locate import locate
 
     remedy = "" if release is None else f" {release.how_to_get_it}"
     try:
@@ -197,7 +197,7 @@ def check_folder(
 
 def folder_digest(weights: str) -> str:
     """SHA-256 over the names and bytes of every file of the model's folder."""
-    from cq.zoo.locate import HUB, locate
+    from cq.models.locate import HUB, locate
 
     digest = hashlib.sha256()
     folder = locate(weights)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from cq.heads import fault_of, shapes_of
+from cq.models.headers import fault_of, shapes_of
 
 STEMS = {"safetensors": ("diffusion_pytorch_model", "model"), "bin": ("diffusion_pytorch_model", "pytorch_model")}
 VARIANTS = (None, "fp16", "bf16")  # of one set of weights; plain files come first, as in diffusers

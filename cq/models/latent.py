@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from cq.core.values import Guidance
 from cq.models.diffusion import (
     Family,
     LatentSpaceModel,
@@ -15,7 +16,6 @@ from cq.models.diffusion import (
 )
 from cq.models.release import CAME_LATER, Release
 from cq.models.stored import check_classes, check_context, check_decoder, check_part, part_config, stored_layers
-from cq.values import Guidance
 
 if TYPE_CHECKING:
     from torch import Tensor

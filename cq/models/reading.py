@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from cq.failures import out_of_memory
+from cq.core.failures import out_of_memory
 from cq.models.architecture import set_heads
 from cq.models.call import CallIndex
 from cq.models.denoiser import GuidedDenoiser

@@ -16,7 +16,7 @@ class Release:
     """A published model.
 
     source: what to download. gigabytes: how much that is. data: what it was trained on, None where that was not
-    published. architecture: of an original checkpoint that `python -m cq.convert` turns into a folder (a file in
+    published. architecture: of an original checkpoint that `cq-convert` turns into a folder (a file in
     cq/models/architectures), else None. ema: whether the averaged weights of that checkpoint are taken; None where
     there is one set only.
     beta_schedule, beta_start, beta_end: as trained, checked against what is stored. steps_offset, set_alpha_to_one,
@@ -49,8 +49,7 @@ class Release:
             put = "and give its folder with model.weights=FOLDER"
         else:
             put = (
-                f"and convert it once: python -m cq.convert {self.architecture} CHECKPOINT FOLDER; then give "
-                "model.weights=FOLDER"
+                f"and convert it once: cq-convert {self.architecture} CHECKPOINT FOLDER; then give model.weights=FOLDER"
             )
         return f"Download {self.source} (about {self.gigabytes:g} GB) {put}."
 

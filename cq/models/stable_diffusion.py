@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
-from cq.captions import read_folder, shared
+from cq.core.values import Guidance
+from cq.models.captions import read_folder, shared
 from cq.models.diffusion import (
     Family,
     LatentSpaceModel,
@@ -25,7 +26,6 @@ from cq.models.stored import (
     part_config,
     stored_layers,
 )
-from cq.values import Guidance
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +50,7 @@ class StableDiffusion:
 
     weights: `zoo:NAME`, `hub:ORG/NAME@REVISION` or a local folder. site: the entry ResNet of the cut. guidance: scale
     of classifier-free guidance; up to 1, or None, there is none. prompts: a folder with evaluation.txt and
-    calibration.txt, one prompt a line; label i is prompt i (see `cq.captions`). The public release calibrated on
+    calibration.txt, one prompt a line; label i is prompt i (see `cq.models.captions`). The public release calibrated on
     evaluation prompts; a prompt in both files is refused here. release: facts about published weights.
     """
 
@@ -84,7 +84,7 @@ class StableDiffusion:
         return len(self.read_prompts("evaluation"))
 
     def read_prompts(self, purpose: Purpose) -> tuple[str, ...]:
-        """The prompts of one file. Raises ValueError where it is missing, empty or not as `cq.captions` reads it."""
+        """The prompts of one file. Raises ValueError where it is missing, empty or not as `captions` reads it."""
         return read_folder(self.prompts, purpose, key="model.prompts")
 
     def cleaned(self, prompt: str) -> str:

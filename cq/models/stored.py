@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cq.heads import shapes_of
 from cq.models.files import weight_files
+from cq.models.headers import shapes_of
 from cq.models.known import check_first_stage, check_network, check_sides, completed
+from cq.models.locate import locate
 from cq.models.sites import check_blocks
-from cq.zoo.locate import locate
 
 LEGACY_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # diffusers renames at load
 FILES = {"scheduler": "scheduler_config.json"}  # where a part's configuration has a name of its own

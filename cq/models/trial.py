@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from cq.failures import out_of_memory
+from cq.core.failures import out_of_memory
+from cq.core.phases import Phases
 from cq.models.diffusion import DiffusionModel, UnusableModelError
 from cq.models.files import first_line
-from cq.phases import Phases
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cq.calibrate.moments import PairMoments
-from cq.contracts import LockstepTrajectories
+from cq.core.contracts import LockstepTrajectories
+from cq.core.moments import PairMoments
 from cq.models.denoiser import GuidedDenoiser
 from cq.quantize.layers import QuantLayer
 

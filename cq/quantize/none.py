@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from cq.artifacts import ChannelAffine, QuantParams
-from cq.contracts import LockstepTrajectories
+from cq.core.artifacts import ChannelAffine, QuantParams
+from cq.core.contracts import LockstepTrajectories
 from cq.models.denoiser import GuidedDenoiser
 
 

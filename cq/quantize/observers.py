@@ -11,8 +11,8 @@ from typing import Annotated, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from cq.core.values import Within
 from cq.quantize.affine import choose_qparams, round_to_grid
-from cq.values import Within
 
 _ELEMENTS_AT_ONCE = 2**17  # candidates are tried together as far as the cache reaches: histograms in one pass
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from cq.calibrate.moments import PairMoments
-from cq.contracts import Denoiser, DenoiserOutput, LockstepTrajectories
+from cq.core.contracts import Denoiser, DenoiserOutput, LockstepTrajectories
+from cq.core.moments import PairMoments
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from cq.contracts import CutNetwork
+from cq.core.contracts import CutNetwork
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,14 +9,14 @@ from typing import Annotated, Any, Literal
 
 from torch import Tensor, nn
 
-from cq.artifacts import ChannelAffine, QuantParams
-from cq.contracts import LockstepTrajectories
+from cq.core.artifacts import ChannelAffine, QuantParams
+from cq.core.contracts import LockstepTrajectories
+from cq.core.values import Batch, Count, Distinct
 from cq.models.denoiser import GuidedDenoiser
 from cq.quantize.affine import MAX_BITS, MIN_BITS
 from cq.quantize.layers import ActQuantizer, QuantAttention, QuantLayer, QuantWeight, choose_weight_qparams, halves
 from cq.quantize.observers import Observer
 from cq.quantize.policy import LayerPolicy, layer_policies, refuse_all, refuse_unused
-from cq.values import Batch, Count, Distinct
 
 OPERANDS = ("q", "k", "v", "p")
 

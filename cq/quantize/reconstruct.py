@@ -11,9 +11,11 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
-from cq.artifacts import ChannelAffine, QuantParams
 from cq.calibrate.loops import NO_CORRECTION
-from cq.contracts import LockstepTrajectories
+from cq.core.artifacts import ChannelAffine, QuantParams
+from cq.core.contracts import LockstepTrajectories
+from cq.core.shards import read, write
+from cq.core.values import Batch, Within
 from cq.models.denoiser import GuidedDenoiser
 from cq.quantize.learn import Training, Workbench, learn_unit
 from cq.quantize.learnable import LearnedScales, RowCalls
@@ -21,8 +23,6 @@ from cq.quantize.passes import all_can_wait, unit_bytes
 from cq.quantize.ptq import PTQ
 from cq.quantize.states import States, sampled_states
 from cq.quantize.units import Collection, Targets, UnitData, block_units, layer_units
-from cq.shards import read, write
-from cq.values import Batch, Within
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cq.contracts import CutNetwork, Denoiser, DenoiserOutput, LockstepTrajectories
+from cq.core.contracts import CutNetwork, Denoiser, DenoiserOutput, LockstepTrajectories
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from cq.record import BUDGET, RunRecord, latest
 from cq.report.cells import COSTS, Stat, mean_of
 from cq.report.making import Makers
 from cq.report.metrics import columns_of
 from cq.report.paper import Paper
 from cq.report.tables import Row, Table, baseline_steps
+from cq.run.record import BUDGET, RunRecord, latest
 
 
 def build_tables(name: str, records: Sequence[RunRecord], paper: Paper) -> list[Table]:

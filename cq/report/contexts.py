@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cq.record import BUDGET, RunRecord
+from cq.run.record import BUDGET, RunRecord
 
 PLANNING = ("schedule", "cost")  # choices that make a schedule: the cost is what a planner minimises
 # Parts of a configuration that cannot change an image, and the budget, which a record keeps as far as it is read.

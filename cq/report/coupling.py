@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from cq.record import BUDGET
 from cq.report.cells import Stat, mean_of
 from cq.report.contexts import NONE, schedule_of
 from cq.report.metrics import Column, against_full_precision
@@ -17,6 +16,7 @@ from cq.report.paired import by_seed, decided, rule
 from cq.report.paper import Paper, Published
 from cq.report.tables import Row, Table
 from cq.report.text import bullets, pipes
+from cq.run.record import BUDGET
 
 if TYPE_CHECKING:
     import pandas as pd

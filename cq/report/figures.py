@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cq.record import RunRecord
 from cq.report.budgets import Chosen, choose
 from cq.report.coupling import couplings
 from cq.report.looks import Looks, look, looks_of, new_figure, style, wrapped
 from cq.report.panels import coupling_figure, preparation_figure
 from cq.report.sweeps import interval_figure, tradeoff_figure
 from cq.report.tables import Row, Table
+from cq.run.record import RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from cq.record import PREPARATION, RunRecord
 from cq.report.cells import Stat, mean_of
+from cq.run.record import PREPARATION, RunRecord
 
 INSIDE = "statistics"  # the one stage that others ask for in their making
 ASKING = ("schedule", "cache_correction")

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cq.record import RunRecord
+from cq.run.record import RunRecord
 
 # Metric keys are read word by word: db is the unit, fp and ref say against what, own says whose features.
 METRIC_WORDS: Mapping[str, str] = {

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cq.record import RunRecord
 from cq.report.metrics import Column, canonical
 from cq.report.paper import MARKS
 from cq.report.tables import Table
+from cq.run.record import RunRecord
 
 # Fields of a protocol that say how the images were made, in the order in which they read best.
 IMAGES: Mapping[str, str] = {

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from cq.record import BUDGET
 from cq.report.budgets import budget_name
 from cq.report.metrics import Column, judging
 from cq.report.paired import compare, rule
 from cq.report.paper import DIRECTION, QUALITY, Published
 from cq.report.tables import Row, Table
+from cq.run.record import BUDGET
 
 VERDICTS = {1: "holds", -1: "is reversed", 0: "is undecided"}
 

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from cq.record import PREPARATION
 from cq.report.cells import DASH
 from cq.report.metrics import judging
 from cq.report.paper import Published
 from cq.report.tables import Row, Table
 from cq.report.text import bullets, pipes
+from cq.run.record import PREPARATION
 
 if TYPE_CHECKING:
     import pandas as pd

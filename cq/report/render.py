@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cq.record import RunRecord
 from cq.report.build import build_tables
 from cq.report.coupling import coupling_frame, coupling_markdown
 from cq.report.notes import not_run_rows, notes
@@ -16,6 +15,7 @@ from cq.report.preparation import preparation_frame, preparation_markdown
 from cq.report.tables import Table
 from cq.report.text import bullets, latex_cell, pipes
 from cq.report.winners import winners_frame, winners_markdown
+from cq.run.record import RunRecord
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cq.record import RunRecord
 from cq.report.cells import COSTS, DASH, Stat, cost_text
 from cq.report.making import Preparation
 from cq.report.metrics import Column, against_full_precision
 from cq.report.paper import DIRECTION, Paper, Published
+from cq.run.record import RunRecord
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cq.values import Batch, Count, Distinct
+from cq.core.values import Batch, Count, Distinct
 
 if TYPE_CHECKING:  # these bring torch, which a check of a configuration does not need
     from torch import Tensor
 
-    from cq.artifacts import CacheSchedule, ChannelAffine, SampleSet
-    from cq.contracts import Denoiser, Predictor
+    from cq.core.artifacts import CacheSchedule, ChannelAffine, SampleSet
+    from cq.core.contracts import Denoiser, Predictor
     from cq.models.diffusion import DiffusionModel
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class Sample:
         """int64 [len(seeds)]; -1 for unconditional models."""
         import torch
 
-        from cq.seeding import drawn_labels
+        from cq.core.seeding import drawn_labels
 
         if num_classes == 0:
             return torch.full((len(seeds),), -1, dtype=torch.int64)
@@ -91,7 +91,7 @@ def generate(
     """The images of `seeds`. Each batch leaves a shard; one that is there already, intact, is not drawn again."""
     import torch
 
-    from cq.artifacts import SampleSet
+    from cq.core.artifacts import SampleSet
 
     parts = list(
         draw(
@@ -129,9 +129,9 @@ def draw(
     import torch
     from tqdm import tqdm
 
-    from cq.denoise import denoise
-    from cq.seeding import initial_noise
-    from cq.shards import present
+    from cq.core.denoise import denoise
+    from cq.core.seeding import initial_noise
+    from cq.core.shards import present
 
     labels_N = sample.labels_for(seeds, model.component.num_classes)
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
+from cq.core.values import Within
 from cq.schedule.bounds import check_interval, check_num_calls
-from cq.values import Within
 
 if TYPE_CHECKING:  # these bring torch, which a check of a configuration does not need
-    from cq.artifacts import CacheSchedule
-    from cq.contracts import PlanRequest
+    from cq.core.artifacts import CacheSchedule
+    from cq.core.contracts import PlanRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class CentredPower:
 
     def plan(self, request: "PlanRequest") -> "CacheSchedule":
         """A schedule from the formula alone; reads no statistics."""
-        from cq.artifacts import CacheSchedule
+        from cq.core.artifacts import CacheSchedule
 
         self.check(request.num_calls)
         calls = centred_power_calls(

@@ -8,8 +8,8 @@ from cq.schedule.bounds import GroupBounds, check_interval, group_bounds
 from cq.schedule.optimal import optimal_groups
 
 if TYPE_CHECKING:  # these bring torch, which a check of a configuration does not need
-    from cq.artifacts import CacheSchedule
-    from cq.contracts import PlanRequest
+    from cq.core.artifacts import CacheSchedule
+    from cq.core.contracts import PlanRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class DPS:
 
         Raises ValueError where the statistics are of another number of calls or do not reach far enough back.
         """
-        from cq.artifacts import CacheSchedule
+        from cq.core.artifacts import CacheSchedule
 
         bounds = self.bounds(request.num_calls)
         distance_TD = request.cost.distances(request.statistics())

@@ -9,8 +9,8 @@ from cq.schedule.bounds import check_num_calls
 from cq.schedule.plain_json import PlainSchedule, read_plain
 
 if TYPE_CHECKING:  # these bring torch, which a check of a configuration does not need
-    from cq.artifacts import CacheSchedule
-    from cq.contracts import PlanRequest
+    from cq.core.artifacts import CacheSchedule
+    from cq.core.contracts import PlanRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class FromFile:
 
     def plan(self, request: "PlanRequest") -> "CacheSchedule":
         """What the file says. Raises ValueError where an artefact's content is not what its digest says."""
-        from cq.artifacts import CacheSchedule
+        from cq.core.artifacts import CacheSchedule
 
         plain = self._read(request.num_calls)
         schedule = CacheSchedule(

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from cq.schedule.bounds import check_num_calls
 
 if TYPE_CHECKING:  # these bring torch, which a check of a configuration does not need
-    from cq.artifacts import CacheSchedule
-    from cq.contracts import PlanRequest
+    from cq.core.artifacts import CacheSchedule
+    from cq.core.contracts import PlanRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class NoCache:
 
     def plan(self, request: "PlanRequest") -> "CacheSchedule":
         """All calls, interval None."""
-        from cq.artifacts import CacheSchedule
+        from cq.core.artifacts import CacheSchedule
 
         self.check(request.num_calls)
         calls = tuple(range(request.num_calls))

@@ -6,10 +6,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cq.phases import Phases
+from cq.core.phases import Phases
 
 if TYPE_CHECKING:  # brings torch, which reading a list of integers does not need
-    from cq.artifacts import CacheSchedule
+    from cq.core.artifacts import CacheSchedule
 
 LARGEST_FILE = 2**24  # bytes; a mask of a thousand calls has some thousands
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from cq.schedule.bounds import GroupBounds, check_interval, group_bounds
 
 if TYPE_CHECKING:  # these bring torch, which a check of a configuration does not need
-    from cq.artifacts import CacheSchedule
-    from cq.contracts import PlanRequest
+    from cq.core.artifacts import CacheSchedule
+    from cq.core.contracts import PlanRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class RandomGroups:
 
     def plan(self, request: "PlanRequest") -> "CacheSchedule":
         """The schedule of this seed."""
-        from cq.artifacts import CacheSchedule
+        from cq.core.artifacts import CacheSchedule
 
         calls = random_calls(request.num_calls, bounds=self._bounds(request.num_calls), seed=self.seed)
         return CacheSchedule(

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from cq.schedule.bounds import check_interval, check_num_calls
 
 if TYPE_CHECKING:  # these bring torch, which a check of a configuration does not need
-    from cq.artifacts import CacheSchedule, TrajectoryStatistics
-    from cq.contracts import PlanRequest
+    from cq.core.artifacts import CacheSchedule, TrajectoryStatistics
+    from cq.core.contracts import PlanRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Threshold:
 
     def plan(self, request: "PlanRequest") -> "CacheSchedule":
         """Refreshes where the summed change reaches the threshold."""
-        from cq.artifacts import CacheSchedule
+        from cq.core.artifacts import CacheSchedule
 
         change_T = relative_change(request.statistics())
         if self.threshold is not None:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from cq.schedule.bounds import check_interval, check_num_calls
 
 if TYPE_CHECKING:  # these bring torch, which a check of a configuration does not need
-    from cq.artifacts import CacheSchedule
-    from cq.contracts import PlanRequest
+    from cq.core.artifacts import CacheSchedule
+    from cq.core.contracts import PlanRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Uniform:
 
     def plan(self, request: "PlanRequest") -> "CacheSchedule":
         """ceil(num_calls / interval) refreshes; the last group may be shorter."""
-        from cq.artifacts import CacheSchedule
+        from cq.core.artifacts import CacheSchedule
 
         self.check(request.num_calls)
         calls = tuple(range(0, request.num_calls, self.interval))

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from cq.schedule.bounds import check_interval, check_num_calls
 
 if TYPE_CHECKING:  # these bring torch, which a check of a configuration does not need
-    from cq.artifacts import CacheSchedule
-    from cq.contracts import PlanRequest
+    from cq.core.artifacts import CacheSchedule
+    from cq.core.contracts import PlanRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class UniformFromEnd:
 
     def plan(self, request: "PlanRequest") -> "CacheSchedule":
         """The grid, and call 0."""
-        from cq.artifacts import CacheSchedule
+        from cq.core.artifacts import CacheSchedule
 
         self.check(request.num_calls)
         calls = {0, *range(request.num_calls - 1, -1, -self.interval)}

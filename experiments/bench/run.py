@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from cq.artifacts import CacheSchedule, ChannelAffine
-from cq.config import CONF, build
-from cq.denoise import denoise
+from cq.core.artifacts import CacheSchedule, ChannelAffine
+from cq.core.denoise import denoise
+from cq.core.seeding import initial_noise
 from cq.evaluate.efficiency import call_macs
 from cq.models.diffusion import DiffusionModel
+from cq.run.config import CONF, build
 from cq.schedule.optimal import optimal_groups
-from cq.seeding import initial_noise
 
 log = logging.getLogger("bench")
 ROOT = Path(__file__).parents[2]

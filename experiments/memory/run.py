@@ -22,22 +22,22 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from cq.artifacts import CacheSchedule, TrajectoryStatistics
 from cq.calibrate.loops import NO_CORRECTION, Loops, every_call
 from cq.calibrate.reduced import ReducedCalibrate
 from cq.calibrate.trajectory import Calibrate, collect_statistics
-from cq.config import CONF, build
-from cq.contracts import PlanRequest
+from cq.core.artifacts import CacheSchedule, TrajectoryStatistics
+from cq.core.contracts import PlanRequest
+from cq.core.denoise import DenoiseStep, denoise
+from cq.core.seeding import image_seeds, initial_noise
 from cq.cost.l1 import L1
-from cq.denoise import DenoiseStep, denoise
 from cq.evaluate.fidelity import relative_error
 from cq.models.diffusion import DiffusionModel
-from cq.origin import Source
 from cq.predict.last import Last
+from cq.run.config import CONF, build
+from cq.run.origin import Source
 from cq.schedule.dps import DPS
 from cq.schedule.optimal import group_costs
 from cq.schedule.uniform import Uniform
-from cq.seeding import image_seeds, initial_noise
 
 log = logging.getLogger("memory")
 ROOT = Path(__file__).parents[2]

@@ -15,12 +15,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from cq.config import CONF, build
-from cq.contracts import CutNetwork
+from cq.core.contracts import CutNetwork
 from cq.evaluate.efficiency import call_macs, counting
 from cq.models.architecture import architecture, build_part
 from cq.models.dit import DiTCut
 from cq.models.unet import UNetCut
+from cq.run.config import CONF, build
 
 FLOPS = 15e12  # assumed: what an A100 sustains of its 19.5e12 in float32; TF32 convolutions may go faster
 FAKE = 1.5  # assumed: how much longer a fake-quantized call takes than a plain one

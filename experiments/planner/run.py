@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 
-from cq.components import Components
-from cq.config import CONF
-from cq.plan import plan_of
+from cq.cli.plan import plan_of
+from cq.run.components import Components
+from cq.run.config import CONF
 
 log = logging.getLogger("planner")
 ROOT = Path(__file__).parents[2]
@@ -46,7 +46,7 @@ def planned(arguments: list[str]) -> dict[str, float]:
 
 def taken(arguments: list[str]) -> dict[str, float]:
     """What the run took: seconds of its stages, without loading and imports, and the process's peak."""
-    from cq.pipeline import run
+    from cq.run.pipeline import run
 
     parts = parts_of(arguments)
     started = time.perf_counter()

@@ -17,25 +17,25 @@ import torch
 from omegaconf import OmegaConf
 from scipy.stats import wilcoxon
 
-from cq.artifacts import CacheSchedule, TrajectoryStatistics
 from cq.calibrate.loops import NO_CORRECTION, Loops, every_call
 from cq.calibrate.trajectory import collect_statistics
-from cq.config import CONF, build
-from cq.contracts import PlanRequest
+from cq.core.artifacts import CacheSchedule, TrajectoryStatistics
+from cq.core.contracts import PlanRequest
+from cq.core.denoise import denoise
+from cq.core.seeding import image_seeds, initial_noise
 from cq.cost.l1 import L1
 from cq.cost.residual import Residual
 from cq.cost.weighted import Weighted
-from cq.denoise import denoise
 from cq.evaluate.fidelity import relative_error
 from cq.models.diffusion import DiffusionModel
-from cq.origin import Source
 from cq.predict.last import Last
+from cq.run.config import CONF, build
+from cq.run.origin import Source
 from cq.schedule.dps import DPS
 from cq.schedule.power import Power
 from cq.schedule.random_groups import RandomGroups
 from cq.schedule.threshold import Threshold
 from cq.schedule.uniform import Uniform
-from cq.seeding import image_seeds, initial_noise
 
 log = logging.getLogger("random_schedules")
 ROOT = Path(__file__).parents[2]

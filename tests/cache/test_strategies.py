@@ -5,8 +5,8 @@ import pytest
 from cq.cache.cut import CutPoint
 from cq.cache.delta_dit import DeltaDiT
 from cq.cache.fora import FORA
+from cq.core.phases import all_sites, sites_at
 from cq.models.dit import DiTCut
-from cq.phases import all_sites, sites_at
 from tests.tiny import tiny_transformer
 
 

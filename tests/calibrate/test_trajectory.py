@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from cq.artifacts import TrajectoryStatistics
 from cq.calibrate.trajectory import Calibrate, collect_statistics
-from cq.contracts import DenoiserOutput
-from cq.denoise import DenoiseStep
+from cq.core.artifacts import TrajectoryStatistics
+from cq.core.contracts import DenoiserOutput
+from cq.core.denoise import DenoiseStep
 from tests.oracles.pairwise import SITE, drifting_maps, statistics_of
 
 

@@ -10,16 +10,16 @@ from diffusers import DiTPipeline, PixArtSigmaPipeline, StableDiffusionPipeline,
 from torch import Tensor
 from torch.testing import assert_close
 
-from cq.artifacts import CacheSchedule, ChannelAffine
-from cq.contracts import Predictor
-from cq.denoise import denoise
+from cq.core.artifacts import CacheSchedule, ChannelAffine
+from cq.core.contracts import Predictor
+from cq.core.denoise import denoise
+from cq.core.phases import all_sites
+from cq.core.seeding import initial_noise
 from cq.models.diffusion import DiffusionModel
 from cq.models.transformer import TransformerModel
-from cq.phases import all_sites
 from cq.predict.last import Last
 from cq.predict.taylor import Taylor
 from cq.sampler.ddim import DDIM
-from cq.seeding import initial_noise
 from tests.families import PAIRS, STRATEGIES, component
 
 STEPS = 5

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cq.artifacts import CacheSchedule
-from cq.calibrate.moments import PairMoments
-from cq.contracts import Corrector
+from cq.core.artifacts import CacheSchedule
+from cq.core.contracts import Corrector
+from cq.core.moments import PairMoments
 from cq.correct.fit import residual_sum_of_squares
 from cq.correct.from_statistics import moments_for_schedule
 from cq.correct.tables import fit_tables

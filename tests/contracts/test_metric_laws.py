@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from cq.artifacts import SampleSet
-from cq.contracts import Metric
+from cq.core.artifacts import SampleSet
+from cq.core.contracts import Metric
+from cq.evaluate.classifier import Classifier
 from cq.evaluate.features import FeatureNetwork
 from cq.evaluate.protocol import EvaluationContext, MetricUnavailable, Score
 from cq.evaluate.reference import ReferenceStatistics
-from cq.zoo.classifier import Classifier
 from tests.choices import built, names
 
 COUNT = 150  # above the 128 spatial features, so that covariances are whole

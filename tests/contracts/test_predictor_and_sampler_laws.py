@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from cq.contracts import Predictor, Sampler
+from cq.core.contracts import Predictor, Sampler
 from tests.choices import built, names
 from tests.families import WRITERS, component
 

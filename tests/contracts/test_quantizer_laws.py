@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cq.artifacts import CacheSchedule, ChannelAffine, QuantParams
 from cq.calibrate.loops import NO_CORRECTION, Loops
-from cq.contracts import NamesLayers, Quantizer
+from cq.core.artifacts import CacheSchedule, ChannelAffine, QuantParams
+from cq.core.contracts import NamesLayers, Quantizer
 from cq.models.diffusion import DiffusionModel
 from cq.predict.last import Last
 from tests.choices import built, names

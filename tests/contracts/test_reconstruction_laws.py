@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from cq.artifacts import CacheSchedule, ChannelAffine, QuantParams
 from cq.calibrate.loops import Loops
-from cq.contracts import CutNetwork
+from cq.core.artifacts import CacheSchedule, ChannelAffine, QuantParams
+from cq.core.contracts import CutNetwork
 from cq.models.diffusion import DiffusionModel
 from cq.models.dit import DiTCut
 from cq.models.unet import UNetCut

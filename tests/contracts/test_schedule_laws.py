@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cq.artifacts import CacheSchedule, TrajectoryStatistics
-from cq.contracts import Cost, PlanRequest, ReadsStatistics, SchedulePlanner
+from cq.core.artifacts import CacheSchedule, TrajectoryStatistics
+from cq.core.contracts import Cost, PlanRequest, ReadsStatistics, SchedulePlanner
 from cq.cost.l1 import L1
 from cq.schedule.from_file import FromFile
 from cq.schedule.plain_json import write_plain

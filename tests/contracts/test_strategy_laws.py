@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cq.contracts import CacheStrategy
-from cq.phases import Phases, all_sites, sites_at
+from cq.core.contracts import CacheStrategy
+from cq.core.phases import Phases, all_sites, sites_at
 from tests.choices import built, names
 from tests.families import KIND, WRITERS, component
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from cq.calibrate.moments import PairMoments
-from cq.contracts import Corrector
+from cq.core.contracts import Corrector
+from cq.core.moments import PairMoments
 from cq.correct.channel_affine import ChannelAffineFit
 from cq.correct.fit import r_squared, residual_sum_of_squares
 from cq.correct.none import NoCorrection

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from cq.artifacts import CacheSchedule
-from cq.calibrate.moments import PairMoments
+from cq.core.artifacts import CacheSchedule
+from cq.core.moments import PairMoments
 from cq.correct.channel_affine import ChannelAffineFit
 from cq.correct.from_statistics import identity_at_refresh, moments_for_schedule
 from tests.oracles.pairwise import SITE, drifting_maps, statistics_of

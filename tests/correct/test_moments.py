@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from cq.calibrate.moments import PairMoments
+from cq.core.moments import PairMoments
 from tests.oracles.pairwise import drifting_maps
 
 NAMES = ("count", "source_TC", "target_TC", "source_square_TC", "target_square_TC", "cross_TC")

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from cq.calibrate.moments import PairMoments
+from cq.core.moments import PairMoments
 from cq.correct.fit import residual_sum_of_squares
 from cq.correct.ptqd import PTQD
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from cq.contracts import Cost
+from cq.core.contracts import Cost
 from cq.cost.l1 import L1
 from cq.cost.residual import Residual
 from cq.cost.squared import Squared

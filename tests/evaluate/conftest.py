@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from cq.artifacts import SampleSet
+from cq.core.artifacts import SampleSet
+from cq.evaluate.classifier import Classifier
 from cq.evaluate.features import FeatureNetwork
 from cq.evaluate.reference import ReferenceStatistics
-from cq.zoo.classifier import Classifier
 
 Images = Callable[[int, int], Tensor]
 Samples = Callable[[Tensor, Tensor], SampleSet]

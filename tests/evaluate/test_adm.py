@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from cq.artifacts import SampleSet
+from cq.core.artifacts import SampleSet
 from cq.evaluate import adm, tf_inception
 from cq.evaluate.adm import AdmEvaluation, inception_score_in_parts
+from cq.evaluate.classifier import ImageFeatures
 from cq.evaluate.features import sha256_of_file
 from cq.evaluate.gaussian import moments
 from cq.evaluate.kernel import kernel_distance
 from cq.evaluate.protocol import EvaluationContext, MetricUnavailable
 from cq.evaluate.reference_batch import write_reference_batch
 from cq.evaluate.tf_inception import NAMES, TFInception, find_weights
-from cq.preflight import check_files
-from cq.zoo.classifier import ImageFeatures
+from cq.run.preflight import check_files
 
 KINDS: tuple[adm.Kind, ...] = ("fid", "sfid", "inception_score", "precision", "recall", "kid")
 COUNT = 240
@@ -227,7 +227,7 @@ def test_a_reference_without_images_or_that_is_none_is_refused(
         metric(tmp_path / "mixed.npz", scores=("fid",)).compute(context)
     with pytest.raises(ValueError, match="is damaged or cut short"):
         metric(tmp_path / "torn.npz").compute(context)
-    with pytest.raises(MetricUnavailable, match=r"needs the reference batch .*nowhere.npz.*python -m cq.score"):
+    with pytest.raises(MetricUnavailable, match=r"needs the reference batch .*nowhere.npz.*cq-score"):
         metric(tmp_path / "nowhere.npz").compute(context)
 
 

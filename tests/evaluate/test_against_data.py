@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cq.artifacts import SampleSet
+from cq.core.artifacts import SampleSet
 from cq.evaluate.features import FeatureNetwork
 from cq.evaluate.frechet import Frechet
 from cq.evaluate.gaussian import frechet_distance, moments

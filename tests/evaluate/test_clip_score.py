@@ -18,13 +18,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from cq.artifacts import SampleSet
-from cq.contracts import Drawn
+from cq.core.artifacts import SampleSet
+from cq.core.contracts import Drawn
 from cq.evaluate.bootstrap import interval_of_mean
 from cq.evaluate.clip_score import CONFIG_FILE, WEIGHTS_FILE, ClipScore, ClipScores, FolderClipScore
 from cq.evaluate.features import sha256_of_file
 from cq.evaluate.protocol import EvaluationContext, MetricUnavailable
-from cq.zoo import locate
+from cq.models import locate
 
 Images = Callable[[int, int], Tensor]
 Samples = Callable[[Tensor, Tensor], SampleSet]

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from cq.config import CONF
+from cq.run.config import CONF
 
 
 def names(group: str) -> list[str]:

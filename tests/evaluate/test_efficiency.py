@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from cq.artifacts import CacheSchedule
+from cq.core.artifacts import CacheSchedule
 from cq.evaluate.efficiency import call_macs, counted_cost, counting
 from cq.models.unet import UNetCut
 from cq.quantize.policy import layer_policies

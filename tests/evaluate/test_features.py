@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cq.contracts import Drawn
+from cq.core.contracts import Drawn
+from cq.evaluate.classifier import Classifier
 from cq.evaluate.feature_distance import FeatureDistance
 from cq.evaluate.features import WEIGHTS_FILE, FeatureCache, FeatureFolder, FeatureNetwork, sha256_of_file
-from cq.zoo import locate as locate_module
-from cq.zoo.classifier import Classifier
-from cq.zoo.locate import locate
+from cq.models import locate as locate_module
+from cq.models.locate import locate
 
 Images = Callable[[int, int], Tensor]
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from cq.artifacts import SampleSet
+from cq.core.artifacts import SampleSet
 from cq.evaluate.feature_distance import FeatureDistance
 from cq.evaluate.features import FeatureNetwork
 from cq.evaluate.fidelity import Fidelity, psnr_db, relative_error, ssim
 from cq.evaluate.protocol import EvaluationContext
-from cq.preflight import check_sizes
+from cq.run.preflight import check_sizes
 
 METRIC = Fidelity(batch_size=4, psnr_cap_db=100.0, resamples=50, bootstrap_seed=0)
 

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from cq.artifacts import SampleSet
-from cq.contracts import Drawn
+from cq.core.artifacts import SampleSet
+from cq.core.contracts import Drawn
 from cq.evaluate.gaussian import frechet_distance, moments
 from cq.evaluate.inception import (
     CLEAN_NAME,
@@ -23,7 +23,7 @@ from cq.evaluate.inception import (
     write_inception_reference,
 )
 from cq.evaluate.protocol import EvaluationContext, MetricUnavailable
-from cq.preflight import check_files, check_metrics
+from cq.run.preflight import check_files, check_metrics
 
 Images = Callable[[int, int], Tensor]
 Samples = Callable[[Tensor, Tensor], SampleSet]
@@ -100,7 +100,7 @@ def test_missing_weights_name_the_download_and_touch_no_network(
 
 
 def test_missing_reference_names_the_command_that_builds_it(clean_weights: Path, context: EvaluationContext) -> None:
-    with pytest.raises(MetricUnavailable, match=r"nowhere.npz.*python -m cq.zoo.train reference_clean"):
+    with pytest.raises(MetricUnavailable, match=r"nowhere.npz.*python -m experiments.zoo.train reference_clean"):
         metric("clean", clean_weights, Path("nowhere.npz")).compute(context)
 
 

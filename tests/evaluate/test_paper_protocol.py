@@ -12,13 +12,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from cq.config import CONF, build
 from cq.evaluate import adm
+from cq.evaluate.classifier import ImageFeatures
 from cq.evaluate.features import sha256_of_file
 from cq.evaluate.paper_protocol import PaperProtocol
-from cq.ledger import config_digest, execute
-from cq.preflight import check_protocol, check_protocol_choices
-from cq.zoo.classifier import ImageFeatures
+from cq.run.config import CONF, build
+from cq.run.ledger import config_digest, execute
+from cq.run.preflight import check_protocol, check_protocol_choices
 from tests.families import component
 from tests.tiny_runs import composed
 

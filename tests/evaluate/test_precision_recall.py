@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cq.artifacts import SampleSet
+from cq.core.artifacts import SampleSet
 from cq.evaluate import precision_recall
 from cq.evaluate.bootstrap import interval_around
 from cq.evaluate.features import FeatureNetwork

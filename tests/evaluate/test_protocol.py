@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from cq.artifacts import SampleSet
+from cq.core.artifacts import SampleSet
 from cq.evaluate.protocol import EvaluationContext, Score
 
 

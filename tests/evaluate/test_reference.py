@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from cq.evaluate.classifier import Classifier
 from cq.evaluate.features import FeatureNetwork
 from cq.evaluate.gaussian import moments
 from cq.evaluate.reference import ReferenceStatistics, load_reference
-from cq.zoo.classifier import Classifier
-from cq.zoo.recipes import reference as recipe
+from experiments.zoo.recipes import reference as recipe
 
 Images = Callable[[int, int], Tensor]
 
@@ -33,7 +33,7 @@ def test_statistics_are_the_moments_of_all_images_and_features_of_some(
 
 def test_statistics_of_another_network_are_refused(reference_folder: Path, network: FeatureNetwork) -> None:
     other = replace(network, digest="f" * 64)
-    with pytest.raises(ValueError, match=rf"{network.digest[:12]}.*ffffffffffff.*cq.zoo.train reference"):
+    with pytest.raises(ValueError, match=rf"{network.digest[:12]}.*ffffffffffff.*experiments.zoo.train reference"):
         load_reference(str(reference_folder), other)
 
 

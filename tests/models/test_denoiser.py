@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from cq.contracts import Denoiser
+from cq.core.contracts import Denoiser
 from cq.models.call import CallIndex
 from cq.models.denoiser import GuidedDenoiser
 from cq.models.unet import UNetCut

@@ -22,15 +22,15 @@ from diffusers import (
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cq.artifacts import CacheSchedule, ChannelAffine
-from cq.components import Components
-from cq.denoise import denoise
-from cq.ledger import execute
+from cq.core.artifacts import CacheSchedule, ChannelAffine
+from cq.core.denoise import denoise
 from cq.models.diffusion import DiffusionModel, ModelComponent, UnusableModelError, guiding
 from cq.models.files import weight_files
 from cq.models.known import DEFAULTS, KNOWN
 from cq.models.trial import tried
 from cq.models.unet import UNetCut, main_channels
+from cq.run.components import Components
+from cq.run.ledger import execute
 from cq.sampler.ddim import DDIM
 from tests.families import component
 from tests.tiny import tiny_church_unet

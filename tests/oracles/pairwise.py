@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from cq.artifacts import TrajectoryStatistics
+from cq.core.artifacts import TrajectoryStatistics
 
 SITE = "deep"
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from cq.predict.combine import combine
+from cq.core.combine import combine
 from cq.predict.last import Last
 from cq.predict.taylor import Taylor
 

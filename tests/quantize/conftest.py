@@ -2,7 +2,7 @@
 
 import pytest
 
-from cq.artifacts import QuantParams
+from cq.core.artifacts import QuantParams
 from cq.models.latent import LatentDiffusion
 from tests.quantize.trajectories import PTQ_8, TinyRuns
 

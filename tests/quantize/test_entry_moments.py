@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from cq.artifacts import ChannelAffine, QuantParams
-from cq.calibrate.moments import PairMoments
+from cq.core.artifacts import ChannelAffine, QuantParams
+from cq.core.moments import PairMoments
 from cq.correct.channel_affine import ChannelAffineFit
 from cq.quantize.entry_moments import entry_moments
 from cq.quantize.layers import QuantLayer

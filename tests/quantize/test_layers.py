@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from cq.calibrate.moments import PairMoments
-from cq.contracts import Corrector
+from cq.core.contracts import Corrector
+from cq.core.moments import PairMoments
 from cq.correct.channel_affine import ChannelAffineFit
 from cq.correct.release import ReleaseAffine
 from cq.models.call import CallIndex

@@ -7,19 +7,19 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from cq.artifacts import ChannelAffine, QuantParams
-from cq.calibrate.moments import PairMoments
-from cq.contracts import Corrector, Denoiser
+from cq.core.artifacts import ChannelAffine, QuantParams
+from cq.core.contracts import Corrector, Denoiser
+from cq.core.moments import PairMoments
+from cq.core.seeding import initial_noise
 from cq.correct.channel_affine import ChannelAffineFit
 from cq.correct.fit import residual_sum_of_squares
 from cq.correct.none import NoCorrection
 from cq.correct.offset_only import OffsetOnly
 from cq.correct.ptqd import PTQD
 from cq.correct.tables import fit_tables, lazily
-from cq.ledger import execute
 from cq.models.corrected import NOISE, CorrectedDenoiser, corrected
 from cq.quantize.output_moments import output_moments
-from cq.seeding import initial_noise
+from cq.run.ledger import execute
 from tests.quantize.trajectories import CACHED, CALLS, NO_CORRECTION, PTQ_8, TinyRuns
 from tests.tiny_runs import composed, quick
 

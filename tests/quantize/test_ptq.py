@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from cq.artifacts import ChannelAffine, QuantParams
+from cq.core.artifacts import ChannelAffine, QuantParams
 from cq.quantize.affine import choose_qparams
 from cq.quantize.layers import QuantAttention, QuantLayer, QuantWeight
 from cq.quantize.none import FullPrecision

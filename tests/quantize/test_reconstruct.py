@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from cq.artifacts import ChannelAffine, QuantParams
-from cq.ledger import RunError, execute
+from cq.core.artifacts import ChannelAffine, QuantParams
 from cq.quantize.layers import QuantLayer
 from cq.quantize.learn import Workbench, learn_unit
 from cq.quantize.observers import MinMax
 from cq.quantize.states import StateSampler, sampled_states
+from cq.run.ledger import RunError, execute
 from tests.quantize.reconstructions import RECONSTRUCT, UNITS
 from tests.quantize.trajectories import CACHED, CALLS, TinyRuns, identity_card
 from tests.tiny_runs import composed, quick

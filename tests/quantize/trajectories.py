@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cq.artifacts import CacheSchedule, ChannelAffine, QuantParams
-from cq.contracts import Quantizer
-from cq.denoise import DenoiseStep, denoise
+from cq.core.artifacts import CacheSchedule, ChannelAffine, QuantParams
+from cq.core.contracts import Quantizer
+from cq.core.denoise import DenoiseStep, denoise
+from cq.core.seeding import initial_noise
 from cq.models.denoiser import GuidedDenoiser
 from cq.models.diffusion import DiffusionModel
 from cq.quantize.observers import MinMax
 from cq.quantize.ptq import PTQ
-from cq.seeding import initial_noise
 
 CALLS = 4
 UNUSED = Path("no-folder")  # for quantizers that leave no shards

@@ -3,7 +3,7 @@
 import random
 from pathlib import Path
 
-from cq.record import RunRecord
+from cq.run.record import RunRecord
 from tests.report.synthetic import CALLS, record, score, strip
 
 INTERVALS = (5, 10, 20)

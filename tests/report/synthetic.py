@@ -5,7 +5,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from cq.record import RunRecord
+from cq.run.record import RunRecord
 
 PROTOCOL = {"metric": "frechet_own", "num_images": 64, "model": "synthetic", "steps": 100}
 CALLS = 100

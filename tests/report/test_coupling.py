@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from cq.config import PAPER
-from cq.record import PREPARATION, RunRecord
 from cq.report.budgets import choose
 from cq.report.build import build_table
 from cq.report.coupling import coupling_frame, coupling_markdown, couplings, loss_columns, losses, published_losses
@@ -18,6 +16,8 @@ from cq.report.panels import coupling_figure, preparation_figure
 from cq.report.paper import Paper, read_paper
 from cq.report.preparation import preparation_frame, preparation_markdown
 from cq.report.tables import Table
+from cq.run.config import PAPER
+from cq.run.record import PREPARATION, RunRecord
 from tests.report.sweep import sweep
 from tests.report.synthetic import record
 
@@ -182,6 +182,6 @@ def test_preparation_has_a_table_and_a_figure_where_it_differs(runs: list[RunRec
 
 
 def test_preparation_is_all_that_a_run_makes_before_its_images() -> None:
-    source = (Path(__file__).parents[2] / "cq/stages.py").read_text()
+    source = (Path(__file__).parents[2] / "cq/run/stages.py").read_text()
     for stage in PREPARATION:
         assert re.search(rf'self\.store\.get\(\s*"{stage}"', source)

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from cq.config import PAPER
 from cq.report.budgets import choose
 from cq.report.build import build_table
 from cq.report.figures import write_figures
@@ -12,6 +11,7 @@ from cq.report.looks import looks_of
 from cq.report.metrics import judging
 from cq.report.paper import Paper, read_paper
 from cq.report.tables import Row, Table
+from cq.run.config import PAPER
 from tests.report.sweep import CONFIGURATIONS, sweep
 from tests.report.synthetic import ablation, record
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from cq.config import PAPER
 from cq.report.build import build_table
 from cq.report.notes import not_run_rows, notes
 from cq.report.paper import Paper, read_paper
 from cq.report.render import to_latex, to_markdown
+from cq.run.config import PAPER
 from tests.report.sweep import sweep
 from tests.report.synthetic import ablation, record, score
 

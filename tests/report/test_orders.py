@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from cq.config import PAPER
-from cq.record import RunRecord
 from cq.report.build import build_table
 from cq.report.orders import order_sentences
 from cq.report.paired import Comparison, chance, compare, rule
 from cq.report.paper import Paper, read_paper
 from cq.report.tables import Table
+from cq.run.config import PAPER
+from cq.run.record import RunRecord
 from tests.report.sweep import sweep
 from tests.report.synthetic import record, score
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from cq.record import RunRecord, append, latest, read, reseal
-from cq.sealed import count_file
+from cq.run.record import RunRecord, append, latest, read, reseal
+from cq.run.sealed import count_file
 from tests.report.synthetic import record, score
 
 

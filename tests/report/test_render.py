@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from cq.config import PAPER
-from cq.record import append, read
-from cq.report.__main__ import main
+from cq.cli.report import main
 from cq.report.render import render_table
+from cq.run.config import PAPER
+from cq.run.record import append, read
 from tests.report.synthetic import ablation, record
 
 FIGURES = {"schedules", "error", "images", "tradeoff", "overview", "coupling"}  # no "intervals": one interval only

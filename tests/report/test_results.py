@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from cq.record import read
-from cq.report.__main__ import committed
+from cq.cli.report import committed
 from cq.report.render import render_table
+from cq.run.record import read
 
 RESULTS = Path(__file__).parents[2] / "results"
 

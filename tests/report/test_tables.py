@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from cq.config import PAPER
-from cq.record import RunRecord
 from cq.report.build import build_table, build_tables
 from cq.report.cells import mean_of
 from cq.report.metrics import metric_title
 from cq.report.paper import COLUMNS, Paper, read_paper
 from cq.report.tables import Table, bars
+from cq.run.config import PAPER
+from cq.run.record import RunRecord
 from tests.report.synthetic import ablation, record, score
 
 FRECHET = "Frechet, own features (down)"

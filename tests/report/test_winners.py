@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from cq.config import PAPER
-from cq.record import RunRecord
 from cq.report.build import build_table
 from cq.report.paper import Paper, read_paper
 from cq.report.render import render_table
 from cq.report.winners import winners, winners_frame, winners_markdown
+from cq.run.config import PAPER
+from cq.run.record import RunRecord
 from tests.report.sweep import sweep
 from tests.report.synthetic import ablation, record, score
 

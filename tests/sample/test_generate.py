@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from cq.artifacts import CacheSchedule, ChannelAffine, SampleSet
-from cq.denoise import denoise
+from cq.core.artifacts import CacheSchedule, ChannelAffine, SampleSet
+from cq.core.denoise import denoise
+from cq.core.seeding import drawn_labels, initial_noise
 from cq.models.diffusion import DiffusionModel
 from cq.models.latent import LatentDiffusion
 from cq.predict.last import Last
 from cq.sample.generate import Sample, generate
-from cq.seeding import drawn_labels, initial_noise
 
 CALLS = 4
 SCHEDULE = CacheSchedule(num_calls=CALLS, refresh_calls=(0, 2), planner="test", interval=2)

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from cq.preflight import check_sampler
+from cq.run.preflight import check_sampler
 from cq.sampler.ddim import DDIM
 from cq.sampler.dpmpp import DPMpp
 from cq.sampler.euler import Euler
 from cq.sampler.plms import PLMS
 from cq.sampler.stock import StockSolver
-from cq.zoo.recipes.diffusion import ldm_noise_scheduler
+from experiments.zoo.recipes.diffusion import ldm_noise_scheduler
 from tests.families import component
 from tests.sampler.stored_configs import STORED
 

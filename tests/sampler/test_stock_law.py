@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from cq.artifacts import ChannelAffine
 from cq.calibrate.loops import every_call
-from cq.contracts import DenoiserOutput, Sampler
-from cq.denoise import denoise
+from cq.core.artifacts import ChannelAffine
+from cq.core.contracts import DenoiserOutput, Sampler
+from cq.core.denoise import denoise
 from cq.sampler.stock import StockSolver
 from cq.sampler.stored import CLASSES
 from tests.choices import built, names

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cq.artifacts import TrajectoryStatistics
-from cq.contracts import PlanRequest
+from cq.core.artifacts import TrajectoryStatistics
+from cq.core.contracts import PlanRequest
 from tests.oracles.pairwise import drifting_maps, statistics_of
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from cq.contracts import PlanRequest, SchedulePlanner
+from cq.core.contracts import PlanRequest, SchedulePlanner
 from cq.schedule.dps import DPS
 from cq.schedule.uniform import Uniform
 from tests.oracles.grouping import best_groupings, grouping_cost, random_distances

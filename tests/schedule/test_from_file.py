@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from cq.artifacts import CacheSchedule
-from cq.contracts import PlanRequest
+from cq.core.artifacts import CacheSchedule
+from cq.core.contracts import PlanRequest
 from cq.schedule.from_file import FromFile
 from cq.schedule.plain_json import write_plain
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cq.contracts import PlanRequest
+from cq.core.contracts import PlanRequest
 from cq.schedule.centred_power import CentredPower
 from cq.schedule.power import Power
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from scipy.stats import chisquare
 
-from cq.contracts import PlanRequest
+from cq.core.contracts import PlanRequest
 from cq.schedule.bounds import GroupBounds, group_bounds
 from cq.schedule.random_groups import RandomGroups, count_groupings, random_calls
 from tests.oracles.grouping import every_grouping, lengths

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cq.contracts import PlanRequest
+from cq.core.contracts import PlanRequest
 from cq.cost.l1 import L1
 from cq.schedule.threshold import Threshold, refreshes, relative_change, within_budget
 from cq.schedule.uniform_from_end import UniformFromEnd

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cq.contracts import PlanRequest
+from cq.core.contracts import PlanRequest
 from cq.schedule.none import NoCache
 from cq.schedule.uniform import Uniform
 

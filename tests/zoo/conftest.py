@@ -5,7 +5,7 @@ import struct
 import numpy as np
 import pytest
 
-from cq.zoo import data
+from experiments.zoo import data
 
 COUNTS = {"train": 300, "t10k": 100}
 

@@ -8,10 +8,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cq.zoo import bars, locate
-from cq.zoo.bars import BARS, Bar, Size, grid, measure
-from cq.zoo.drawing import Pixels, TextToImage, drawn
-from cq.zoo.scenes import ATTRIBUTES, combinations, evaluation_scenes, held_out
+from cq.models import locate
+from experiments.zoo import bars
+from experiments.zoo.bars import BARS, Bar, Size, grid, measure
+from experiments.zoo.drawing import Pixels, TextToImage, drawn
+from experiments.zoo.scenes import ATTRIBUTES, combinations, evaluation_scenes, held_out
 from tests.zoo import tiny_zoo
 
 pytestmark = pytest.mark.usefixtures("garments")

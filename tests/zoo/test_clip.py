@@ -11,10 +11,10 @@ import torch
 from open_clip.model import CLIP
 from safetensors.torch import load_file
 
-from cq.zoo.scenes import caption, combinations
-from cq.zoo.text_tower import to_transformers
-from cq.zoo.tokens import END, START, caption_tokens, vocabulary
-from cq.zoo.trainer import fit
+from experiments.zoo.scenes import caption, combinations
+from experiments.zoo.text_tower import to_transformers
+from experiments.zoo.tokens import END, START, caption_tokens, vocabulary
+from experiments.zoo.trainer import fit
 from tests.zoo.tiny_zoo import clip
 
 

@@ -10,10 +10,10 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 from omegaconf import OmegaConf
 
-from cq.config import CONF, build
+from cq.models import locate as module
+from cq.models.locate import locate
 from cq.models.pixel import PixelDiffusion
-from cq.zoo import locate as module
-from cq.zoo.locate import locate
+from cq.run.config import CONF, build
 from tests.tiny import tiny_pixel_unet, write_tiny_ddpm, write_tiny_sd
 
 REFERENCE = "hub:org/model@main"
@@ -143,7 +143,7 @@ def test_without_weights_one_message_says_what_how_large_and_where(monkeypatch: 
         "no folder no/such/folder",
         "model.ckpt of lsun_churches256",
         "2.7 GB",
-        "python -m cq.convert ldm_church256",
+        "cq-convert ldm_church256",
     ):
         assert part in str(original.value)
 

@@ -9,14 +9,14 @@ import torch
 from diffusers import AutoencoderKL, DDIMPipeline, DDPMPipeline, DiTPipeline, StableDiffusionPipeline, UNet2DModel
 from torch import nn
 
-from cq.zoo.recipes.clip import ClipRecipe
-from cq.zoo.recipes.ddpm_mini import PixelDiffusionRecipe
-from cq.zoo.recipes.precision import mixed_precision, with_float32_norms
-from cq.zoo.recipes.sd_mini import StableDiffusionRecipe
-from cq.zoo.scenes import caption, combinations, held_out
-from cq.zoo.tokens import caption_tokens, null_tokens
-from cq.zoo.train import TRAINING_ONLY, recipes
-from cq.zoo.trainer import Recipe, fit
+from experiments.zoo.recipes.clip import ClipRecipe
+from experiments.zoo.recipes.ddpm_mini import PixelDiffusionRecipe
+from experiments.zoo.recipes.precision import mixed_precision, with_float32_norms
+from experiments.zoo.recipes.sd_mini import StableDiffusionRecipe
+from experiments.zoo.scenes import caption, combinations, held_out
+from experiments.zoo.tokens import caption_tokens, null_tokens
+from experiments.zoo.train import TRAINING_ONLY, recipes
+from experiments.zoo.trainer import Recipe, fit
 from tests.zoo.tiny_zoo import ddpm, dit, garment_stage, ldm_uncond, scene_stage, sd, train
 
 LIMIT = 8 * 2**20  # bytes of a shipped file

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 
+from cq.evaluate.classifier import Classifier
 from cq.evaluate.features import FeatureNetwork
-from cq.zoo.classifier import Classifier
-from cq.zoo.recipes.scene_classifiers import SceneClassifierRecipe, agreement, by_attribute
-from cq.zoo.scenes import ATTRIBUTES, scenes
-from cq.zoo.trainer import fit
+from experiments.zoo.recipes.scene_classifiers import SceneClassifierRecipe, agreement, by_attribute
+from experiments.zoo.scenes import ATTRIBUTES, scenes
+from experiments.zoo.trainer import fit
 
 
 def recipe() -> SceneClassifierRecipe:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cq.zoo.scenes import (
+from experiments.zoo.scenes import (
     COLOURS,
     GROUNDS,
     ITEMS,

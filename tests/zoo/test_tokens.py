@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cq.zoo.scenes import caption, combinations
-from cq.zoo.tokens import CONTEXT, END, START, caption_tokens, merges, vocabulary, words, write_tokenizer
+from experiments.zoo.scenes import caption, combinations
+from experiments.zoo.tokens import CONTEXT, END, START, caption_tokens, merges, vocabulary, words, write_tokenizer
 
 
 def test_every_word_of_the_captions_is_one_token(tmp_path: Path) -> None:

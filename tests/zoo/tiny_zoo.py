@@ -3,17 +3,17 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from cq.zoo.classifier import Classifier
-from cq.zoo.recipes.classifiers import ClassifierRecipe
-from cq.zoo.recipes.clip import ClipRecipe
-from cq.zoo.recipes.ddpm_mini import PixelDiffusionRecipe
-from cq.zoo.recipes.dit_mini import DiTRecipe
-from cq.zoo.recipes.first_stage import FirstStageRecipe, SceneFirstStageRecipe
-from cq.zoo.recipes.ldm_uncond_mini import UnconditionalLatentRecipe
-from cq.zoo.recipes.reference import OwnReference, SceneReference
-from cq.zoo.recipes.scene_classifiers import SceneClassifierRecipe
-from cq.zoo.recipes.sd_mini import StableDiffusionRecipe
-from cq.zoo.trainer import Recipe, fit
+from cq.evaluate.classifier import Classifier
+from experiments.zoo.recipes.classifiers import ClassifierRecipe
+from experiments.zoo.recipes.clip import ClipRecipe
+from experiments.zoo.recipes.ddpm_mini import PixelDiffusionRecipe
+from experiments.zoo.recipes.dit_mini import DiTRecipe
+from experiments.zoo.recipes.first_stage import FirstStageRecipe, SceneFirstStageRecipe
+from experiments.zoo.recipes.ldm_uncond_mini import UnconditionalLatentRecipe
+from experiments.zoo.recipes.reference import OwnReference, SceneReference
+from experiments.zoo.recipes.scene_classifiers import SceneClassifierRecipe
+from experiments.zoo.recipes.sd_mini import StableDiffusionRecipe
+from experiments.zoo.trainer import Recipe, fit
 
 
 def train(recipe: Recipe, folder: Path) -> Path:

@@ -1,0 +1,95 @@
+"""`cq-report table5`: write a table and its figures from run records, and print the table.
+
+Works in any folder: without --records it takes results/runs_*.jsonl in it, or else runs/records.jsonl, where `cq` keeps
+what is of no table of its own.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from cq.cli.commands import ended
+from cq.report.render import render_table
+from cq.report.tables import TITLES
+from cq.run.config import PAPER
+from cq.run.record import RunRecord, read, reseal
+
+log = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: see `cq.cli.commands.ended`; 2 where a table cannot be written."""
+    parser = argparse.ArgumentParser(prog="cq-report", description="Write tables and figures from run records.")
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help="names of tables, such as table5")
+    parser.add_argument("--all", action="store_true", help="every table that has records")
+    parser.add_argument(
+        "--records", nargs="+", type=Path, metavar="FILE", help="default: results/runs_*.jsonl, or runs/records.jsonl"
+    )
+    parser.add_argument("--paper", type=Path, default=PAPER, metavar="FILE", help="published numbers to set beside")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="gets tables/ and figures/; default: the records'")
+    parser.add_argument("--no-figures", action="store_true", help="write the tables only")
+    parser.add_argument("--seal", nargs="+", type=Path, metavar="FILE", help="accept record files as they are edited")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    if [options.all, bool(options.tables), bool(options.seal)].count(True) != 1:
+        parser.error("name the tables, or give --all, or --seal (one of the three)")
+    return ended("cq-report", lambda: _seal(options.seal) if options.seal else _write(options))
+
+
+def _seal(files: Sequence[Path]) -> None:
+    for path in files:
+        print(f"{path}: {reseal(path)} records, sealed")
+
+
+def _write(options: argparse.Namespace) -> None:
+    files = options.records or found_here()
+    records = [record for path in files for record in _read(path)]
+    out = options.out or files[0].parent
+    for name in _names(options.tables, records):
+        rendered = render_table(name, records, options.paper, out, figures=not options.no_figures)
+        print(rendered.markdown)
+        print("\n".join(f"wrote {path}" for path in rendered.files))
+
+
+def found_here() -> list[Path]:
+    """The record files below the working folder. Raises FileNotFoundError where there is none."""
+    own = Path("runs/records.jsonl")
+    found = committed(Path("results")) or [own] * own.is_file()
+    if not found:
+        raise FileNotFoundError(
+            f"there is no record file in {Path.cwd()}: no results/runs_*.jsonl, and no {own}. Name one with --records."
+        )
+    return found
+
+
+def committed(folder: Path) -> list[Path]:
+    """The record files of a results folder, one a table."""
+    return sorted(folder.glob("runs_*.jsonl"))
+
+
+def _read(path: Path) -> list[RunRecord]:
+    """The records of a file, with thumbnail paths made independent of where the command is run."""
+    return [
+        replace(record, thumbnails=str(path.parent / record.thumbnails)) if record.thumbnails else record
+        for record in read(path)
+    ]
+
+
+def _names(asked: Sequence[str], records: Sequence[RunRecord]) -> list[str]:
+    with_records = sorted({record.table for record in records})
+    if not asked:
+        if not with_records:
+            raise ValueError("--all: the record files are empty. Run an experiment first, or name other --records.")
+        return with_records
+    unknown = [name for name in asked if name not in with_records and name not in TITLES]
+    if unknown:
+        known = sorted({*TITLES, *with_records})
+        raise ValueError(f"table={unknown[0]!r}: unknown. Known tables: {known}; with records: {with_records}.")
+    return list(asked)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

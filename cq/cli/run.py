@@ -1,0 +1,85 @@
+"""The Hydra entry: `cq model=... schedule=...` runs one configuration, `cq -m ...` a grid of them."""
+
+import logging
+import os
+import re
+import sys
+import traceback
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from cq.cli.commands import FAILED, REFUSED, ended, explain, say
+from cq.run.config import CONF
+from cq.run.ledger import RunError, execute
+
+log = logging.getLogger("cq")
+
+
+def expand_globs(arguments: list[str]) -> list[str]:
+    """`experiment=glob(table5/*)` to `experiment=table5/a,table5/b,...`: Hydra's own glob sees no subfolders."""
+    out = []
+    for argument in arguments:
+        match = re.fullmatch(r"(\w+)=glob\((.*/[^()]*)\)", argument)
+        if match is None:
+            out.append(argument)
+            continue
+        group, pattern = match.groups()
+        files = sorted((CONF / group).glob(f"{pattern}.yaml"))
+        if not files:
+            raise ValueError(f"{argument}: no file matches {group}/{pattern}.yaml. Look into conf/{group}.")
+        out.append(f"{group}=" + ",".join(str(p.relative_to(CONF / group).with_suffix("")) for p in files))
+    return out
+
+
+_errors: list[Exception] = []  # of the jobs of this command; Hydra would end with the first one
+
+
+class JobError(RuntimeError):
+    """A job that a launcher ran in another process could not be done; only the message comes back."""
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def _run(config: DictConfig) -> None:
+    try:
+        execute(config, HydraConfig.get().runtime.choices, list(HydraConfig.get().overrides.task))
+    except (ValueError, OSError, RunError) as error:
+        if not HydraConfig.get().launcher._target_.endswith(".BasicLauncher"):
+            raise JobError(explain(error)) from None
+        _errors.append(error)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            log.error("%s", explain(error))  # the other jobs of the sweep go on
+
+
+def main() -> None:
+    """Console entry. Exit status: see `cq.cli.commands.ended`."""
+    status = ended("cq", _command)
+    if status:
+        raise SystemExit(status)
+
+
+def _command() -> int:
+    tracebacks = os.environ.get("HYDRA_FULL_ERROR", "0")
+    _errors.clear()
+    try:
+        sys.argv[1:] = expand_globs(sys.argv[1:])
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them
+        _run()
+    except JobError as error:
+        say("cq", str(error))
+        return FAILED
+    finally:
+        os.environ["HYDRA_FULL_ERROR"] = tracebacks
+    for failure in _errors:
+        if tracebacks == "1" or (isinstance(failure, RunError) and not failure.mendable):
+            traceback.print_exception(failure)
+        say("cq", explain(failure))
+    if any(isinstance(failure, RunError) for failure in _errors):
+        return FAILED
+    return REFUSED if _errors else 0
+
+
+if __name__ == "__main__":
+    main()

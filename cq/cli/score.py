@@ -1,0 +1,201 @@
+"""Score images made elsewhere: `cq-score IMAGES protocol=imagenet256_50k [overrides]`.
+
+IMAGES is a folder of image files, or an npz file with `arr_0`. What was drawn how is taken on trust; count, size and
+doubles are checked, and the scores go to IMAGES.PROTOCOL.json; with `evaluate=none` the images are checked only. They
+are taken in the order of their numbers, or else names: the Inception score of guided-diffusion depends on it, so do not
+sort them by class. Where the protocol has prompts, image i is of prompt i, and names must number the images.
+
+With `--reference OUT.npz` the images are a data set, and its reference batch is written instead.
+"""
+
+import argparse
+import json
+import logging
+import os
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from cq.cli.commands import ended
+from cq.core import contracts
+from cq.core.store import write_atomically
+from cq.evaluate.paper_protocol import NoProtocol, PaperProtocol
+from cq.models.captions import read_folder
+from cq.run.config import CONF, build, check_top
+from cq.run.preflight import check_files, check_metrics, check_prompts, check_protocol_choices, check_reference
+from cq.run.unread import beyond
+
+log = logging.getLogger("cq-score")
+
+READ = ("metrics", "protocol")  # of the configuration
+KEPT = 10_000  # images of a reference batch, as in ADM's
+KEPT_SEED = 0
+
+
+def score(images: Path, config: DictConfig) -> dict[str, Any]:
+    """Every score of `config` that needs no full-precision images, as JSON by name.
+
+    Raises ValueError where the images are not those of the protocol, or no metric of several has a score of them.
+    """
+    import torch
+
+    from cq.core.artifacts import SampleSet
+    from cq.evaluate.image_folder import (
+        EXACT,
+        LOSSY,
+        check_complete,
+        check_numbered,
+        list_images,
+        read_images,
+        read_npz,
+    )
+    from cq.evaluate.protocol import EvaluationContext, MetricUnavailable, NoBaselineError
+
+    protocol: NoProtocol | PaperProtocol = build(config.protocol, "protocol")
+    metrics = {name: build(node, f"metrics.{name}", contracts.Metric) for name, node in config.metrics.items()}
+    for name, metric in metrics.items():
+        protocol.check_metric(f"metrics.{name}", metric)
+    if isinstance(protocol, PaperProtocol) and protocol.reference is not None:
+        check_reference(protocol)
+    check_files(metrics)
+    texts = captions(protocol)
+    one_image = images.suffix.lower() in (*EXACT, *LOSSY)
+    files = [] if images.is_file() and not one_image else list_images(images)
+    if files and isinstance(protocol, PaperProtocol):
+        check_complete(files, protocol.num_images, protocol=protocol.name)
+    if files and texts:
+        check_numbered(files)
+    pixels_NCHW = read_images(files) if files else read_npz(images)
+    num = len(pixels_NCHW)
+    if isinstance(protocol, PaperProtocol):
+        found = (num, *pixels_NCHW.shape[1:])
+        if found != (asked := (protocol.num_images, *protocol.image_shape)):
+            raise ValueError(
+                f"{images}: holds images [N, C, H, W] of {list(found)}, and protocol={protocol.name} has "
+                f"{list(asked)}. Give those, or choose their protocol."
+            )
+    height, width = pixels_NCHW.shape[2:]
+    check_metrics(
+        metrics,
+        contracts.Drawn(num_images=num, shape=(pixels_NCHW.shape[1], height, width), captioned=True),
+        may_lack=True,
+    )
+    empty = torch.empty(num, 0)
+    context = EvaluationContext(
+        samples=SampleSet(
+            seeds=tuple(range(num)), images_NCHW=pixels_NCHW, latents_NCHW=empty,
+            labels_N=torch.full((num,), -1), trace_TNCHW=empty[None, :0],
+        ),
+        baseline=None,
+        sampling={"model": f"images of {images.name}, drawn elsewhere", **protocol.stated()},
+        captions=texts,
+    )  # fmt: skip
+    scores: dict[str, Any] = {}
+    lacking: dict[str, str] = {}
+    for name, metric in metrics.items():
+        try:
+            found_here = metric.compute(context)
+        except NoBaselineError:
+            lacking[name] = "it compares with full-precision images, and these were drawn elsewhere."
+            log.info("%s: left out, it compares with full-precision images", name)
+            continue
+        except MetricUnavailable as error:
+            lacking[name] = str(error)
+            log.warning("%s not computed: %s", name, error)
+            found_here = error.found
+        scores |= {key: value.as_json() for key, value in found_here.items()}
+    if metrics and not scores:
+        why = [f"metrics.{name}: {reason}" for name, reason in lacking.items()]
+        told = ["nothing was scored, and nothing is written.", *why, "Choose another evaluate=..."]
+        raise ValueError(f"{images}: {' '.join(told)}")
+    return scores
+
+
+def captions(protocol: NoProtocol | PaperProtocol) -> tuple[str, ...]:
+    """What each image of a protocol was drawn from: its prompts in turn, as often as it has images."""
+    if not isinstance(protocol, PaperProtocol) or protocol.prompts is None:
+        return ()
+    prompts = read_folder(protocol.prompts, "evaluation", key="protocol.prompts")
+    check_prompts(protocol, prompts, named=f"protocol.prompts={protocol.prompts!r}")
+    return tuple(prompts[i % len(prompts)] for i in range(protocol.num_images))
+
+
+def make_reference(images: Path, out: Path, config: DictConfig) -> Mapping[str, int]:
+    """Write the reference batch of a data set: moments of all images, and `KEPT` of them drawn at random."""
+    import torch
+    from tqdm import tqdm
+
+    from cq.evaluate.adm import AdmEvaluation
+    from cq.evaluate.image_folder import Fit, batches, check_data_set, list_images
+    from cq.evaluate.reference_batch import write_reference_batch
+    from cq.evaluate.tf_inception import TFInception, find_weights
+
+    protocol: NoProtocol | PaperProtocol = build(config.protocol, "protocol")
+    metric: AdmEvaluation = build(config.metrics.adm, "metrics.adm")
+    fit = Fit(fit=None, resize=None, crop=None)
+    if isinstance(protocol, PaperProtocol):
+        fit = Fit(fit=protocol.fit, resize=protocol.resize, crop=protocol.crop)
+    if out.is_dir():
+        raise ValueError(f"--reference {out}: is a folder. Name the file to write.")
+    files = list_images(images, lossy=True)
+    check_data_set(files, fit)
+    network = TFInception(find_weights(metric.weights, metric="adm"), device=metric.device)
+    kept = set(random.Random(KEPT_SEED).sample(range(len(files)), min(KEPT, len(files))))
+    pooled, spatial, stored = [], [], []
+    row = 0
+    with tqdm(total=len(files), desc="reference", unit="image", mininterval=1.0) as progress:
+        for batch_NCHW in batches(files, fit, batch_size=metric.batch_size):
+            found = network.extract(batch_NCHW, batch_size=metric.batch_size)
+            pooled.append(found.pooled_NF)
+            spatial.append(found.spatial_NF)
+            stored += [image for i, image in enumerate(batch_NCHW, start=row) if i in kept]
+            row += len(batch_NCHW)
+            progress.update(len(batch_NCHW))
+    write_reference_batch(out, torch.stack(stored), torch.cat(pooled), torch.cat(spatial))
+    return {"images": len(files), "stored": len(stored)}
+
+
+def main() -> None:
+    """Exit status: see `cq.cli.commands.ended`."""
+    parser = argparse.ArgumentParser(prog="cq-score", description=__doc__)
+    parser.add_argument("images", type=Path, help="folder of images, or npz file")
+    parser.add_argument("--reference", type=Path, metavar="OUT.npz", help="write the reference batch of these images")
+    parser.add_argument("overrides", nargs="*", help="protocol=..., evaluate=..., metrics.adm.device=cuda, ...")
+    arguments = parser.parse_intermixed_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    status = ended("cq-score", lambda: _score(arguments.images, arguments.reference, arguments.overrides))
+    if status:
+        raise SystemExit(status)
+
+
+def _score(images: Path, reference: Path | None, overrides: list[str]) -> None:
+    images = Path(os.path.abspath(images))  # of `.` the name is asked for
+    protocols = any(override.startswith(("protocol=", "evaluate=")) for override in overrides)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", overrides=[*([] if protocols else ["evaluate=adm"]), *overrides])
+    check_top(config)
+    protocol: NoProtocol | PaperProtocol = build(config.protocol, "protocol", NoProtocol | PaperProtocol)
+    check_protocol_choices(protocol, model=None, metrics=config.metrics)
+    for said in beyond(config, overrides, read=READ).values():
+        log.warning("%s", said)
+    if reference is not None:
+        counts = make_reference(images, reference, config)
+        log.info("%s: moments of %d images, %d stored", reference, counts["images"], counts["stored"])
+        return
+    scores = score(images, config)
+    if not scores:
+        log.info("%s: checked; no metric was asked for, and nothing is written", images)
+        return
+    out = images.parent / f"{images.name}.{getattr(protocol, 'name', 'none')}.json"
+    write_atomically(out, (json.dumps(scores, indent=1) + "\n").encode())
+    for key, found in scores.items():
+        log.info("%s %.6g", key, found["value"])
+    log.info("written to %s", out)
+
+
+if __name__ == "__main__":
+    main()

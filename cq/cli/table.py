@@ -1,0 +1,216 @@
+"""Fill a table: `cq-table table5 [overrides]` runs every experiment in conf/experiment/table5, then reports.
+
+Overrides are Hydra's; comma lists span a grid, as in `budget.cache_interval=5,10,20 seed=0,1,2`. Runs that are
+recorded already are not run again, so the same command goes on after an interruption. A run that fails keeps its row
+and the others go on.
+"""
+
+import logging
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, open_dict
+
+from cq.cli.commands import FAILED, REFUSED, ended, say
+from cq.core.store import check_writable
+from cq.run.components import Components
+from cq.run.config import CONF, PAPER, build, place
+from cq.run.ledger import (
+    RunError,
+    check_committed,
+    config_digest,
+    execute,
+    experiment_of,
+    find,
+    known_in_all_tables,
+)
+from cq.run.origin import Source
+from cq.run.record import RunRecord
+from cq.run.unread import unread
+
+if TYPE_CHECKING:
+    from cq.models.diffusion import ModelComponent
+
+log = logging.getLogger("cq-table")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One composed configuration, the names of its choices, and what was set beside its experiment."""
+
+    config: DictConfig
+    choices: dict[str, str]
+    overrides: tuple[str, ...] = ()
+
+
+def jobs_of(table: str, overrides: Sequence[str]) -> list[Job]:
+    """Every experiment of the table times the grid of the overrides; equal questions once."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    folder = CONF / "experiment" / table
+    files = sorted(folder.glob("*.yaml"))
+    if not files:
+        tables = sorted(p.name for p in (CONF / "experiment").iterdir() if p.is_dir())
+        raise ValueError(
+            f"table={table!r}: there is no folder conf/experiment/{table}. Known tables: {', '.join(tables)}."
+        )
+    jobs: dict[tuple[str, str], Job] = {}
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for grid in BasicSweeper.split_arguments(parsed, None)[0]:
+            for file in files:
+                chosen = [f"experiment={table}/{file.stem}", *grid]
+                config = compose("config", overrides=chosen, return_hydra_config=True)
+                choices = {str(k): str(v) for k, v in config.hydra.runtime.choices.items()}
+                with open_dict(config):
+                    del config["hydra"]
+                job = Job(config, choices, tuple(grid))
+                jobs.setdefault((experiment_of(config), config_digest(config)), job)
+    return sorted(jobs.values(), key=lambda job: (job.config.seed, job.config.row.order))
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the record files say of a job. record: its own; answer: that one, or the one of another table's row."""
+
+    record: RunRecord | None
+    answer: RunRecord | None
+
+
+def recorded(jobs: Sequence[Job]) -> list[Known]:
+    """What is known of each job; ValueError, before anything runs, for the first one that cannot work."""
+    answers: list[Known] = []
+    idle: list[dict[str, str]] = []
+    source = Source.now()
+    records: dict[Path, list[RunRecord]] = {}
+    weights: dict[ModelComponent, str] = {}
+    for job in jobs:
+        parts = Components.of(job.config)
+        path, model = place(job.config, "records"), parts.model
+        idle.append(unread(job.config, parts, job.overrides))
+        if path not in records:
+            records[path] = known_in_all_tables(path, job.config.row.table)
+        if model not in weights:
+            weights[model] = model.weights_digest()
+        asked = ([] if job.config.force else records[path], job.config, weights[model])
+        record = find(*asked)
+        answers.append(Known(record, record or find(*asked, any_row=True)))
+        if record is None:
+            check_committed(path, source)
+    for key in idle[0] if idle else ():
+        if all(key in said for said in idle):  # a table's row that does not read it is nothing to speak of
+            log.warning("%s", idle[0][key])
+    return answers
+
+
+def announce(todo: Sequence[Job]) -> None:
+    """Log about how long the runs will take, from timed calls of the first one's model."""
+    from cq.cli.plan import estimate_seconds, time_calls, total_seconds
+    from cq.run.memory import GIB, call_bytes, peak_bytes
+    from cq.run.stages import Run
+
+    parts = [Components.of(job.config) for job in todo]
+    quantizers = [part.quantizer for part in parts if part.quantizer.num_samples > 0]
+    calls = time_calls(parts[0], quantizers[0] if quantizers else None)
+    stages = [estimate_seconds(part, calls, quantized=part.quantizer.num_samples > 0) for part in parts]
+    total = total_seconds(list(zip(parts, stages, strict=True)))
+    model = Run(parts[0]).model
+    counted = call_bytes(parts[0], model)
+    peak = max(max(peak_bytes(part, counted, on_cpu=model.device.type == "cpu").values()) for part in parts)
+    log.info(
+        "a full call takes %.1f ms an image, a cached one %.1f ms: about %.0f minutes for everything",
+        calls.full * 1e3, calls.cached * 1e3, max(1, total / 60),
+    )  # fmt: skip
+    log.info(
+        "%d images, peak memory about %.1f GiB, at most %.1f GiB on disk",
+        sum(part.sample.num_images for part in parts), peak / GIB, sum(part.disk_bytes for part in parts) / GIB,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filled:
+    """markdown: the table. ran, failed: how many runs this call made, and how many of them did not end well."""
+
+    markdown: str
+    ran: int
+    failed: int
+
+
+def fill(table: str, overrides: Sequence[str], out: Path) -> Filled:
+    """Run what is missing and render the table into `out`. A run that fails stays in the table as a failed row."""
+    from cq.report.render import render_table
+
+    check_writable(out, "out")
+    jobs = jobs_of(table, overrides)
+    answers = recorded(jobs)
+    todo = [job for job, known in zip(jobs, answers, strict=True) if known.record is None]
+    new = [job for job, known in zip(jobs, answers, strict=True) if known.answer is None]
+    log.info(
+        "%d runs, %d of them recorded already, %d more answered in other tables",
+        len(jobs), len(jobs) - len(todo), len(todo) - len(new),
+    )  # fmt: skip
+    if new:
+        announce(new)
+    records: list[RunRecord] = []
+    ran = failed = 0
+    for job, known in zip(jobs, answers, strict=True):
+        record = known.record
+        if record is None:
+            ran += 1
+            log.info("run %d of %d: %s, seed %d", ran, len(todo), job.config.row.label, job.config.seed)
+            try:
+                record = execute(job.config, job.choices)
+            except RunError as error:
+                failed += 1
+                same = (each for each in known_in_all_tables(place(job.config, "records"), job.config.row.table))
+                record = next((each for each in same if each.key == error.record.key), error.record)
+                if not error.mendable:
+                    traceback.print_exception(error)
+                log.error("run %d of %d failed: %s", ran, len(todo), error)
+        records.append(record)
+    config = jobs[0].config
+    path = place(config, "records")
+    rendered = render_table(table, records, PAPER, out, thumbnails=path.parent)
+    logger = build(config.logger, "logger")
+    logger.finish_open(place(config, "tracking"))
+    if ran:
+        logger.log_table(table, records, rendered.files, place(config, "tracking"))
+    return Filled(markdown=rendered.markdown, ran=ran, failed=failed)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Console entry; `out=FOLDER` among the arguments names where the report goes (default runs/report).
+
+    Exit status: see `cq.cli.commands.ended`.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0].startswith("-"):
+        sys.stderr.write(f"usage: {__doc__}")
+        return REFUSED
+    out = Path("runs/report")
+    overrides = []
+    for argument in arguments[1:]:
+        if argument.startswith("out="):
+            out = Path(argument.removeprefix("out="))
+        else:
+            overrides.append(argument)
+    return ended("cq-table", lambda: _fill(arguments[0], overrides, out))
+
+
+def _fill(table: str, overrides: Sequence[str], out: Path) -> int:
+    filled = fill(table, overrides, out)
+    sys.stdout.write(f"{filled.markdown}\n")
+    if filled.failed:
+        say("cq-table", f"{filled.failed} of {filled.ran} runs failed; the messages are above.")
+    return FAILED if filled.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,292 @@
+"""What each kind of part must provide; everything else about it is its own business.
+
+Legend of shape suffixes: N batch (guided models: [unconditional; conditional], 2N), C channel, H W space,
+T call of the denoiser in sampling order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+if TYPE_CHECKING:  # these bring torch, which a check of a configuration does not need
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from cq.core.artifacts import CacheSchedule, ChannelAffine, QuantParams, TrajectoryStatistics
+    from cq.core.moments import PairMoments
+    from cq.core.phases import Phases
+
+
+@dataclass(frozen=True)
+class DenoiserOutput:
+    """eps_NCHW: the guided noise prediction. features: freshly computed maps by site (none on a reuse call)."""
+
+    eps_NCHW: Tensor
+    features: Mapping[str, Tensor]
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """A network as a function of its arguments: no state survives a call.
+
+    Law: feeding back the features of the same call reproduces the same eps bit for bit.
+    """
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The named places whose maps a full call records."""
+
+    def __call__(
+        self, x_NCHW: Tensor, *, call: int, timestep: Tensor, cond: Tensor | None, reuse: Mapping[str, Tensor]
+    ) -> DenoiserOutput:
+        """Predict the noise in `x_NCHW`; what feeds the sites in `reuse` is not computed."""
+
+
+class FullCall(Protocol):
+    """`CutNetwork.full` with the sites fixed."""
+
+    def __call__(
+        self, x_NCHW: Tensor, timestep: Tensor, cond: Tensor | None, /
+    ) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+
+class CutNetwork(Protocol):
+    """A diffusers network that can record maps at sites and start again from them. Maps are [N, C, ...]."""
+
+    @property
+    def backbone(self) -> Any:
+        """The diffusers module; layers are named as in it."""
+
+    @property
+    def blocks(self) -> int:
+        """How many transformer blocks a strategy can name; 0 for U-Nets."""
+
+    def check(self, sites: tuple[str, ...]) -> None:
+        """Raise ValueError for a site the network does not have."""
+
+    def splits(self) -> Mapping[str, int]:
+        """Layers that read a concatenation, and how many of their input channels are the main path's."""
+
+    def edges(self) -> frozenset[str]:
+        """The first and the last layer, which keep 8 bits."""
+
+    def units(self) -> list[str]:
+        """The parts a quantizer may adjust one after another, in the order in which a full call runs them.
+
+        Every Conv2d and Linear is in exactly one of them.
+        """
+
+    def readers(self, sites: tuple[str, ...]) -> list[str]:
+        """The layers that read what the sites hold, whose output can be corrected."""
+
+    def full(
+        self, x_NCHW: Tensor, timestep: Tensor, cond: Tensor | None, *, record: tuple[str, ...]
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """diffusers' own forward, bit for bit: the noise prediction, and the maps at `record`.
+
+        timestep: one for all, or [N].
+        """
+
+    def recording(self, sites: tuple[str, ...]) -> AbstractContextManager[FullCall]:
+        """`full` with the sites fixed, for a block in which all that records them stands, as a compiler needs."""
+
+    def shallow(self, x_NCHW: Tensor, timestep: Tensor, cond: Tensor | None, *, reuse: Mapping[str, Tensor]) -> Tensor:
+        """The noise prediction without running what feeds the sites in `reuse`."""
+
+
+@runtime_checkable
+class CacheStrategy(Protocol):
+    """Decides what is cached: which sites stand in for computation, and at which calls."""
+
+    families: ClassVar[tuple[str, ...]]
+
+    def phases(self, *, default: str, blocks: int, num_calls: int) -> Phases:
+        """(first call, the sites reused from there on) of each phase; every refresh records the sites of all.
+
+        default: the model's own cut point. blocks: its transformer blocks, 0 for a U-Net.
+        """
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """Estimates a map from those of the last refreshes."""
+
+    @property
+    def depth(self) -> int:
+        """How many refreshes it looks back on."""
+
+    def weights(self, call: int, refreshes: tuple[int, ...]) -> tuple[float, ...]:
+        """The weight of each refresh's map at `call`; refreshes: the last `depth` or fewer, newest first."""
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """The solver of the reverse process, as a diffusers noise scheduler.
+
+    stored: a model's scheduler_config.json, which `cq.sampler.stored` reads.
+    """
+
+    def check(self, num_steps: int, stored: Mapping[str, Any]) -> None:
+        """Raise ValueError for a stored noise schedule it cannot solve, or a number of steps it cannot take on it."""
+
+    def num_calls(self, num_steps: int) -> int:
+        """Denoiser calls of one trajectory."""
+
+    def noise_scheduler(self, stored: Mapping[str, Any], num_steps: int) -> Any:
+        """A fresh noise scheduler of a model's stored one, with its timesteps set; one loop uses one.
+
+        Its `init_noise_sigma` and `scale_model_input` are applied by the loop.
+        """
+
+
+@runtime_checkable
+class Cost(Protocol):
+    """What it costs to stand at call t with the map of call t - d."""
+
+    def distances(self, statistics: TrajectoryStatistics) -> Tensor:
+        """float64 [T, D]; column 0 is zero, +inf where t - d < 0."""
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """What a planner may look at. `statistics` is computed on first use."""
+
+    num_calls: int
+    cost: Cost
+    statistics: LazyStatistics
+
+
+class LazyStatistics(Protocol):
+    """Runs, or loads, the calibration pass when it is called."""
+
+    def __call__(self) -> TrajectoryStatistics: ...
+
+
+@runtime_checkable
+class SchedulePlanner(Protocol):
+    """Decides when the cached map is refreshed. One that asks for statistics should also be a `ReadsStatistics`."""
+
+    def check(self, num_calls: int) -> None:
+        """Raise ValueError, before anything expensive, where no schedule of `num_calls` calls can exist."""
+
+    def plan(self, request: PlanRequest) -> CacheSchedule:
+        """The schedule; a pure function of the request."""
+
+
+@runtime_checkable
+class ReadsStatistics(Protocol):
+    """What a planner that asks for statistics adds, so that too narrow ones are refused before they are gathered.
+
+    A planner without it either asks for none, or has to refuse them itself when it plans, after the calibration pass.
+    """
+
+    def reach(self, num_calls: int) -> int:
+        """How many calls back the statistics must go: the largest distance at which it looks at a pair of calls."""
+
+
+class LazyMoments(Protocol):
+    """Gathers moments, at the price of a pass over trajectories, when it is called."""
+
+    def __call__(self) -> PairMoments: ...
+
+
+@runtime_checkable
+class Corrector(Protocol):
+    """Fits what stands in for a stale or quantized value."""
+
+    def fit(self, gather: LazyMoments, *, bias_C: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        """Gain and offset, float64 [T, C] each, with target ~= gain * source + offset; None for the identity.
+
+        gather: the moments to fit, computed when it is called and not before.
+        bias_C: the bias of the layer whose outputs are fitted, which the moments leave out; None for maps.
+        """
+
+
+class LockstepTrajectories(Protocol):
+    """The denoising loop over all batches of a sample set, one call of every batch before the next call."""
+
+    def __call__(self, denoiser: Any, *, deployed: bool) -> Iterator[int]:
+        """Run and yield each finished call. deployed: on the cached, corrected path; else every call is full."""
+
+
+@runtime_checkable
+class Quantizer(Protocol):
+    """Decides with how many bits the denoiser computes, and makes the twin that does."""
+
+    @property
+    def num_samples(self) -> int:
+        """Trajectories it calibrates on."""
+
+    @property
+    def batch_size(self) -> int:
+        """How many of them at once."""
+
+    def calibrate(
+        self, denoiser: Any, trajectories: LockstepTrajectories, *, num_calls: int, shards: Path
+    ) -> QuantParams:
+        """Every scale and zero point, from full-precision trajectories.
+
+        shards: a folder for what is finished of a long calibration; it survives a kill, and the next attempt gets it.
+        """
+
+    def quantize(self, denoiser: Any, params: QuantParams, correction: ChannelAffine) -> Any:
+        """The quantized denoiser; the given one is left untouched."""
+
+    def entry_layers(self, denoiser: Any) -> list[str]:
+        """Names of the layers that read the cached map and whose output can be corrected."""
+
+
+@runtime_checkable
+class NamesLayers(Protocol):
+    """What a quantizer whose configuration names layers adds, so that a wrong name is refused before anything runs."""
+
+    def check_layers(self, names: frozenset[str]) -> None:
+        """Raise ValueError for a name or pattern that no layer has. names: all layers, and perhaps some embeddings."""
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """Scores a sample set. One that cannot score every set, or needs what may be missing, is also a `ChecksImages`."""
+
+    def compute(self, context: Any) -> Mapping[str, Any]:
+        """Metric name to a `Score`; context is an `EvaluationContext`. MetricUnavailable where something is missing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """What is known of images before they are drawn. shape: [C, H, W]. captioned: whether each has a caption."""
+
+    num_images: int
+    shape: tuple[int, int, int]
+    captioned: bool
+
+
+@runtime_checkable
+class ChecksImages(Protocol):
+    """What such a metric adds, so that it is refused before the images are drawn."""
+
+    def check(self, drawn: Drawn) -> None:
+        """Raise ValueError for images that have no score; MetricUnavailable where something is not on this machine.
+
+        What is only known when the images are scored passes.
+        """
+
+
+@runtime_checkable
+class NeedsSize(Protocol):
+    """What a metric that cannot score every size of image adds, so that one is refused before it is drawn."""
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise ValueError where images of so many pixels have no score."""
+
+
+@runtime_checkable
+class ReadsFiles(Protocol):
+    """What a metric that compares with a file adds, so that one it cannot use is refused before images are drawn."""
+
+    def check_files(self) -> None:
+        """Raise ValueError for a file that is there and cannot serve; let pass one that is missing."""

@@ -1,0 +1,345 @@
+"""The schema of a run, its cross-field checks, and the one door through which components are built."""
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+import json
+import os
+import re
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from typing_extensions import get_protocol_members, is_protocol
+
+from cq.core.values import check_plain
+from cq.run.origin import shipped
+
+CONF = shipped("conf")
+PAPER = shipped("results/paper.csv")  # the published numbers
+
+
+@dataclass
+class Budget:
+    """The neutral numbers that several choices read. num_steps: sampler steps. cache_interval: N.
+
+    sample_steps: steps of the run itself, in rows of fewer steps than the full-precision images they are compared with.
+    max_memory: GiB a process may use, of the memory its network runs in; null for what the machine has.
+    """
+
+    num_steps: int = MISSING
+    sample_steps: int = MISSING
+    cache_interval: int = MISSING
+    weight_bits: int = MISSING
+    act_bits: int = MISSING
+    max_memory: float | None = None
+
+
+@dataclass
+class Compute:
+    """How the network computes. dtype: float32, or bfloat16 or float16 with float32 statistics.
+
+    compile: torch.compile for what is sampled in full precision: one graph for full and one for cached calls.
+    """
+
+    dtype: str = "float32"
+    compile: bool = False
+
+
+@dataclass
+class Paths:
+    """store: artefacts of all runs. records: one JSON line a run. data: data sets. tracking: W&B's files."""
+
+    store: str = MISSING
+    records: str = MISSING
+    data: str = MISSING
+    tracking: str = MISSING
+
+
+@dataclass
+class Row:
+    """Where the run stands in a table. paper: the key of the published row it is set beside, or empty."""
+
+    table: str = MISSING
+    name: str = MISSING
+    order: int = MISSING
+    label: str = MISSING
+    paper: str = MISSING
+
+
+@dataclass
+class Baseline:
+    """How the full-precision images are drawn that a run is compared with; by default as its own."""
+
+    num_steps: int = MISSING
+    sampler: Any = MISSING
+
+
+@dataclass
+class Correct:
+    """What is put right: cache, the stale maps; quant, what quantized layers make of them; output, the prediction."""
+
+    cache: Any = MISSING
+    quant: Any = MISSING
+    output: Any = MISSING
+
+
+@dataclass
+class RunConfig:
+    """The top of every configuration; the groups are checked against their own dataclasses in `build`."""
+
+    row: Row = field(default_factory=Row)
+    seed: int = MISSING
+    force: bool = False
+    budget: Budget = field(default_factory=Budget)
+    paths: Paths = field(default_factory=Paths)
+    baseline: Baseline = field(default_factory=Baseline)
+    compute: Compute = field(default_factory=Compute)
+    model: Any = MISSING
+    sampler: Any = MISSING
+    cache: Any = MISSING
+    predict: Any = MISSING
+    calibrate: Any = MISSING
+    cost: Any = MISSING
+    schedule: Any = MISSING
+    correct: Correct = field(default_factory=Correct)
+    quantize: Any = MISSING
+    sample: Any = MISSING
+    metrics: Any = MISSING
+    protocol: Any = MISSING
+    latency: Any = MISSING
+    logger: Any = MISSING
+
+
+ConfigStore.instance().store(name="run_config", node=RunConfig)
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """Which of the known names was meant, if one is close."""
+    match = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {match[0]!r}?" if match else ""
+
+
+def check_top(config: DictConfig, kind: type = RunConfig, above: str = "") -> None:
+    """Raise ValueError for a key that the schema does not have (`+key=...` adds one), or a value that no field takes.
+
+    Components are left to `build`.
+    """
+    declared = {each.name: each for each in dataclasses.fields(kind)}
+    for name in map(str, config):
+        key = f"{above}{name}"
+        if name not in declared:
+            raise ValueError(
+                f"{key}={config[name]}: there is no key {name!r}.{near(name, declared)} Known keys here: "
+                f"{', '.join(sorted(declared))}."
+            )
+        section = declared[name].type
+        if isinstance(section, type) and dataclasses.is_dataclass(section):
+            check_top(config[name], section, f"{key}.")
+        elif not OmegaConf.is_missing(config, name):
+            if section is Any and not isinstance(config[name], DictConfig):
+                group = "evaluate" if name == "metrics" else f"+{name}@{key}" if above else name
+                raise ValueError(f"{key}={config[name]}: names no component. Choose one by {group}=...")
+            check_plain(config[name], key, empty=key == "row.paper")
+
+
+def check_row(config: DictConfig) -> None:
+    """Raise ValueError for a name under which no record, file or column can be found again."""
+    for key in ("table", "name"):
+        if not re.fullmatch(r"\w[\w.+-]*", name := config.row[key]):
+            raise ValueError(
+                f"row.{key}={name!r}: must be one plain name, of letters, digits, and _ . + - between them. The words "
+                "for a table are row.label."
+            )
+
+
+def place(config: DictConfig, key: str) -> Path:
+    """The folder or file that `paths.key` names; ~ is the user's own folder, as a shell has it."""
+    return Path(config.paths[key]).expanduser()
+
+
+def check_places(config: DictConfig) -> None:
+    """Raise ValueError where two things would be written over each other, or records into what is no file."""
+    records = place(config, "records")
+    if records.is_dir():
+        raise ValueError(f"paths.records={records}: is a folder. Name a file in it: {records / 'records.jsonl'}.")
+    if records.exists() and not records.is_file():
+        raise ValueError(f"paths.records={records}: is no regular file. Name one, which is made where it is missing.")
+    found: dict[Path, str] = {}
+    for key in ("store", "records", "tracking"):
+        path = place(config, key).resolve()
+        if path in found:
+            raise ValueError(f"paths.{key}={path}: is paths.{found[path]}, too. Give each a place of its own.")
+        found[path] = key
+
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def check_compute(config: DictConfig) -> None:
+    """Raise ValueError for a number type that no network here computes in."""
+    if config.compute.dtype not in DTYPES:
+        raise ValueError(
+            f"compute.dtype={config.compute.dtype!r}: must be {', '.join(DTYPES[:-1])} or {DTYPES[-1]}. float32 is "
+            "what the published tables of this project use."
+        )
+
+
+def check_budget(config: DictConfig) -> None:
+    """Raise ValueError for numbers that no choice of components could honour."""
+    budget = config.budget
+    steps = {key: budget[key] for key in ("num_steps", "sample_steps") if key in budget}
+    for key, value in steps.items():
+        if value < 1:
+            raise ValueError(f"budget.{key}={value}: must be at least 1. 250 is usual.")
+    least = min(steps, key=lambda key: steps[key])
+    if config.baseline.num_steps < 1:
+        raise ValueError(f"baseline.num_steps={config.baseline.num_steps}: must be at least 1. 250 is usual.")
+    read = "schedule" not in config or "interval" in config.schedule  # an uncached run has no interval
+    if budget.cache_interval < 1 or (read and budget.cache_interval > steps[least]):
+        raise ValueError(
+            f"budget.cache_interval={budget.cache_interval}: the interval must lie in 1..budget.{least}="
+            f"{steps[least]}. Lower the interval or take more steps."
+        )
+    if budget.get("max_memory") is not None and budget.max_memory <= 0:
+        raise ValueError(f"budget.max_memory={budget.max_memory}: must be above 0 GiB. Set null for all there is.")
+    for key in ("weight_bits", "act_bits"):
+        if not 2 <= budget[key] <= 16:
+            raise ValueError(f"budget.{key}={budget[key]}: must lie in 2..16. For full precision use quantize=none.")
+
+
+def build(node: Any, key: str, contract: Any = object) -> Any:
+    """The component that `node` describes: its `_target_`, called with its other entries.
+
+    Only targets under `cq.` are built. Every entry is checked against the type of the target's field and what
+    `cq.core.values` says of it; an unknown, missing or ill-typed entry raises ValueError with its dotted key.
+    contract: what the component must be, a class, several (A | B), or a protocol, whose methods it must have.
+    """
+    if isinstance(node, DictConfig):
+        try:
+            node = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+        except OmegaConfBaseException as error:
+            where = error.full_key or key
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise ValueError(f"{where}: has no value ({reason}). Give one: {where}=...") from error
+    if not isinstance(node, dict) or "_target_" not in node:
+        raise ValueError(
+            f"{key}={node!r}: names no component. Choose a yaml of its group, or give a mapping with `_target_`."
+        )
+    target = node["_target_"]
+    if not isinstance(target, str) or not target.startswith("cq."):
+        raise ValueError(
+            f"{key}._target_={target!r}: only components of the package `cq` can be built. Put yours there."
+        )
+    kind = component_named(target, key)
+    check_contract(kind, contract, f"{key}={target}")
+    given = {k: v for k, v in node.items() if k != "_target_"}
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    hints = typing.get_type_hints(kind, include_extras=True)
+    for entry in given:
+        if entry not in fields:
+            raise ValueError(
+                f"{key}.{entry}: unknown key; {target} takes {', '.join(fields) or 'none'}.{near(entry, fields)} "
+                "Remove it."
+            )
+    values: dict[str, Any] = {}
+    for entry, declared in fields.items():
+        if entry in given:
+            values[entry] = _typed(given[entry], hints[entry], f"{key}.{entry}")
+        elif declared.default is dataclasses.MISSING and declared.default_factory is dataclasses.MISSING:
+            raise ValueError(f"{key}.{entry}: missing; {target} needs it. Add it to the yaml of this choice.")
+    try:
+        return kind(**values)
+    except ValueError as error:  # a component knows its fields, not where it stands
+        message = str(error)
+        raise ValueError(message if message.startswith(f"{key.split('.')[0]}.") else f"{key}.{message}") from error
+
+
+def check_contract(kind: type, contract: Any, name: str) -> None:
+    """Raise ValueError for a class that is not what its place asks for, with what it lacks. name: key=target."""
+    if not is_protocol(contract):
+        if not issubclass(kind, contract):
+            raise ValueError(f"{name}: is no {_name(contract)}. Choose a component that is one.")
+        return
+    fields = {each.name for each in dataclasses.fields(kind)}
+    for member in sorted(get_protocol_members(contract)):
+        asked, own = getattr(contract, member, None), getattr(kind, member, None)
+        if member not in fields and not (callable(own) if callable(asked) else hasattr(kind, member)):
+            raise ValueError(
+                f"{name}: is no {contract.__name__}. Choose a component that is one: this has no {member!r}, which "
+                f"{contract.__module__}.{contract.__name__} asks for."
+            )
+        if inspect.isfunction(asked) and inspect.isfunction(own) and not _takes(own, asked):
+            raise ValueError(
+                f"{name}: its {member}{inspect.signature(own)} cannot be called as a {contract.__name__}'s. Write it "
+                f"as {member}{inspect.signature(asked)}."
+            )
+
+
+def _takes(own: Any, asked: Any) -> bool:
+    """Whether a method takes the arguments that its contract is called with."""
+    parts = inspect.signature(asked).parameters.values()
+    named = {part.name: None for part in parts if part.kind is part.KEYWORD_ONLY}
+    try:
+        inspect.signature(own).bind(*[None for part in parts if part.kind is part.POSITIONAL_OR_KEYWORD], **named)
+    except TypeError:
+        return False
+    return True
+
+
+def component_named(target: str, key: str) -> Any:
+    """The class that `_target_` names. Raises ValueError where there is none, or no component."""
+    module, _, name = target.rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ValueError(f"{key}._target_={target!r}: no such component ({error}). Correct the name.") from error
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+        raise ValueError(f"{key}._target_={target!r}: is no component. Name a frozen dataclass.")
+    return kind
+
+
+def _typed(value: Any, hint: Any, key: str) -> Any:
+    """`value` as the type of its field, by JSON's rules: a list may be a tuple and 1 a float, nothing else."""
+    if isinstance(value, dict) and "_target_" in value:
+        parts = typing.get_args(hint) if typing.get_origin(hint) in UNIONS else (hint,)
+        kinds = [part for part in parts if isinstance(part, type) and part is not type(None)]
+        return build(value, key, kinds[0] if kinds else object)
+    check_plain(value, key)
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    try:
+        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+        typed = adapter.validate_json(json.dumps(value, default=str), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        if first["type"] == "value_error":  # what `cq.core.values` says, with its remedy
+            raise ValueError(f"{key}={value!r}: {first['ctx']['error']}") from error
+        raise ValueError(
+            f"{key}={value!r}: must be {_name(hint)} ({first['msg']}). Give a value of that type."
+        ) from error
+    return os.path.expanduser(typed) if isinstance(typed, str) else typed
+
+
+UNIONS = (typing.Union, types.UnionType)
+
+
+def _name(hint: Any) -> str:
+    if hint is type(None):
+        return "null"
+    if typing.get_origin(hint) is typing.Annotated:
+        return _name(typing.get_args(hint)[0])
+    if typing.get_origin(hint) in UNIONS:
+        return " or ".join(map(_name, typing.get_args(hint)))
+    if typing.get_origin(hint) is typing.Literal:
+        return " or ".join(map(str, typing.get_args(hint)))
+    if typing.get_origin(hint) is tuple:
+        return f"a list of {', '.join(_name(part) for part in typing.get_args(hint) if part is not ...)}"
+    return hint.__name__ if isinstance(hint, type) else str(hint)

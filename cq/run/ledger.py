@@ -1,0 +1,270 @@
+"""From a configuration to its line in the record file; a question that was answered is not asked again."""
+
+import io
+import logging
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from cq import __version__
+from cq.core.failures import mendable, sentence
+from cq.core.processes import here
+from cq.core.store import Store, locked, write_atomically
+from cq.models.diffusion import UnusableModelError
+from cq.run import identity
+from cq.run.components import Components
+from cq.run.config import place
+from cq.run.identity import beside
+from cq.run.origin import PACKAGE, Source
+from cq.run.record import SCHEMA, RunRecord, append, latest, read
+from cq.run.unread import unread
+
+if TYPE_CHECKING:  # these bring torch, which a refusal or a look into the records does not need
+    from cq.core.artifacts import SampleSet
+    from cq.run.outcome import RunOutcome
+
+log = logging.getLogger(__name__)
+
+IDENTITY = ("model", "calibrate", "cost", "schedule", "correct", "quantize", "sample", "metrics", "latency", "seed")
+LATER: Mapping[str, Any] = {  # groups and slots that came later, with what every run had before there was a choice
+    "sampler": {"_target_": "cq.sampler.ddim.DDIM"},
+    "cache": {"_target_": "cq.cache.cut.CutPoint"},
+    "predict": {"_target_": "cq.predict.last.Last"},
+    "correct.output": {"_target_": "cq.correct.none.NoCorrection"},
+    "compute": {"dtype": "float32", "compile": False},
+    "model.release": None,
+    "quantize.wait": None,
+    "protocol": {"_target_": "cq.evaluate.paper_protocol.NoProtocol"},
+}
+DECIDING = tuple(dict.fromkeys(key.partition(".")[0] for key in (*IDENTITY, *LATER, "baseline")))
+PACKAGES = ("torch", "diffusers", "torchmetrics", "clean-fid", "hydra-core", "numpy", "scipy")
+THUMBNAILS = 10
+REPOSITORY = PACKAGE.parent
+
+
+class RunError(Exception):
+    """A stage raised, and the failed run is in the record file. mendable: the user can remove the cause."""
+
+    def __init__(self, record: RunRecord, cause: Exception) -> None:
+        super().__init__(f"{record.label}: {sentence(cause)}")
+        self.record = record
+        self.mendable = mendable(cause)
+
+
+def config_digest(config: DictConfig) -> str:
+    """Names the question: every group that can change a number, resolved; not paths, logger or row label.
+
+    Files that it names count with their content, and code that is not the committed one counts (`cq.run.identity`).
+    What `LATER` names counts only where it is not what it was before it could be chosen, so that runs from before keep
+    their names.
+    """
+    from cq.core.artifacts import digest_of
+
+    resolved = _resolved(config)
+    extra = beside({key: resolved[key] for key in DECIDING if key in resolved})
+    same = {"num_steps": resolved["sample"]["num_steps"], "sampler": resolved["sampler"]}
+    counts = (*IDENTITY, *LATER, *(() if resolved["baseline"] == same else ("baseline",)))
+    for key, before in LATER.items():
+        group, _, slot = key.partition(".")
+        holder, name = (resolved[group], slot) if slot else (resolved, group)
+        if name in holder and holder[name] == before:
+            del holder[name]
+    question = {key: resolved[key] for key in counts if key in resolved}
+    return digest_of(question | extra)[:20]
+
+
+def execute(config: DictConfig, choices: Mapping[str, str], overrides: Sequence[str] = ()) -> RunRecord:
+    """Answer `config` from the record file if it is there, else run it, append its record and log it.
+
+    A row of another table that asked the same question has answered it, too: its record is written under this name.
+    overrides: of the command line; those that nothing reads are said.
+    Raises ValueError, before anything expensive, for what cannot work, and RunError where a stage failed.
+    """
+    processes = here()
+    processes.begin()
+    parts = Components.of(config)
+    for said in unread(config, parts, overrides).values():
+        log.warning("%s", said)
+    if processes.is_main:
+        parts.logger.finish_open(place(config, "tracking"))
+    weights = parts.model.weights_digest()
+    path = place(config, "records")
+    found = processes.told(find(known(path), config, weights) if processes.is_main else None)
+    if found is not None and not config.force:
+        log.info("%s: already recorded in %s (force=true runs it again)", experiment_of(config), path)
+        return found
+    source = Source.now()
+    check_committed(path, source)
+    ask = processes.is_main and not config.force
+    everywhere = known_in_all_tables(path, config.row.table) if ask else []
+    other = processes.told(find(everywhere, config, weights, any_row=True))
+    if other is not None:
+        log.info("%s: has been answered by %s (force=true runs it again)", experiment_of(config), other.experiment)
+        twin = replace(other, seconds={}, **_asked(config, choices))
+        with processes.step():
+            if processes.is_main:
+                append(twin, path)
+                parts.logger.log_run(twin, path.parent / twin.thumbnails, place(config, "tracking"))
+        return twin
+    from cq.core.artifacts import digest_of
+    from cq.run.memory import within_budget
+    from cq.run.pipeline import run
+
+    parts = within_budget(parts)
+    if config.force:
+        asked = {"question": config_digest(config), "weights": weights, "commit": source.commit, **_versions()}
+        parts = replace(parts, store=Store(parts.store.root, again=digest_of(asked)[:12]))
+    made: RunRecord | None = None
+    try:
+        outcome = run(parts)
+        with processes.step():
+            if outcome is not None:  # in the main process
+                write_strip(outcome.samples, path.parent / "thumbnails" / f"{outcome.images_digest[:16]}.png")
+                made = _record(config, choices, weights, outcome, source, note="; ".join(outcome.missing.values()))
+                append(made, path)
+                parts.store.ended_well()
+                parts.logger.log_run(made, path.parent / made.thumbnails, place(config, "tracking"))
+    except UnusableModelError:
+        raise  # when its model was loaded, before anything was computed: refused, and no run that failed
+    except Exception as error:
+        record = _record(config, choices, weights, None, source, note=f"{type(error).__name__}: {error}")
+        if processes.is_main:
+            try:
+                append(record, path)
+            except OSError as unwritten:  # most likely for the same reason
+                log.error("%s The failed run is not in the record file.", sentence(unwritten))
+        raise RunError(record, error) from error
+    made = processes.told(made)
+    assert made is not None
+    return made
+
+
+def known(path: Path) -> list[RunRecord]:
+    """The last record of every question; none where there is no file yet."""
+    return latest(read(path)) if path.exists() else []
+
+
+def known_in_all_tables(path: Path, table: str) -> list[RunRecord]:
+    """The last record of every question in `path`, the file of `table`, and in the files of other tables beside it."""
+    return [record for file in sorted(path.parent.glob(path.name.replace(table, "*"))) for record in known(file)]
+
+
+def find(records: Sequence[RunRecord], config: DictConfig, weights: str, *, any_row: bool = False) -> RunRecord | None:
+    """The last good record of the same question about the same weights, under this row's name or under any."""
+    asked = (config.seed, config_digest(config), weights)
+    good = [
+        record
+        for record in records
+        if record.status == "ok"
+        and (record.seed, record.config_digest, record.model["weights_digest"]) == asked
+        and (any_row or record.experiment == experiment_of(config))
+    ]
+    return good[-1] if good else None
+
+
+def check_committed(records: Path, source: Source) -> None:
+    """Raise ValueError where a record under results/ could not be traced to a commit."""
+    if source.clean or REPOSITORY / "results" not in records.resolve().parents:
+        return
+    changed = "has uncommitted changes under cq/ or conf/" if source.commit else "is no git repository"
+    raise ValueError(
+        f"paths.records={records}: what enters results/ is made by committed code, but {REPOSITORY.name}/ {changed}. "
+        "Commit first, or record elsewhere: paths=default."
+    )
+
+
+def _resolved(config: DictConfig) -> dict[str, Any]:
+    resolved = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}
+
+
+def experiment_of(config: DictConfig) -> str:
+    return f"{config.row.table}/{config.row.name}"
+
+
+def write_strip(samples: "SampleSet", path: Path) -> None:
+    """The first images side by side as a PNG."""
+    from PIL import Image
+
+    images = samples.images_NCHW[:THUMBNAILS]
+    strip = images.permute(1, 2, 0, 3).flatten(2)  # [C, H, N * W]
+    array = strip[0].numpy() if strip.shape[0] == 1 else strip.permute(1, 2, 0).numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, format="PNG")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path.parent / ".lock"):
+        for left_over in path.parent.glob(f"{path.name}.*.tmp"):
+            left_over.unlink()  # its writer held this lock and is gone
+        write_atomically(path, buffer.getvalue())
+
+
+def _record(
+    config: DictConfig, choices: Mapping[str, str], weights: str, outcome: "RunOutcome | None", source: Source, *,
+    note: str,
+) -> RunRecord:  # fmt: skip
+    return RunRecord(
+        schema=SCHEMA,
+        **_asked(config, choices),
+        model={"name": choices.get("model", ""), "weights_digest": weights},
+        commit=source.commit,
+        clean_tree=source.clean,
+        date=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        versions={**_versions(), **(outcome.rounding if outcome else {})},
+        device=f"{platform.machine()} {outcome.device if outcome else 'cpu'}",
+        counted=outcome.counted if outcome else {},
+        measured=outcome.measured if outcome else None,
+        scores=outcome.scores if outcome else {},
+        seconds=outcome.seconds if outcome else {},
+        made=outcome.made if outcome else {},
+        artifacts=outcome.digests if outcome else {},
+        images_digest=outcome.images_digest if outcome else "",
+        schedule={"num_calls": outcome.schedule.num_calls, "refresh_calls": list(outcome.schedule.refresh_calls)}
+        if outcome else {},
+        thumbnails=f"thumbnails/{outcome.images_digest[:16]}.png" if outcome else "",
+        status="failed" if outcome is None else "incomplete" if outcome.missing else "ok",
+        note=note,
+    )  # fmt: skip
+
+
+def _versions() -> dict[str, str]:
+    """Of all that decides a number; our own is a local one where modules are not those of its commit or its wheel."""
+    ours = f"{__version__}+local" if identity.changed_modules() else __version__
+    return {"cq": ours, "python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # one that this run did not need
+        return ""
+
+
+def _asked(config: DictConfig, choices: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of a record that say what was asked, and under which name."""
+    resolved = _resolved(config)
+    quantize = resolved["quantize"].get("base", resolved["quantize"])  # what is built on another has its bits
+    groups = ("model", "sampler", "cache", "predict", "calibrate", "cost", "schedule", "quantize", "sample")
+    names = {group: group for group in groups}
+    names |= {f"correct_{slot}": f"correct@correct.{slot}" for slot in ("cache", "quant", "output")}
+    return {
+        "experiment": experiment_of(config),
+        "table": config.row.table,
+        "row": config.row.order,
+        "label": config.row.label,
+        "paper_row": config.row.paper,
+        "choices": {name: choices.get(group, "") for name, group in names.items()},
+        "budget": {
+            "num_steps": resolved["sample"]["num_steps"], "cache_interval": resolved["schedule"].get("interval"),
+            "weight_bits": quantize.get("weight_bits"), "act_bits": quantize.get("act_bits"),
+        },
+        "seed": config.seed,
+        "config": resolved,
+        "config_digest": config_digest(config),
+    }  # fmt: skip

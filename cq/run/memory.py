@@ -1,0 +1,232 @@
+"""What memory a run needs at its peak, from live tensors counted in two small calls of its own network.
+
+Counted are the bytes of tensors that are alive at once; the process as it is after these calls is measured and added.
+What libraries keep for themselves is not seen. On a CPU two allowances stand for it, see COPIES and KEPT.
+"""
+
+import dataclasses
+import logging
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from cq.core.processes import device
+from cq.evaluate.fidelity import SSIM_BYTES, SSIM_VALUES, Fidelity
+from cq.models.diffusion import DiffusionModel
+from cq.quantize.passes import unit_bytes
+from cq.quantize.reconstruct import Reconstruct
+from cq.run.components import Components
+from cq.run.preflight import needs_moments
+from cq.run.stages import Run
+
+log = logging.getLogger(__name__)
+
+GIB = 2**30
+# On a CPU, convolutions hold their operands once more in a layout of their own: the resident memory of one call or
+# decoding at batch 75 grows by 1.8 to 2.2 times the counted bytes (ldm_mini, dit_mini, sd_mini; torch 2.14).
+COPIES = 2
+# glibc returns what is larger than this to the system at once; smaller pieces stay with the process.
+KEPT = 2**25
+BATCHED = {  # the part of a run whose batch decides a stage
+    "samples": "sample", "statistics": "calibrate", "quant_params": "quantizer", "reconstruction": "quantizer",
+}  # fmt: skip
+
+
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Bytes of storages that were made inside the mode and are alive, and their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.peak = 0
+        self._seen: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        known = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self._add(leaf.untyped_storage(), known)
+        return out
+
+    def _add(self, storage: Any, known: set[int]) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in known or key in self._seen:
+            return
+        self._seen.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._drop, key, size)
+
+    def _drop(self, key: int, size: int) -> None:
+        self._seen.discard(key)
+        self.now -= size
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallBytes:
+    """base: the process with its model loaded. weights: of the network; a quantized twin has them, too.
+
+    image: peak of one image's call. map: of an image's cached maps, as calibration keeps them. decode: peak of decoding
+    one image. unit: what goes into and comes out of the largest unit in one image's call. units: what all units return.
+    """
+
+    base: int
+    weights: int
+    image: int
+    map: int
+    decode: int
+    unit: int
+    units: int
+
+
+@torch.no_grad()
+def call_bytes(parts: Components, model: DiffusionModel) -> CallBytes:
+    """Count the tensors of calls of one and of two images; the difference is an image's."""
+
+    def call(batch: int) -> tuple[int, ...]:
+        x_NCHW = torch.zeros(batch, *parts.model.latent_shape, device=model.device)
+        cond = model.condition(torch.zeros(batch, dtype=torch.int64, device=model.device))
+        full = partial(model.denoiser, x_NCHW, call=0, timestep=torch.tensor(500), cond=cond, reuse={})
+        with _live() as live:
+            out = full()
+        kept = sum(_bytes(parts.calibrate.reduce(held)) for held in out.features.values())
+        with _live() as decoding:
+            model.decode(x_NCHW)
+        sizes = unit_bytes(model.denoiser.network, model.denoiser.network.units(), full).values()
+        return live.peak, kept, decoding.peak, max(map(sum, sizes)), sum(returned for _, returned in sizes)
+
+    one, two = call(1), call(2)
+    image, held, decode, unit, units = (b - a for a, b in zip(one, two, strict=True))
+    base = psutil.Process().memory_info().rss if model.device.type == "cpu" else torch.cuda.memory_allocated()
+    weights = sum(_bytes(weight) for weight in model.denoiser.network.backbone.parameters())
+    return CallBytes(base=base, weights=weights, image=image, map=held, decode=decode, unit=unit, units=units)
+
+
+@contextmanager
+def _live() -> Iterator[_Live]:
+    mode = _Live()
+    with mode:
+        yield mode
+
+
+def _bytes(x: Tensor) -> int:
+    return x.numel() * x.element_size()
+
+
+def peak_bytes(parts: Components, found: CallBytes, *, on_cpu: bool) -> dict[str, int]:
+    """Peak of each stage in the memory the network runs in; the largest one is the run's.
+
+    on_cpu: whether that is also where images and the calibration's ring are kept.
+    """
+    calls = parts.sampler.num_calls(parts.sample.num_steps)
+    copies, kept = (COPIES, KEPT) if on_cpu else (1, 0)
+    quantized = parts.quantizer.num_samples > 0
+    twin = found.weights if quantized else 0
+    ring = 0 if parts.offload and not on_cpu else found.map * min(parts.calibrate.window, calls - 1)
+    image = 4 * prod(parts.model.latent_shape) + prod(parts.model.image_shape)
+    sets = 3 * image * parts.sample.num_images if on_cpu else 0  # both sets, and the shards of one being joined
+    batch = min(parts.sample.batch_size, parts.sample.num_images)
+    grown = {"samples": twin + sets + copies * batch * max(found.image, found.decode)}  # beyond the base
+    if on_cpu and any(isinstance(metric, Fidelity) for metric in parts.metrics.values()):
+        grown["evaluation"] = twin + sets + max(SSIM_VALUES, prod(parts.model.image_shape)) * SSIM_BYTES
+    if needs_moments(parts.correct_cache) or hasattr(parts.planner, "reach"):
+        compared = 4 * found.map  # a map in float64, and its product with another
+        batch = min(parts.calibrate.batch_size, parts.calibrate.num_samples)
+        grown["statistics"] = batch * (copies * found.image + ring + compared)
+    if quantized:
+        batch = min(parts.quantizer.batch_size, parts.quantizer.num_samples)
+        grown["quant_params"] = twin + copies * batch * found.image + parts.quantizer.num_samples * found.map
+        if isinstance(parts.quantizer, Reconstruct):
+            state = 4 * prod(parts.model.latent_shape) + found.map
+            waits = parts.quantizer.waits(found.units * parts.quantizer.num_states, device())
+            waiting = min(found.units, found.image) if waits else 0  # what is alive in a call at once
+            held = parts.quantizer.held_bytes(state, found.unit, waiting)
+            grown["reconstruction"] = twin + copies * batch * found.image + held
+    left = sum(min(size, kept) for size in grown.values())
+    return {name: found.base + size + left - min(size, kept) for name, size in grown.items()}
+
+
+def fitted(parts: Components, found: CallBytes, *, on_cpu: bool) -> Components:
+    """The run with batches, and the place of the calibration's ring, such that it stays within `max_memory`.
+
+    Batches are halved where they have to be; what they added up to is accumulated over more of them. Raises ValueError
+    where even a batch of one does not fit.
+    """
+    if parts.max_memory is None:
+        return parts
+    limit = int(parts.max_memory * GIB)
+    while True:
+        stages = peak_bytes(parts, found, on_cpu=on_cpu)
+        stage = max(stages, key=lambda name: stages[name])
+        if stages[stage] <= limit:
+            return parts
+        if stage == "statistics" and not on_cpu and not parts.offload:
+            parts = dataclasses.replace(parts, offload=True)
+            continue
+        if stage == "reconstruction" and isinstance(parts.quantizer, Reconstruct) and parts.quantizer.wait is not False:
+            parts = dataclasses.replace(parts, quantizer=dataclasses.replace(parts.quantizer, wait=False))
+            continue
+        name = BATCHED.get(stage, "")
+        part: Any = getattr(parts, name, None)
+        batch = 1 if part is None else min(part.batch_size, getattr(part, "num_images", 0) or part.num_samples)
+        if batch == 1 or not _has_batch(part):
+            less = "fewer images or a smaller calibrate.max_interval"
+            if stage == "reconstruction":
+                less = "a smaller quantize.num_states"
+            raise ValueError(
+                f"budget.max_memory={parts.max_memory}: {stage} needs about {stages[stage] / GIB:.2f} GiB at its "
+                f"smallest batch. Set budget.max_memory to at least {stages[stage] / GIB * 1.05:.2f}, or take {less}."
+            )
+        parts = dataclasses.replace(parts, **{name: _with_batch(part, batch // 2)})
+
+
+def within_budget(parts: Components) -> Components:
+    """`fitted` to this machine; of several processes the main one decides. Nothing is loaded without `max_memory`."""
+    if parts.max_memory is None:
+        return parts
+    model = Run(parts).model
+    processes = parts.store.processes
+    with processes.step():
+        found = call_bytes(parts, model) if processes.is_main else None
+    found = processes.told(found)
+    assert found is not None
+    chosen = fitted(parts, found, on_cpu=model.device.type == "cpu")
+    for key, value in changes(parts, chosen).items():
+        log.info("budget.max_memory=%s: %s=%s", parts.max_memory, key, value)
+    return chosen
+
+
+def _has_batch(part: Any) -> bool:
+    part = part.base if isinstance(part, Reconstruct) else part
+    return any(field.name == "batch_size" for field in dataclasses.fields(part))
+
+
+def _with_batch(part: Any, size: int) -> Any:
+    if isinstance(part, Reconstruct):
+        return dataclasses.replace(part, base=_with_batch(part.base, size))
+    return dataclasses.replace(part, batch_size=size)
+
+
+def changes(before: Components, after: Components) -> Mapping[str, Any]:
+    """What `fitted` chose, by configuration key."""
+    ranges = "quantize.base" if isinstance(after.quantizer, Reconstruct) else "quantize"
+    keys = {
+        "sample.batch_size": "sample", "calibrate.batch_size": "calibrate",
+        f"{ranges}.batch_size": "quantizer", "quantize.wait": "quantizer",
+    }  # fmt: skip
+    found = {}
+    for key, name in keys.items():
+        old, new = (getattr(getattr(parts, name), key.rpartition(".")[2], None) for parts in (before, after))
+        if new != old:
+            found[key] = new
+    return found

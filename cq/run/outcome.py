@@ -1,0 +1,33 @@
+"""What a run leaves behind, before it becomes a record."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cq.core.artifacts import CacheSchedule, ChannelAffine, QuantParams, SampleSet
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOutcome:
+    """Everything a run made; `cq.run.ledger` turns it into a RunRecord.
+
+    device: where its networks ran. rounding: what else the last digits depend on, batches included.
+    """
+
+    schedule: CacheSchedule
+    correction: ChannelAffine
+    output: ChannelAffine
+    params: QuantParams
+    samples: SampleSet
+    baseline: SampleSet
+    scores: Mapping[str, Any]
+    missing: Mapping[str, str]
+    counted: Mapping[str, float]
+    measured: Mapping[str, Any] | None
+    seconds: Mapping[str, float]
+    made: Mapping[str, float | None]
+    digests: Mapping[str, str]
+    weights_digest: str
+    images_digest: str
+    device: str
+    rounding: Mapping[str, Any]

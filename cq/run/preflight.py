@@ -1,0 +1,335 @@
+"""What two parts of a run demand of each other, refused in seconds instead of after a calibration pass."""
+
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+if TYPE_CHECKING:  # these bring torch, which a check of a configuration does not need
+    from cq.calibrate.trajectory import Calibrate
+    from cq.core.artifacts import CacheSchedule, TrajectoryStatistics
+    from cq.core.contracts import (
+        CacheStrategy,
+        Corrector,
+        Cost,
+        Drawn,
+        Metric,
+        Predictor,
+        Quantizer,
+        Sampler,
+        SchedulePlanner,
+    )
+    from cq.core.moments import PairMoments
+    from cq.evaluate.paper_protocol import NoProtocol, PaperProtocol
+    from cq.models.diffusion import ModelComponent
+    from cq.sample.generate import Sample
+
+
+def check_sampler(sampler: "Sampler", num_steps: int, model: "ModelComponent", key: str) -> None:
+    """Raise ValueError, under `key`, for a number of steps that the sampler cannot take with the model.
+
+    Also for a sampler, or a model, that was written when samplers did not ask what is stored.
+    """
+    for call in ("check(num_steps, stored)", "noise_scheduler(stored, num_steps)", "num_calls(num_steps)"):
+        method: Any = getattr(sampler, call.partition("(")[0], None)
+        try:
+            inspect.signature(method).bind(*call.split(","))
+        except TypeError as error:
+            raise ValueError(
+                f"sampler={type(sampler).__name__}: has no {call}, which every sampler needs: `stored` is the model's "
+                "scheduler_config.json. See Sampler in cq.core.contracts, or derive from cq.sampler.stock.StockSolver."
+            ) from error
+    if not hasattr(model, "noise"):
+        raise ValueError(
+            f"model={type(model).__name__}: has no `noise`, the scheduler_config.json that its sampler reads. "
+            "See ModelComponent in cq/models/diffusion.py."
+        )
+    try:
+        sampler.check(num_steps, model.noise)
+    except ValueError as error:
+        raise ValueError(str(error).replace("budget.num_steps", key)) from error
+
+
+def check_cost(cost: "Cost", planner: "SchedulePlanner", model: "ModelComponent") -> None:
+    """Raise ValueError for a cost that weighs calls by a noise level, where such a weight would mean nothing.
+
+    Its weights are those of errors in a prediction of the noise, and finite only where the first call sees a signal.
+    """
+    from cq.core.contracts import ReadsStatistics
+    from cq.cost.weighted import Weighted
+    from cq.sampler.stored import Stored
+
+    if not (isinstance(cost, Weighted) and isinstance(planner, ReadsStatistics)):
+        return
+    stored = Stored.of(model.noise)
+    if stored.prediction != "epsilon" or stored.zero_snr:
+        found = f"prediction_type={stored.prediction!r}" if stored.prediction != "epsilon" else "rescale_betas_zero_snr"
+        raise ValueError(
+            f"cost={type(cost).__name__}: weighs calls by how an error in the predicted noise reaches the image, and "
+            f"the model's stored scheduler has {found}. Take an unweighted cost: cost=l1 or cost=residual."
+        )
+
+
+def check_protocol_choices(
+    protocol: "NoProtocol | PaperProtocol", *, model: DictConfig | None, metrics: DictConfig
+) -> None:  # fmt: skip
+    """Raise ValueError where what the protocol sets up was swapped for something that cannot take its numbers.
+
+    model: None where the images were drawn elsewhere.
+    """
+    from cq.evaluate.paper_protocol import PaperProtocol
+    from cq.run.config import component_named
+
+    if not isinstance(protocol, PaperProtocol):
+        return
+    if protocol.prompts is not None and model is not None:
+        target = model["_target_"]
+        if "prompts" not in {field.name for field in fields(component_named(target, "model"))}:
+            raise ValueError(
+                f"model._target_={target!r}: protocol={protocol.name} draws from prompts, and this model takes none. "
+                "Choose a text-to-image model, or another protocol."
+            )
+    for name in map(str, metrics):
+        if "_target_" not in metrics[name]:
+            raise ValueError(
+                f"metrics.{name}: protocol={protocol.name} sets it up, and another evaluate, scale or debug has put "
+                "other metrics in its place. Add the protocol's own evaluate=... to the command (it stands in "
+                f"conf/protocol/{protocol.name}.yaml), leave those out, or set protocol=none."
+            )
+
+
+def check_protocol(
+    protocol: "NoProtocol | PaperProtocol", *, model: "ModelComponent", sample: "Sample", sampler: "Sampler",
+    num_steps: int,
+) -> None:  # fmt: skip
+    """Raise ValueError where the images would not be drawn as the protocol says, or its reference is not at hand.
+
+    sampler, num_steps: the baseline's.
+    """
+    from cq.evaluate.paper_protocol import PaperProtocol
+    from cq.models.diffusion import PIXELS
+
+    if not isinstance(protocol, PaperProtocol):
+        return
+    release = getattr(model, "release", None)  # of weights of one's own nobody knows what they were trained on
+    found: dict[str, Any] = {
+        "model.image_shape": model.image_shape,
+        "model.guidance": model.guidance,
+        "model.num_classes": model.num_classes,
+        "model.release.data": protocol.data if release is None or protocol.data is None else release.data,
+        "sample.num_images": sample.num_images,
+        "sample.labels": sample.labels,
+        "sample.classes": sample.classes,
+        "baseline.num_steps": num_steps,
+        "baseline.sampler": type(sampler).__name__,
+        "protocol.eta": 0.0,
+        "protocol.pixels": PIXELS,
+    }
+    for key, asked in protocol.of_sampling().items():
+        if found[key] == asked:
+            continue
+        if key.startswith("protocol."):
+            raise ValueError(f"{key}={asked!r}: this program draws with {found[key]!r}. Set it to that.")
+        raise ValueError(
+            f"{key}={found[key]!r}: protocol={protocol.name} says {asked!r}, and numbers of two protocols do not "
+            "compare. Set it to that, choose another model or protocol, or set protocol=none."
+        )
+    if protocol.prompts_sha256 is not None:
+        text: Any = model  # only text models get here
+        check_prompts(protocol, text.read_prompts("evaluation"), named=f"model.prompts={text.prompts!r}")
+    if protocol.reference is not None:
+        check_reference(protocol)
+
+
+def check_prompts(protocol: "PaperProtocol", prompts: Sequence[str], *, named: str) -> None:
+    """Raise ValueError for evaluation prompts that are not the protocol's. named: the key of their folder, and it."""
+    from cq.models.captions import digest
+
+    asked = f"protocol={protocol.name} has"
+    if len(prompts) != protocol.num_classes:
+        raise ValueError(
+            f"{named}: holds {len(prompts)} evaluation prompts, and {asked} {protocol.num_classes}. "
+            f"Make the folder again: cq-prompts {protocol.prompts} EVALUATION CALIBRATION --count "
+            f"{protocol.num_classes}"
+        )
+    found = digest(prompts)
+    if protocol.prompts_sha256 not in (None, found):
+        raise ValueError(
+            f"{named}: SHA-256 of its evaluation prompts is {found}, and {asked} "
+            f"{protocol.prompts_sha256}: other prompts. Make the folder again, or set protocol.prompts_sha256=null to "
+            "take them as they are."
+        )
+
+
+def check_reference(protocol: "PaperProtocol") -> None:
+    """Raise ValueError for a reference that is missing or not the one whose hash the protocol has."""
+    path = Path(protocol.reference or "")
+    if not path.is_file():
+        raise ValueError(
+            f"protocol.reference={protocol.reference!r}: there is no such file, and protocol={protocol.name} compares "
+            f"with {protocol.reference_set}. Get it there with: {protocol.reference_from}"
+        )
+    if protocol.reference_sha256 is not None:
+        from cq.evaluate.reference_batch import ReferenceBatch
+
+        try:
+            ReferenceBatch.open(str(path), sha256=protocol.reference_sha256, metric="adm")
+        except ValueError as error:
+            raise ValueError(f"protocol.{error}") from error
+
+
+def check_strategy(strategy: "CacheStrategy", model: "ModelComponent", *, num_calls: int) -> None:
+    """Raise ValueError for a cache strategy that the model's family, or its number of blocks, does not allow."""
+    if model.family not in strategy.families:
+        raise ValueError(
+            f"cache={type(strategy).__name__}: works on {' and '.join(strategy.families)} models, and "
+            f"model.weights={model.weights!r} is a {model.family}. Choose cache=cut, which every model has."
+        )
+    strategy.phases(default=model.site, blocks=model.blocks, num_calls=num_calls)
+
+
+def check_layers(quantizer: "Quantizer", model: "ModelComponent") -> None:
+    """Raise ValueError where the quantizer names layers that the model does not have.
+
+    Where the weights are not stored as safetensors the names are known only when the model is loaded.
+    """
+    from cq.core.contracts import NamesLayers
+
+    if isinstance(quantizer, NamesLayers):
+        names = model.layers()
+        if names is not None:
+            quantizer.check_layers(names)
+
+
+def check_metrics(metrics: Mapping[str, "Metric"], drawn: "Drawn", *, may_lack: bool = False) -> None:
+    """Raise ValueError, under its key, for a metric that such images have no score of, or that lacks what it needs.
+
+    may_lack: let those pass that lack a file; images that are there already lose nothing by it.
+    """
+    from cq.core.contracts import ChecksImages
+    from cq.evaluate.protocol import MetricUnavailable
+
+    lacking: dict[str, str] = {}
+    for name, metric in metrics.items():
+        if not isinstance(metric, ChecksImages):
+            continue
+        try:
+            metric.check(drawn)
+        except MetricUnavailable as error:
+            lacking[name] = str(error)
+        except ValueError as error:
+            where = "." if re.match(r"\w+=", str(error)) else f" with sample.num_images={drawn.num_images}: "
+            raise ValueError(f"metrics.{name}{where}{error}") from error
+    if lacking and not may_lack:
+        leave_out = " ".join(f"'~metrics.{name}'" for name in lacking)
+        raise ValueError(
+            f"{', '.join(f'metrics.{name}={type(metrics[name]).__name__}' for name in lacking)}: cannot be computed "
+            f"here. {' '.join(lacking.values())} Or draw the images now by adding {leave_out} to the command; the same "
+            "command without that scores them then, and draws none again."
+        )
+
+
+def check_sizes(metrics: Mapping[str, "Metric"], image_shape: tuple[int, ...]) -> None:
+    """Raise ValueError for a metric that has no value for images [C, H, W] of the model's size."""
+    from cq.core.contracts import NeedsSize
+
+    for name, metric in metrics.items():
+        if isinstance(metric, NeedsSize):
+            try:
+                metric.check_size(*image_shape[1:])
+            except ValueError as error:
+                raise ValueError(f"metrics.{name} with model.image_shape={list(image_shape)}: {error}") from error
+
+
+def check_files(metrics: Mapping[str, "Metric"]) -> None:
+    """Raise ValueError for a metric whose files are there and cannot serve it."""
+    from cq.core.contracts import ReadsFiles
+
+    for name, metric in metrics.items():
+        if isinstance(metric, ReadsFiles):
+            try:
+                metric.check_files()
+            except ValueError as error:
+                raise ValueError(f"metrics.{name}.{error}") from error
+
+
+def check_seeds(run_seed: int, counts: Mapping[str, int]) -> None:
+    """Raise ValueError for a run, or a number of images under a key, for which there are no seeds of their own."""
+    from cq.core.seeding import IMAGES, image_seeds
+
+    image_seeds("evaluation", run_seed=run_seed, count=1)
+    for key, count in counts.items():
+        if count > IMAGES:
+            raise ValueError(
+                f"{key}={count}: a run has {IMAGES} seeds of a kind. Take fewer, and several runs (seed=...)."
+            )
+
+
+def check_reach(
+    planner: "SchedulePlanner", corrector: "Corrector", predictor: "Predictor", *, calibrate: "Calibrate",
+    cost: "Cost", num_calls: int,
+) -> None:  # fmt: skip
+    """Raise ValueError where the calibration statistics will not go as many calls back as they are asked about.
+
+    The planner asks about what it says itself; the correction of plain reuse about the longest group, which is known
+    beforehand where the planner needs no statistics to plan. Longer groups of a threshold schedule are found only when
+    it is planned.
+    """
+    from cq.core.contracts import ReadsStatistics
+    from cq.predict.last import Last
+
+    name = f"schedule={type(planner).__name__}"
+    if isinstance(planner, ReadsStatistics):
+        _check_window(planner.reach(num_calls), name, calibrate=calibrate, num_calls=num_calls)
+    if not isinstance(predictor, Last) or not needs_moments(corrector):
+        return  # a forecast is corrected from a pass of its own
+    schedule = known_schedule(planner, cost, num_calls)
+    if schedule is None:
+        return
+    asked = f"correct.cache={type(corrector).__name__} on the groups of up to {schedule.longest_group} calls of {name}"
+    _check_window(schedule.longest_group - 1, asked, calibrate=calibrate, num_calls=num_calls)
+
+
+def known_schedule(planner: "SchedulePlanner", cost: "Cost", num_calls: int) -> "CacheSchedule | None":
+    """The schedule of a planner that needs no statistics; None where it asks for them."""
+    from cq.core.contracts import PlanRequest
+
+    try:
+        return planner.plan(PlanRequest(num_calls=num_calls, cost=cost, statistics=_refuse_statistics))
+    except _AskedError:
+        return None
+
+
+def _check_window(reach: int, asked: str, *, calibrate: "Calibrate", num_calls: int) -> None:
+    reach = min(reach, num_calls - 1)
+    if reach > calibrate.window:
+        raise ValueError(
+            f"calibrate.max_interval={calibrate.max_interval}: its statistics compare calls up to {calibrate.window} "
+            f"apart (2 * max_interval - 1), and {asked} needs {reach}. Set calibrate.max_interval to at least "
+            f"{ceil((reach + 1) / 2)}, or plan shorter groups."
+        )
+
+
+class _AskedError(Exception):
+    """Something was asked for that is not computed yet."""
+
+
+def _refuse_statistics() -> "TrajectoryStatistics":
+    raise _AskedError
+
+
+def _refuse_moments() -> "PairMoments":
+    raise _AskedError
+
+
+def needs_moments(corrector: "Corrector") -> bool:
+    """Whether fitting takes a pass over trajectories: asked by a fit whose moments cannot be had."""
+    try:
+        return corrector.fit(_refuse_moments, bias_C=None) is not None
+    except _AskedError:
+        return True

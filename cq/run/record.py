@@ -1,0 +1,346 @@
+"""The record of one run, and the file of records that only ever grows.
+
+One JSON object a line, sealed (`cq.run.sealed`): a changed byte and a lost, repeated or moved line are found when the
+file is read. A line counts once its newline is written. A last line without a newline was cut off when its writer was
+killed: it is kept where it is a whole record, and dropped with a warning where it is not.
+
+After an edit on purpose, or for a file of an earlier version: `cq-report --seal FILE...` seals the lines anew.
+"""
+
+import fcntl
+import json
+import logging
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_origin
+
+from cq.core.failures import writing
+from cq.core.store import write_atomically
+from cq.run.sealed import count_file, counted, is_torn, opened, seal, unsealed, write_count, write_line
+
+SCHEMA = 1  # raised when the meaning of a field changes
+
+Status = Literal["ok", "incomplete", "failed", "not run"]
+
+STATUSES: tuple[str, ...] = ("ok", "incomplete", "failed", "not run")
+BUDGET = ("num_steps", "cache_interval", "weight_bits", "act_bits")
+COUNTED = (
+    "macs_full",
+    "macs_cached",
+    "macs_mean",
+    "bops_mean",
+    "weight_bytes",
+    "compression",
+    "num_refreshes",
+    "num_calls",
+)
+MEASURED = ("seconds_per_image", "peak_mem_mib", "device")
+SCORE = ("value", "low", "high", "better", "protocol", "fingerprint", "curve")
+BETTER = ("down", "up")
+PREPARATION = (  # stages before the first image is drawn
+    "statistics", "schedule", "cache_correction", "quant_params", "quant_correction", "output_correction",
+)  # fmt: skip
+NON_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """Everything needed to believe one run: what was asked, on what, what it cost and how it scored.
+
+    experiment, table, row, label: where the run stands in a report. paper_row: key of published rows, or "".
+    choices: group to chosen option. budget: num_steps, cache_interval, weight_bits, act_bits; None where unread.
+    config, config_digest: the resolved configuration and its name. model: at least name and weights_digest.
+    counted: operations of the denoiser a call (macs_*, bops_mean: averaged over the calls), bytes of the weights,
+        refreshes and calls; None where a number was not counted; {} where the run did not get that far.
+    measured: wall clock of real kernels, or None. A quantized run may only carry it with "kernels", the name of the
+        low-bit kernels that ran: fake quantization is never timed.
+    scores: metric to {value, low, high, better, protocol, fingerprint, curve}; low and high bound the bootstrap
+        interval (None without one), better is "down" or "up", curve is one number a call or [].
+    versions: of Python and the packages, and what else rounding depends on: device, CPU instructions, threads, and the
+        batch sizes of the run, which budget.max_memory may have made smaller than those in `config`.
+    seconds, artifacts: stage to wall clock in seconds of this run and to digest.
+    made: stage to seconds of making its artefact, by whichever run made it, and of the stages that were asked for in
+        the making; None where it was not kept whole; {} in records from before it was kept.
+    schedule: {} or {num_calls, refresh_calls}.
+    thumbnails: PNG strip of the first images, relative to the folder of the record file, or "".
+    status: incomplete where the images are drawn and a score is missing, which the same command adds.
+    note: why a run failed, did not run or is incomplete.
+    Raises ValueError where a field has the wrong type or a nested key is missing.
+    """
+
+    schema: int
+    experiment: str
+    table: str
+    row: int
+    label: str
+    paper_row: str
+    choices: Mapping[str, Any]
+    budget: Mapping[str, Any]
+    seed: int
+    config: Mapping[str, Any]
+    config_digest: str
+    model: Mapping[str, Any]
+    commit: str
+    clean_tree: bool
+    date: str
+    versions: Mapping[str, Any]
+    device: str
+    counted: Mapping[str, Any]
+    measured: Mapping[str, Any] | None
+    scores: Mapping[str, Any]
+    seconds: Mapping[str, Any]
+    made: Mapping[str, Any] = field(default_factory=dict)
+    artifacts: Mapping[str, Any]
+    images_digest: str
+    schedule: Mapping[str, Any]
+    thumbnails: str
+    status: Status
+    note: str
+
+    def __post_init__(self) -> None:
+        if self.schema != SCHEMA:
+            raise ValueError(f"schema={self.schema!r}: this version reads schema {SCHEMA}; run the experiment again.")
+        for each in fields(self):
+            self._check_type(each.name, each.type)
+        if self.status not in STATUSES:
+            raise ValueError(f"status={self.status!r}: must be one of {list(STATUSES)}.")
+        if not self.experiment or not self.table or not self.label:
+            raise ValueError(
+                f"experiment={self.experiment!r}, table={self.table!r}, label={self.label!r}: "
+                "must not be empty; the report finds a run by them."
+            )
+        if self.status != "ok" and not self.note:
+            raise ValueError(f"note='' of a run that is {self.status!r}: say why in `note`; the report prints it.")
+        _require("budget", self.budget, BUDGET)
+        _require("model", self.model, ("name", "weights_digest"))
+        if self.counted or self.drawn:
+            _require("counted", self.counted, COUNTED, exact=True)
+        if self.schedule:
+            _require("schedule", self.schedule, ("num_calls", "refresh_calls"), exact=True)
+        if self.measured is not None:
+            _require("measured", self.measured, MEASURED)
+            if self.quantized and not self.measured.get("kernels"):
+                raise ValueError(
+                    f"measured={dict(self.measured)!r} of a run with quantize={self.choices['quantize']!r}: fake "
+                    "quantization is never timed. Set measured to null, or name the low-bit kernels in "
+                    "measured['kernels']."
+                )
+        for name, score in self.scores.items():
+            if not isinstance(score, Mapping):
+                raise ValueError(f"scores[{name!r}]={score!r}: must be a mapping with the keys {list(SCORE)}.")
+            _require(f"scores[{name!r}]", score, SCORE, exact=True)
+            if score["better"] not in BETTER:
+                raise ValueError(f"scores[{name!r}]['better']={score['better']!r}: must be one of {list(BETTER)}.")
+
+    @property
+    def drawn(self) -> bool:
+        """Whether there are images, so that what it cost and how it scored can be told."""
+        return self.status in ("ok", "incomplete")
+
+    @property
+    def quantized(self) -> bool:
+        """Whether a quantizer other than the identity was chosen."""
+        return self.choices.get("quantize", "none") not in ("none", "", None)
+
+    @property
+    def key(self) -> tuple[str, int, str]:
+        """Runs of one key answer one question: a later one replaces an earlier one in reports."""
+        return (self.experiment, self.seed, self.config_digest)
+
+    def to_json(self) -> str:
+        """One line of strict JSON without its newline; infinite and undefined numbers as "inf", "-inf", "nan"."""
+        return json.dumps(_plain(asdict(self)), sort_keys=False, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> "RunRecord":
+        """The record in one line. Raises ValueError on broken JSON and on unknown, missing or mistyped keys."""
+        try:
+            document = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"not a JSON object: {error}. Every line must hold one whole record.") from error
+        if not isinstance(document, dict):
+            raise ValueError(f"{type(document).__name__} instead of a JSON object: every line must hold one record.")
+        if document.get("schema") != SCHEMA:
+            raise ValueError(
+                f"schema={document.get('schema')!r}: this version reads schema {SCHEMA}; run the experiment again."
+            )
+        document.setdefault("made", {})
+        _require("record", document, tuple(each.name for each in fields(cls)), exact=True)
+        if isinstance(document["scores"], dict):
+            document["scores"] = {name: _numbers(score) for name, score in document["scores"].items()}
+        return cls(**document)
+
+    def _check_type(self, name: str, expected: Any) -> None:
+        value = getattr(self, name)
+        if name == "measured" and value is None:
+            return
+        if expected in (int, bool):
+            good = type(value) is expected
+        elif expected is str or name == "status":
+            good = isinstance(value, str)
+        else:
+            assert name == "measured" or get_origin(expected) is Mapping, name
+            good = isinstance(value, Mapping)
+        if not good:
+            raise ValueError(f"{name}={value!r}: is a {type(value).__name__}, which this field of a record may not be.")
+
+
+def append(record: RunRecord, path: Path) -> None:
+    """Add one line and force it to the disk, under a lock, so that parallel runs never mix their lines.
+
+    The folder of `path` is made where it is missing. A torn last line is repaired first (see the module's rule).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path), _locked(path) as count:
+        written = counted(path)  # refused, where it is broken, before there is a line
+        with path.open("a+b") as file:
+            before = _repair(file.fileno(), path)
+            write_line(file.fileno(), seal(record.to_json(), before))
+        write_count(count, max(before, written) + 1)  # what is lost stays missed
+
+
+def read(path: Path) -> list[RunRecord]:
+    """Every record of a file, oldest first; the file is not changed.
+
+    Raises FileNotFoundError where there is no file, and ValueError, with file and line, at a line that is no record,
+    was changed, or does not stand where it was written, and where the last lines are gone.
+    A torn last line is left out with a warning.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such record file. Run an experiment first, or name another file.")
+    written = counted(path)  # before the file: a line may be added in between
+    records = []
+    for number, line in enumerate(_lines(path)):
+        try:
+            records.append(RunRecord.from_json(opened(line, number)))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number + 1}: {error} {_remedy(path)}") from error
+    if len(records) < written:
+        raise ValueError(
+            f"{path}: holds {len(records)} records, and {count_file(path).name} says that {written} were written: the "
+            f"last {written - len(records)} are lost. {_remedy(path)}"
+        )
+    return records
+
+
+def reseal(path: Path) -> int:
+    """Seal every line anew, after an edit on purpose or by an earlier version; return how many there are.
+
+    Raises ValueError, and changes nothing, where a line is no record whatever its seal.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such record file. Name one.")
+    with writing(path), _locked(path) as count:
+        documents = [unsealed(line) for line in _lines(path)]
+        for number, document in enumerate(documents, 1):
+            try:
+                RunRecord.from_json(document)
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: {error} Mend or delete the line.") from error
+        lines = [seal(document, before) for before, document in enumerate(documents)]
+        write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
+        write_count(count, len(lines))
+    return len(lines)
+
+
+def _remedy(path: Path) -> str:
+    return f"Put the file back from a copy; or, to go on with what it holds now: cq-report --seal {path}"
+
+
+def latest(records: Iterable[RunRecord]) -> list[RunRecord]:
+    """The last record of every (experiment, seed, config_digest), in the order in which each key first appeared.
+
+    One that did not end well takes nothing back: a good one before it, about the same weights, stands.
+    """
+    by_key: dict[tuple[str, int, str], RunRecord] = {}
+    for record in records:
+        before = by_key.get(record.key)
+        better = before is None or before.status != "ok" or record.status == "ok"
+        if better or record.model["weights_digest"] != by_key[record.key].model["weights_digest"]:
+            by_key[record.key] = record
+    return list(by_key.values())
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[int]:
+    # What is locked is the count: a file of its own outlives a replacement of the record file by an editor.
+    lock = os.open(count_file(path), os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a file without their newlines; a torn last one is left out with a warning."""
+    *whole, tail = path.read_bytes().decode(errors="surrogateescape").split("\n")
+    if tail and is_torn(tail) and count_file(path).exists():
+        log.warning("%s: dropped its last line, %d characters that a killed run left unfinished", path, len(tail))
+    elif tail:  # a copy, which nobody was killed at, is checked to its end
+        whole.append(tail)
+    return whole
+
+
+def _repair(descriptor: int, path: Path) -> int:
+    """Make the file end in a newline, keeping a last line that only lacks it; return the number of lines."""
+    content = path.read_bytes()
+    *_, tail = content.rpartition(b"\n")
+    lines = content.count(b"\n")
+    if tail and is_torn(tail.decode(errors="surrogateescape")):
+        log.warning("%s: dropped its last line, %d bytes that a killed run left unfinished", path, len(tail))
+        os.ftruncate(descriptor, len(content) - len(tail))
+    elif tail:
+        os.write(descriptor, b"\n")
+        lines += 1
+    return lines
+
+
+def _require(name: str, found: Mapping[str, Any], keys: tuple[str, ...], *, exact: bool = False) -> None:
+    missing = [key for key in keys if key not in found]
+    unknown = [key for key in found if key not in keys] if exact else []
+    if missing or unknown:
+        raise ValueError(
+            f"{name}: "
+            + "; ".join(
+                part
+                for part in (
+                    f"missing keys {missing}" if missing else "",
+                    f"unknown keys {unknown}" if unknown else "",
+                    f"it must hold {list(keys)}",
+                )
+                if part
+            )
+            + "."
+        )
+
+
+def _plain(value: Any) -> Any:
+    """JSON values only: mappings to dicts, tuples to lists, non-finite numbers to their names."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "nan" if math.isnan(value) else ("inf" if value > 0 else "-inf")
+    return value
+
+
+def _numbers(score: Any) -> Any:
+    """A score with the names of non-finite numbers turned back into numbers."""
+    if not isinstance(score, dict):
+        return score
+    back = {key: _number(score[key]) for key in ("value", "low", "high") if key in score}
+    if isinstance(score.get("curve"), list):
+        back["curve"] = [_number(item) for item in score["curve"]]
+    return {**score, **back}
+
+
+def _number(value: Any) -> Any:
+    return NON_FINITE.get(value, value) if isinstance(value, str) else value

@@ -1,0 +1,181 @@
+"""Filling a table: what is missing is run, what fails keeps its row, and a second call runs nothing."""
+
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cq.cli.table
+import cq.run.pipeline
+from cq.cli.table import fill, jobs_of, main
+from cq.run.components import Components
+from cq.run.config import CONF
+from cq.run.record import read, reseal
+from cq.run.tracking import NoLogger
+from tests.tiny_runs import quick
+
+ROWS = ("full_precision", "cache_uniform", "cache_dps")
+
+
+@pytest.fixture
+def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Table 5 with the rows that are not quantized: one row a step of the table, seconds instead of a minute."""
+    conf = tmp_path / "conf"
+    shutil.copytree(CONF, conf, ignore=shutil.ignore_patterns("quant*.yaml"))
+    shutil.copytree(CONF / "quantize", conf / "quantize", dirs_exist_ok=True)
+    assert {file.stem for file in (conf / "experiment/table5").iterdir()} == set(ROWS)
+    monkeypatch.setattr(cq.cli.table, "CONF", conf)
+
+
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, set[str]]]:
+    """What went to W&B: name of the table, number of records, suffixes of the files."""
+    sent: list[tuple[str, int, set[str]]] = []
+
+    def log_table(_: NoLogger, name: str, records: list[Any], files: tuple[Path, ...], folder: Path) -> None:
+        sent.append((name, len(records), {file.suffix for file in files}))
+
+    monkeypatch.setattr(NoLogger, "log_table", log_table)
+    return sent
+
+
+@pytest.mark.usefixtures("rows")
+def test_a_table_is_filled_and_a_second_call_runs_nothing(
+    tiny_folder: Path, tmp_path: Path, tables: list[Any], caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    caplog.set_level(logging.INFO)
+    overrides = quick(tiny_folder, tmp_path)
+    out = tmp_path / "report"
+    filled = fill("table5", overrides, out)
+    assert (filled.ran, filled.failed) == (3, 0)
+    told = caplog.text
+    assert told.index("3 runs, 0 of them recorded already") < told.index("minutes for everything")
+    assert told.index("minutes for everything") < told.index("run 1 of 3: full precision, seed 0")
+    assert "run 3 of 3: cache only, DPS, seed 0" in told
+    records = read(tmp_path / "records.jsonl")
+    assert [record.experiment for record in records] == [f"table5/{row}" for row in ROWS]
+    assert all(record.label in filled.markdown for record in records)
+    made = {path.name for path in (out / "tables").iterdir()}
+    made -= {"table5_preparation.md", "table5_preparation.csv"}  # where a busy machine made rows seconds apart
+    assert made == {
+        *("table5.md", "table5.csv", "table5.tex"),
+        *("table5_winners.md", "table5_winners.csv"),  # two rows differ in nothing but their schedule
+    }
+    assert list((out / "figures").glob("*.png"))
+    assert tables == [("table5", 3, {".md", ".csv", ".tex", ".png", ".svg"})]
+
+    monkeypatch.setattr(cq.run.pipeline, "run", lambda _: pytest.fail("a run was started"))
+    monkeypatch.setattr("cq.models.latent.LatentDiffusion.load", lambda _: pytest.fail("the model was loaded"))
+    caplog.clear()
+    started = time.process_time()
+    again = fill("table5", overrides, out)
+    assert time.process_time() - started < 10
+    assert (again.ran, again.failed) == (0, 0)
+    assert again.markdown == filled.markdown
+    assert "3 runs, 3 of them recorded already" in caplog.text
+    assert len(tables) == 1  # the table in W&B is written where something is new
+    assert read(tmp_path / "records.jsonl") == records
+
+    path = tmp_path / "records.jsonl"  # as if rows of another table had asked
+    path.write_text(path.read_text().replace('"experiment": "table5/', '"experiment": "mine/'))
+    reseal(path)
+    caplog.clear()
+    assert fill("table5", overrides, out).ran == 3
+    assert "3 runs, 0 of them recorded already, 3 more answered in other tables" in caplog.text
+    assert "minutes for everything" not in caplog.text
+    assert [record.experiment for record in read(path)[3:]] == [record.experiment for record in records]
+
+
+def broken_run(experiment: str) -> Callable[[Components], Any]:
+    run = cq.run.pipeline.run
+
+    def broken(parts: Components) -> Any:
+        if type(parts.planner).__name__ == experiment:
+            raise RuntimeError("this row broke")
+        return run(parts)
+
+    return broken
+
+
+@pytest.mark.usefixtures("rows")
+def test_a_row_that_fails_stays_in_the_table_and_the_others_go_on(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["table5", *quick(tiny_folder, tmp_path), f"out={tmp_path}/report"]
+    with monkeypatch.context() as patch:
+        patch.setattr(cq.run.pipeline, "run", broken_run("Uniform"))
+        assert main(arguments) == 1
+    told = capsys.readouterr()
+    assert "1 of 3 runs failed" in told.err
+    assert "Traceback" in told.err
+    assert "this row broke" in told.out  # the table says why
+    records = read(tmp_path / "records.jsonl")
+    assert [(record.experiment, record.status) for record in records] == [
+        ("table5/full_precision", "ok"), ("table5/cache_uniform", "failed"), ("table5/cache_dps", "ok"),
+    ]  # fmt: skip
+    assert main(arguments) == 0  # mended: only the failed row is run again
+    assert "this row broke" not in capsys.readouterr().out
+    assert len(read(tmp_path / "records.jsonl")) == 4
+
+
+@pytest.mark.usefixtures("rows")
+def test_a_stop_by_the_keyboard_keeps_what_is_recorded(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = cq.run.pipeline.run
+
+    def stopped(parts: Components) -> Any:
+        if type(parts.planner).__name__ == "Uniform":
+            raise KeyboardInterrupt
+        return run(parts)
+
+    monkeypatch.setattr(cq.run.pipeline, "run", stopped)
+    assert main(["table5", *quick(tiny_folder, tmp_path), f"out={tmp_path}/report"]) == 130
+    assert "The same command goes on from here" in capsys.readouterr().err
+    assert [record.experiment for record in read(tmp_path / "records.jsonl")] == ["table5/full_precision"]
+
+
+@pytest.mark.usefixtures("rows")
+def test_a_grid_asks_every_question_once(tiny_folder: Path, tmp_path: Path) -> None:
+    intervals: dict[str, list[int | None]] = {}
+    for job in jobs_of("table5", quick(tiny_folder, tmp_path, "budget.cache_interval=2,5")):
+        intervals.setdefault(job.config.row.name, []).append(job.config.schedule.get("interval"))
+    # full precision reads no interval: it is one question
+    assert intervals == {"full_precision": [None], "cache_uniform": [2, 5], "cache_dps": [2, 5]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["table9"], ["table='table9'", "no folder conf/experiment/table9", "table5"]),
+        (["table5", "budget.num_step=3"], ["budget.num_step=3", "Did you mean 'num_steps'"]),
+        (["table5", "sample.classes=[12]"], ["sample.classes=[12]", "class 12 is unknown"]),
+        (["table5", "out=a_file/x"], ["out=a_file/x", "cannot be written"]),
+        ([], ["usage: "]),
+    ],
+)
+def test_bad_input_is_refused_before_anything_runs(
+    arguments: list[str], told: list[str], tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a_file").write_text("")
+    monkeypatch.setattr(cq.run.pipeline, "run", lambda _: pytest.fail("a run was started"))
+    # a grid, of which the last job is the bad one
+    extra = quick(tiny_folder, tmp_path) if arguments else []
+    assert main([*arguments[:1], *extra, *arguments[1:]]) == 2
+    message = capsys.readouterr().err
+    for part in told:
+        assert part in message
+
+
+@pytest.mark.slow
+def test_the_whole_of_table_5_is_filled(tiny_folder: Path, tmp_path: Path) -> None:
+    filled = fill("table5", quick(tiny_folder, tmp_path), tmp_path / "report")
+    assert filled.failed == 0
+    assert filled.ran == len(list((CONF / "experiment/table5").iterdir()))
