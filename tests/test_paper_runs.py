@@ -130,12 +130,12 @@ def test_a_model_of_other_data_is_refused_by_key(protocol: str, root: Path) -> N
 
 def test_what_is_prepared_is_what_the_commands_then_look_for() -> None:
     """Converted folders, prompts and references stand where models and protocols expect them."""
-    block = next(b for b in re.findall(r"^```\n(.*?)^```", PUBLISHED, flags=re.M | re.S) if "cq.cli.convert" in b)
+    block = next(b for b in re.findall(r"^```\n(.*?)^```", PUBLISHED, flags=re.M | re.S) if "cq-convert" in b)
     lines = [shlex.split(line, comments=True) for line in block.splitlines()]
     models, protocols = (
         {path.stem: OmegaConf.load(path) for path in (CONF / group).glob("*.yaml")} for group in ("model", "protocol")
     )
-    converted = {words[3]: words[5] for words in lines if "cq.cli.convert" in words}
+    converted = {words[1]: words[3] for words in lines if "cq-convert" in words}
     assert converted == {
         name: model.weights
         for name, model in ((name, document.model) for name, document in models.items())
@@ -143,7 +143,7 @@ def test_what_is_prepared_is_what_the_commands_then_look_for() -> None:
     }
     data = {"paths": {"data": "data"}}
     asked = [OmegaConf.merge(data, protocols[name]).protocol for name in PROTOCOLS if name != "coco5k_300crop"]
-    made = {words[3] for words in lines if "cq.cli.prompts" in words}
+    made = {words[1] for words in lines if "cq-prompts" in words}
     assert made == {protocol.prompts for protocol in asked} - {None}
     found = {word for words in lines for word in words if word.startswith("data/adm/")}
     assert found == {protocol.reference for protocol in asked} - {None}

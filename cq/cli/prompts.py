@@ -28,7 +28,7 @@ from cq.cli.commands import ended
 from cq.core.store import write_atomically
 from cq.models.captions import COLUMNS, decoded, digest, flaw, is_blank, is_null, read_lines, repeated, shared
 
-log = logging.getLogger("cq-prompts")
+log = logging.getLogger("cq.cli.prompts")
 
 IMAGES = ("image_id", "image", "image_name", "file_name", "filename", "filepath", "cocoid", "imgid")
 

@@ -29,7 +29,7 @@ from cq.run.config import CONF, build, check_top
 from cq.run.preflight import check_files, check_metrics, check_prompts, check_protocol_choices, check_reference
 from cq.run.unread import beyond
 
-log = logging.getLogger("cq-score")
+log = logging.getLogger("cq.cli.score")
 
 READ = ("metrics", "protocol")  # of the configuration
 KEPT = 10_000  # images of a reference batch, as in ADM's

@@ -37,7 +37,7 @@ from cq.run.unread import unread
 if TYPE_CHECKING:
     from cq.models.diffusion import ModelComponent
 
-log = logging.getLogger("cq-table")
+log = logging.getLogger("cq.cli.table")
 
 
 @dataclass(frozen=True)

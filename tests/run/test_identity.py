@@ -20,9 +20,10 @@ from cq.run.identity import beside, described, files_named, source_digest
 CHANGED_MODULES = identity.changed_modules  # which every other test has without changes
 SOURCES = {
     "__init__.py": "",
-    "pipeline.py": "from cq import loop\n",
+    "run/__init__.py": "",
+    "run/pipeline.py": "from cq import loop\n",
     "loop.py": "",
-    "preflight.py": "from cq import metric\n",
+    "run/preflight.py": "from cq import metric\n",
     "metric.py": "",
     "schedule/__init__.py": "",
     "schedule/plan.py": "from typing import TYPE_CHECKING\n\nfrom cq.schedule.bounds import least\n\n"

@@ -150,7 +150,7 @@ def test_without_weights_one_message_says_what_how_large_and_where(monkeypatch: 
 
 def test_a_checkpoint_in_the_place_of_a_folder_is_told_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "model.ckpt").touch()
-    with pytest.raises(ValueError, match=r"That is a file; an original checkpoint becomes a folder with: python -m cq"):
+    with pytest.raises(ValueError, match=r"That is a file; an original checkpoint becomes a folder with: cq-convert"):
         published("ldm_church256", weights=str(tmp_path / "model.ckpt")).check()
 
 
