@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
+import os
 import sys
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator, Mapping
@@ -107,8 +108,10 @@ def changed(path: Path) -> str | None:
     """SHA-256 (hex) of a file; None where it is one of the package and as committed."""
     path = path.absolute()
     if path.is_relative_to(PACKAGE):
-        content = path.read_bytes()
-        if _as_git(content) == (told := _committed().get(str(path.relative_to(PACKAGE)))) or _as_wheel(content) == told:
+        told, content = _committed().get(str(path.relative_to(PACKAGE))), path.read_bytes()
+        if path.is_symlink() and _as_git(os.fsencode(named := path.readlink())) == told:  # of git: a link is its path
+            return changed(Path(os.path.normpath(path.parent / named)))
+        if told in (_as_git(content), _as_wheel(content)):
             return None
     stat = path.stat()
     return _sha256(path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)

@@ -126,6 +126,25 @@ def test_what_a_module_of_yours_imports_from_elsewhere_counts(
     assert found[0] == found[2] != found[1]
 
 
+def test_a_committed_link_is_the_file_it_names(committed: Path) -> None:
+    (committed / "zoo/one").mkdir(parents=True)
+    (committed / "zoo/two").mkdir()
+    weights, link = committed / "zoo/one/weights", committed / "zoo/two/weights"
+    weights.write_text("first")
+    (committed / "zoo/one/other").write_text("other")
+    link.symlink_to("../one/weights")
+    git(committed.parent, "add", ".")
+    git(committed.parent, "commit", "-qm", "weights")
+    digests()
+    assert identity.changed(link) is None
+    weights.write_text("second")
+    assert identity.changed(link) == hashlib.sha256(b"second").hexdigest()
+    weights.write_text("first")
+    link.unlink()
+    link.symlink_to("../one/other")  # as committed there, and not here
+    assert identity.changed(link) == hashlib.sha256(b"other").hexdigest()
+
+
 def test_outside_version_control_everything_counts(package: Path) -> None:
     assert counted() == {*digests()} - {identity.REFUSES_ONLY}
 
