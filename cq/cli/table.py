@@ -112,17 +112,17 @@ def recorded(jobs: Sequence[Job]) -> list[Known]:
 def announce(todo: Sequence[Job]) -> None:
     """Log about how long the runs will take, from timed calls of the first one's model."""
     from cq.cli.plan import estimate_seconds, time_calls, total_seconds
-    from cq.run.memory import GIB, call_bytes, peak_bytes
-    from cq.run.stages import Run
+    from cq.run.context import Run
+    from cq.run.costs import GIB
+    from cq.run.memory import call_bytes, peak_bytes
 
     parts = [Components.of(job.config) for job in todo]
-    quantizers = [part.quantizer for part in parts if part.quantizer.num_samples > 0]
+    quantizers = [part.quantizer for part in parts if part.quantized]
     calls = time_calls(parts[0], quantizers[0] if quantizers else None)
-    stages = [estimate_seconds(part, calls, quantized=part.quantizer.num_samples > 0) for part in parts]
+    stages = [estimate_seconds(part, calls) for part in parts]
     total = total_seconds(list(zip(parts, stages, strict=True)))
-    model = Run(parts[0]).model
-    counted = call_bytes(parts[0], model)
-    peak = max(max(peak_bytes(part, counted, on_cpu=model.device.type == "cpu").values()) for part in parts)
+    counted = call_bytes(parts[0], Run(parts[0]).model)
+    peak = max(max(peak_bytes(Run(part), counted).values()) for part in parts)
     log.info(
         "a full call takes %.1f ms an image, a cached one %.1f ms: about %.0f minutes for everything",
         calls.full * 1e3, calls.cached * 1e3, max(1, total / 60),

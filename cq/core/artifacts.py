@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_type_hints
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,6 +19,8 @@ from typing_extensions import Self
 
 from cq.core.failures import writing
 from cq.core.phases import Phases, sites_at
+
+DOCUMENT, TENSORS, PAGE = "artifact.json", "tensors.safetensors", "README.md"
 
 
 def digest_of(value: Any) -> str:
@@ -33,6 +35,15 @@ def digest_of_tensor(tensor: Tensor) -> str:
     return hashlib.sha256(head + flat.view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
+def file_digest(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**24):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
     """A frozen record of tensors (fields of type Tensor or Mapping[str, Tensor]) and JSON values."""
@@ -40,31 +51,26 @@ class Artifact:
     schema: ClassVar[int] = 1  # raised when the meaning of a field changes: old folders are then not found
 
     def save(self, folder: Path) -> None:
-        """Write `tensors.safetensors` and `artifact.json` into an existing folder."""
+        """Write `tensors.safetensors` and `artifact.json`, which comes last and holds the checksums of the others."""
+        folder.mkdir(parents=True, exist_ok=True)
         tensors, _ = self._split()
         with writing(folder):
+            (folder / DOCUMENT).unlink(missing_ok=True)  # what is written over is no artefact until all of it is there
             if tensors:
-                save_file(tensors, folder / "tensors.safetensors")
-            (folder / "artifact.json").write_text(self._document())
+                save_file(tensors, folder / TENSORS)
+            if page := self.describe():
+                (folder / PAGE).write_text(page)
+            (folder / DOCUMENT).write_text(self._document(folder))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote. Raises ValueError where a byte differs from what was written."""
         remedy = f"Delete {folder}; the stage is computed again on the next run."
         try:
-            text = (folder / "artifact.json").read_text()
-            document = json.loads(text)
-            path = folder / "tensors.safetensors"
-            tensors = load_file(path) if path.exists() else {}
-            values: dict[str, Any] = {name: document[name] for name in cls._names() if name in document}
-            for name, tensor in tensors.items():
-                field, _, key = name.partition("/")
-                if key:
-                    values.setdefault(field, {})[key] = tensor
-                else:
-                    values[field] = tensor
-            artifact = cls(**cls._restore(values))
-            intact = artifact._document() == text
+            text = (folder / DOCUMENT).read_text()
+            path = folder / TENSORS
+            artifact = cls._joined(load_file(path) if path.exists() else {}, json.loads(text))
+            intact = artifact._document(folder) == text
         except Exception as error:
             raise ValueError(f"{folder}: the stored {cls.__name__} cannot be read ({error}). {remedy}") from error
         if not intact:
@@ -73,37 +79,52 @@ class Artifact:
             )
         return artifact
 
+    def describe(self) -> str:
+        """A page in Markdown for a person, kept beside the artefact; empty for those that nobody reads."""
+        return ""
+
     @property
     def digest(self) -> str:
         """SHA-256 over every field; equal digests mean bit-identical content."""
         tensors, values = self._split()
         return digest_of({"values": values, "tensors": {k: digest_of_tensor(t) for k, t in sorted(tensors.items())}})
 
-    def _document(self) -> str:
+    def _document(self, folder: Path) -> str:
+        """folder: where the other files are."""
         _, values = self._split()
-        document = {"kind": type(self).__name__, "schema": self.schema, "digest": self.digest, **values}
+        beside = {name: file_digest(folder / name) for name in (TENSORS, PAGE) if (folder / name).exists()}
+        document = {
+            "kind": type(self).__name__,
+            "schema": self.schema,
+            "digest": self.digest,
+            "files": beside,
+            **values,
+        }
         return json.dumps(document, indent=1) + "\n"
 
     @classmethod
-    def _names(cls) -> list[str]:
-        return [field.name for field in fields(cls)]
-
-    @classmethod
-    def _restore(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """JSON has no tuples and no empty tensor mappings: put them back."""
-        for field in fields(cls):
-            if field.name not in values:
-                values[field.name] = {}
-            if isinstance(values[field.name], list):
-                values[field.name] = _tuples(values[field.name])
-        return values
+    def _joined(cls, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Self:
+        """Undo `_split`: JSON has no tuples, and no empty mapping of tensors."""
+        hints = get_type_hints(cls)
+        found: dict[str, Any] = {}
+        for name in (field.name for field in fields(cls)):
+            own = {key.removeprefix(f"{name}/"): t for key, t in tensors.items() if key.startswith(f"{name}/")}
+            kind = hints[name]
+            if isinstance(kind, type) and issubclass(kind, Artifact):
+                found[name] = kind._joined(own, values[name])
+            else:
+                found[name] = tensors.get(name, own or _tuples(values.get(name, {})))
+        return cls(**found)
 
     def _split(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors: dict[str, Tensor] = {}
         values: dict[str, Any] = {}
-        for name in self._names():
+        for name in (field.name for field in fields(self)):
             value = getattr(self, name)
-            if isinstance(value, Tensor):
+            if isinstance(value, Artifact):
+                inner, values[name] = value._split()
+                tensors |= {f"{name}/{key}": tensor for key, tensor in inner.items()}
+            elif isinstance(value, Tensor):
                 tensors[name] = value.contiguous()
             elif isinstance(value, Mapping) and all(isinstance(v, Tensor) for v in value.values()):
                 tensors |= {f"{name}/{key}": tensor.contiguous() for key, tensor in value.items()}

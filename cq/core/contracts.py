@@ -7,7 +7,6 @@ T call of the denoiser in sampling order.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
@@ -16,86 +15,11 @@ if TYPE_CHECKING:  # these bring torch, which a check of a configuration does no
 
     from torch import Tensor
 
-    from cq.core.artifacts import CacheSchedule, ChannelAffine, QuantParams, TrajectoryStatistics
+    from cq.core.acceleration import Acceleration
+    from cq.core.artifacts import CacheSchedule, QuantParams, TrajectoryStatistics
+    from cq.core.denoiser import Denoiser, GuidedDenoiser
     from cq.core.moments import PairMoments
     from cq.core.phases import Phases
-
-
-@dataclass(frozen=True)
-class DenoiserOutput:
-    """eps_NCHW: the guided noise prediction. features: freshly computed maps by site (none on a reuse call)."""
-
-    eps_NCHW: Tensor
-    features: Mapping[str, Tensor]
-
-
-@runtime_checkable
-class Denoiser(Protocol):
-    """A network as a function of its arguments: no state survives a call.
-
-    Law: feeding back the features of the same call reproduces the same eps bit for bit.
-    """
-
-    @property
-    def sites(self) -> tuple[str, ...]:
-        """The named places whose maps a full call records."""
-
-    def __call__(
-        self, x_NCHW: Tensor, *, call: int, timestep: Tensor, cond: Tensor | None, reuse: Mapping[str, Tensor]
-    ) -> DenoiserOutput:
-        """Predict the noise in `x_NCHW`; what feeds the sites in `reuse` is not computed."""
-
-
-class FullCall(Protocol):
-    """`CutNetwork.full` with the sites fixed."""
-
-    def __call__(
-        self, x_NCHW: Tensor, timestep: Tensor, cond: Tensor | None, /
-    ) -> tuple[Tensor, dict[str, Tensor]]: ...
-
-
-class CutNetwork(Protocol):
-    """A diffusers network that can record maps at sites and start again from them. Maps are [N, C, ...]."""
-
-    @property
-    def backbone(self) -> Any:
-        """The diffusers module; layers are named as in it."""
-
-    @property
-    def blocks(self) -> int:
-        """How many transformer blocks a strategy can name; 0 for U-Nets."""
-
-    def check(self, sites: tuple[str, ...]) -> None:
-        """Raise ValueError for a site the network does not have."""
-
-    def splits(self) -> Mapping[str, int]:
-        """Layers that read a concatenation, and how many of their input channels are the main path's."""
-
-    def edges(self) -> frozenset[str]:
-        """The first and the last layer, which keep 8 bits."""
-
-    def units(self) -> list[str]:
-        """The parts a quantizer may adjust one after another, in the order in which a full call runs them.
-
-        Every Conv2d and Linear is in exactly one of them.
-        """
-
-    def readers(self, sites: tuple[str, ...]) -> list[str]:
-        """The layers that read what the sites hold, whose output can be corrected."""
-
-    def full(
-        self, x_NCHW: Tensor, timestep: Tensor, cond: Tensor | None, *, record: tuple[str, ...]
-    ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """diffusers' own forward, bit for bit: the noise prediction, and the maps at `record`.
-
-        timestep: one for all, or [N].
-        """
-
-    def recording(self, sites: tuple[str, ...]) -> AbstractContextManager[FullCall]:
-        """`full` with the sites fixed, for a block in which all that records them stands, as a compiler needs."""
-
-    def shallow(self, x_NCHW: Tensor, timestep: Tensor, cond: Tensor | None, *, reuse: Mapping[str, Tensor]) -> Tensor:
-        """The noise prediction without running what feeds the sites in `reuse`."""
 
 
 @runtime_checkable
@@ -215,7 +139,7 @@ class LockstepTrajectories(Protocol):
 
 @runtime_checkable
 class Quantizer(Protocol):
-    """Decides with how many bits the denoiser computes, and makes the twin that does."""
+    """Decides with how many bits the denoiser computes; engines make the twin that does."""
 
     @property
     def num_samples(self) -> int:
@@ -233,11 +157,22 @@ class Quantizer(Protocol):
         shards: a folder for what is finished of a long calibration; it survives a kill, and the next attempt gets it.
         """
 
-    def quantize(self, denoiser: Any, params: QuantParams, correction: ChannelAffine) -> Any:
-        """The quantized denoiser; the given one is left untouched."""
 
-    def entry_layers(self, denoiser: Any) -> list[str]:
-        """Names of the layers that read the cached map and whose output can be corrected."""
+@runtime_checkable
+class Engine(Protocol):
+    """Executes an Acceleration: makes of a full-precision denoiser the one that computes as it says."""
+
+    def check(self, *, quantized: bool) -> None:
+        """Raise ValueError, before anything expensive, for what it cannot execute, or not on this machine."""
+
+    def real(self, acceleration: Acceleration) -> bool:
+        """Whether what `lower` returns is what a deployment would run, so that its wall clock means something."""
+
+    def lower(self, denoiser: GuidedDenoiser, acceleration: Acceleration) -> Denoiser:
+        """The denoiser with the acceleration's bits and corrections of quantized layers and of the prediction.
+
+        The one that is given stays as it is. The cache is the loop's business (`cq.core.denoise`).
+        """
 
 
 @runtime_checkable

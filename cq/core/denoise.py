@@ -7,12 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cq.core.artifacts import CacheSchedule, ChannelAffine
-from cq.core.combine import combine
-from cq.core.contracts import Denoiser, DenoiserOutput, Predictor
-from cq.predict.last import Last
-
-LAST = Last()
+from cq.core.acceleration import Acceleration
+from cq.core.denoiser import Denoiser, DenoiserOutput
 
 
 @dataclass(frozen=True)
@@ -32,43 +28,28 @@ def denoise(
     x_NCHW: Tensor,
     *,
     cond: Tensor | None,
-    schedule: CacheSchedule,
-    correction: ChannelAffine,
-    predictor: Predictor = LAST,
+    acceleration: Acceleration,
 ) -> Iterator[DenoiseStep]:
     """Denoise `x_NCHW` along `noise_scheduler.timesteps`; the cached maps are a local value, so nothing can leak.
 
     x_NCHW: noise of standard deviation 1. noise_scheduler: a diffusers scheduler whose timesteps are set; it is used by
     this loop alone, which scales the noise, and what the denoiser is called with, as the scheduler wants it.
-    At a reuse call the predictor makes each map from those of the last refreshes, and the correction mends that.
-    Raises ValueError, at the first call, for a schedule of another number of calls or a correction of another schedule.
+    acceleration: when the maps are refreshed, and what stands in for them; the bits are the denoiser's business.
+    Raises ValueError, at the first call, for one of another number of calls.
     """
     timesteps = noise_scheduler.timesteps
-    if schedule.num_calls != len(timesteps):
+    if acceleration.num_calls != len(timesteps):
         raise ValueError(
-            f"the cache schedule is for {schedule.num_calls} calls, the sampler makes {len(timesteps)}. "
+            f"the cache schedule is for {acceleration.num_calls} calls, the sampler makes {len(timesteps)}. "
             "Plan a schedule for this step count."
         )
-    if correction.tables and correction.schedule not in ("", schedule.identity):
-        raise ValueError(
-            f"the correction was fitted for schedule {correction.schedule[:12]}, not for {schedule.identity[:12]}. "
-            "Fit it again for this schedule."
-        )
-    if any(len(table) != len(timesteps) for table in correction.tables.values()):
-        raise ValueError(f"the correction's tables are not for {len(timesteps)} calls. Fit it again for this schedule.")
     x_NCHW = x_NCHW * noise_scheduler.init_noise_sigma
-    refresh = set(schedule.refresh_calls)
-    past: list[tuple[int, Mapping[str, Tensor]]] = []  # the last refreshes, newest first
+    past: list[Mapping[str, Tensor]] = []  # the maps of the last refreshes, newest first
     for call, timestep in enumerate(timesteps):
-        reuse: dict[str, Tensor] = {}
-        if call not in refresh:
-            weights = predictor.weights(call, tuple(at for at, _ in past))
-            for site in schedule.sites_at(call, default=denoiser.sites):
-                held = combine(weights, [features[site] for _, features in past])
-                reuse[site] = correction.apply(held, name=site, call=call)
+        reuse = acceleration.reused(call, past, sites=denoiser.sites)
         scaled_NCHW = noise_scheduler.scale_model_input(x_NCHW, timestep)
         output = denoiser(scaled_NCHW, call=call, timestep=timestep, cond=cond, reuse=reuse)
         if output.features:
-            past = [(call, output.features), *past][: predictor.depth]
+            past = [output.features, *past][: acceleration.depth]
         x_NCHW = noise_scheduler.step(output.eps_NCHW, timestep, x_NCHW).prev_sample
         yield DenoiseStep(call, timestep, x_NCHW, output)

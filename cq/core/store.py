@@ -61,7 +61,7 @@ class Store:
         survives a kill and is removed when the artefact is complete. Raises ValueError for a damaged artefact.
         Of several processes the main one makes it, alone, and the others read it.
         """
-        folder = self._folder(stage, key, kind)
+        folder = self.folder(stage, key, kind)
         if folder in self._held:
             held, made = self._held[folder]
             assert isinstance(held, kind)
@@ -86,7 +86,7 @@ class Store:
         work: receives the folder of the shards; it is called in every process, and may use other stages. `get` then
         finds all shards there. For a process that is alone nothing is done: `get` makes what is missing.
         """
-        folder = self._folder(stage, key, kind)
+        folder = self.folder(stage, key, kind)
         if self.processes.apart or folder in self._held:
             return
         partial = self._partial(folder)
@@ -114,7 +114,8 @@ class Store:
     def _partial(self, folder: Path) -> Path:
         return folder.with_suffix(f".{self._again}.partial" if self._again else ".partial")
 
-    def _folder(self, stage: str, key: Mapping[str, Any], kind: type[A]) -> Path:
+    def folder(self, stage: str, key: Mapping[str, Any], kind: type[A]) -> Path:
+        """Where the artefact of `stage` for `key` lies, or will."""
         from cq.core.artifacts import digest_of
 
         return self.root / stage / digest_of({"stage": stage, "schema": kind.schema, "key": dict(key)})[:20]

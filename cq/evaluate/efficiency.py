@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cq.core.artifacts import CacheSchedule
-from cq.core.contracts import CutNetwork
+from cq.core.denoiser import CutNetwork
 
 
 @contextmanager

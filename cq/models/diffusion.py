@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # these bring torch, which a check of a configuration does no
     from typing_extensions import Self
 
     from cq.core.contracts import Sampler
-    from cq.models.denoiser import GuidedDenoiser
+    from cq.core.denoiser import GuidedDenoiser
     from cq.models.release import Release
 
 Family = Literal["unet", "transformer"]

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
+from cq.core.call import CallIndex
+from cq.core.denoiser import GuidedDenoiser
 from cq.core.failures import out_of_memory
 from cq.models.architecture import set_heads
-from cq.models.call import CallIndex
-from cq.models.denoiser import GuidedDenoiser
 from cq.models.diffusion import ModelComponent, UnusableModelError, guiding
 from cq.models.files import MERGE, first_line, is_adapter, listed, weight_files
 from cq.models.stored import first_stage_kind, part_folder

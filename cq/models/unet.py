@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cq.core.contracts import FullCall
+from cq.core.denoiser import FullCall
 from cq.models.known import check_network
 from cq.models.sites import Cut, check_cut
 

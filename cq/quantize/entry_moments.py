@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from cq.core.contracts import LockstepTrajectories
+from cq.core.denoiser import GuidedDenoiser
 from cq.core.moments import PairMoments
-from cq.models.denoiser import GuidedDenoiser
 from cq.quantize.layers import QuantLayer
 
 

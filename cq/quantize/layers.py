@@ -7,7 +7,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from cq.models.call import CallIndex
+from cq.core.call import CallIndex
 from cq.quantize.affine import choose_qparams, dequantize, fake_quantize, round_to_grid
 from cq.quantize.observers import Histogram, Observer, Support
 
@@ -18,7 +18,9 @@ class ActQuantizer(nn.Module):
     While `observing`, it passes values on and gathers a histogram; `close` turns that into parameters.
     """
 
-    def __init__(self, bits: int, *, observer: Observer, call_index: CallIndex, num_calls: int, per_call: bool) -> None:
+    def __init__(
+        self, bits: int, *, observer: Observer | None, call_index: CallIndex, num_calls: int, per_call: bool
+    ) -> None:
         super().__init__()
         self.bits = bits
         self.observing = True
@@ -52,17 +54,22 @@ class ActQuantizer(nn.Module):
 
     def _fix(self, row: int) -> None:
         if self._histogram is not None:
+            assert self._observer is not None, "stored parameters are not calibrated again"
             low, high = self._observer.range(self._histogram.support(), self.bits)
             scale, zero_point = choose_qparams(low, high, self.bits)
             self._scale[row], self._zero_point[row] = float(scale), int(zero_point)
         elif row > 0:
             self._scale[row], self._zero_point[row] = self._scale[row - 1], self._zero_point[row - 1]
 
-    def read(self, tensors: Mapping[str, Tensor], name: str) -> None:
-        """Take stored parameters; the quantizer is ready."""
-        self._scale = [float(v) for v in tensors[f"{name}/scale"]]
-        self._zero_point = [int(v) for v in tensors[f"{name}/zero_point"]]
-        self.observing = False
+    @classmethod
+    def stored(cls, bits: int, tensors: Mapping[str, Tensor], name: str, *, call_index: CallIndex) -> "ActQuantizer":
+        """The quantizer that `write` described; one row of parameters is for all calls."""
+        rows = len(tensors[f"{name}/scale"])
+        made = cls(bits, observer=None, call_index=call_index, num_calls=rows, per_call=rows > 1)
+        made._scale = [float(v) for v in tensors[f"{name}/scale"]]
+        made._zero_point = [int(v) for v in tensors[f"{name}/zero_point"]]
+        made.observing = False
+        return made
 
     def write(self, name: str) -> dict[str, Tensor]:
         return {

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from cq.core.artifacts import ChannelAffine, QuantParams
+from cq.core.acceleration import FULL_PRECISION
+from cq.core.artifacts import QuantParams
 from cq.core.contracts import LockstepTrajectories
-from cq.models.denoiser import GuidedDenoiser
+from cq.core.denoiser import GuidedDenoiser
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,10 +19,4 @@ class FullPrecision:
     def calibrate(
         self, denoiser: GuidedDenoiser, trajectories: LockstepTrajectories, *, num_calls: int, shards: Path
     ) -> QuantParams:
-        return QuantParams(tensors={}, bits={}, coverage=())
-
-    def quantize(self, denoiser: GuidedDenoiser, params: QuantParams, correction: ChannelAffine) -> GuidedDenoiser:
-        return denoiser
-
-    def entry_layers(self, denoiser: GuidedDenoiser) -> list[str]:
-        return []
+        return FULL_PRECISION

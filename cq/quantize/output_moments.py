@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from cq.core.contracts import Denoiser, DenoiserOutput, LockstepTrajectories
+from cq.core.contracts import LockstepTrajectories
+from cq.core.denoiser import Denoiser, DenoiserOutput
 from cq.core.moments import PairMoments
 
 

@@ -10,7 +10,7 @@ from greenlet import greenlet
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from cq.core.contracts import CutNetwork
+from cq.core.denoiser import CutNetwork
 from cq.quantize.states import States
 
 SHARE = 0.5  # of the free memory, for what waiting passes hold

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from cq.core.contracts import CutNetwork
+from cq.core.denoiser import CutNetwork
 
 
 @dataclass(frozen=True, kw_only=True)

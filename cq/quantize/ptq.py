@@ -9,16 +9,15 @@ from typing import Annotated, Any, Literal
 
 from torch import Tensor, nn
 
-from cq.core.artifacts import ChannelAffine, QuantParams
+from cq.core.artifacts import QuantParams
 from cq.core.contracts import LockstepTrajectories
+from cq.core.denoiser import GuidedDenoiser
 from cq.core.values import Batch, Count, Distinct
-from cq.models.denoiser import GuidedDenoiser
 from cq.quantize.affine import MAX_BITS, MIN_BITS
-from cq.quantize.layers import ActQuantizer, QuantAttention, QuantLayer, QuantWeight, choose_weight_qparams, halves
+from cq.quantize.layers import ActQuantizer, QuantAttention, choose_weight_qparams, halves
 from cq.quantize.observers import Observer
 from cq.quantize.policy import LayerPolicy, layer_policies, refuse_all, refuse_unused
-
-OPERANDS = ("q", "k", "v", "p")
+from cq.quantize.twin import OPERANDS, quantizer_bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +73,7 @@ class PTQ:
             )
             for policy in policies
             if policy.quantized
-            for name, bits in _quantizer_bits(policy).items()
+            for name, bits in quantizer_bits(policy.row()).items()
         }  # fmt: skip
         for policy in policies:
             if policy.quantized:
@@ -98,59 +97,6 @@ class PTQ:
                     bits[name] = policy.weight_bits
         return QuantParams(tensors=tensors, bits=bits, coverage=tuple(policy.row() for policy in policies))
 
-    def quantize(self, denoiser: GuidedDenoiser, params: QuantParams, correction: ChannelAffine) -> GuidedDenoiser:
-        """The fake-quantized twin; the denoiser that was given stays as it is."""
-        twin = denoiser.with_network(copy.deepcopy(denoiser.network))
-        backbone = twin.network.backbone
-        rows = {policy.name: policy for policy in self._policies(twin)}
-
-        def reader(name: str, bits: int) -> ActQuantizer:
-            quantizer = ActQuantizer(
-                bits, observer=self.act_observer, call_index=twin.call_index, num_calls=1, per_call=self.per_call
-            )
-            quantizer.read(params.tensors, name)
-            return quantizer
-
-        for name, policy in rows.items():
-            if not policy.quantized:
-                continue
-            quantizers = {key: reader(key, bits) for key, bits in _quantizer_bits(policy).items()}
-            module = backbone.get_submodule(name)
-            if policy.kind == "attention":
-                module.set_processor(QuantAttention({op: quantizers[f"{name}.{op}"] for op in OPERANDS}))
-                continue
-            weights = [
-                QuantWeight(
-                    part.detach(), policy.weight_bits,
-                    scale=params.tensors[f"{name}.weight{i}/scale"],
-                    zero_point=params.tensors[f"{name}.weight{i}/zero_point"],
-                    codes=params.tensors.get(f"{name}.weight{i}/codes"),
-                )
-                for i, part in enumerate(halves(module.weight, policy.split))
-            ]  # fmt: skip
-            layer = QuantLayer(
-                module, split=policy.split, weights=weights, quantizers=list(quantizers.values()),
-                call_index=twin.call_index,
-            )  # fmt: skip
-            if name in correction.tables:
-                layer.correction = correction.tables[name].to(module.weight.device, copy=True)
-            parent, _, child = name.rpartition(".")
-            setattr(backbone.get_submodule(parent), child, layer)
-        return twin
-
-    def entry_layers(self, denoiser: GuidedDenoiser) -> list[str]:
-        """The quantized layers that read what is cached: where the output correction applies.
-
-        Where a concatenation is not split there is no cached half to correct.
-        """
-        readers = set(denoiser.network.readers(denoiser.sites))
-        concatenated = set(denoiser.network.splits())
-        return [
-            policy.name
-            for policy in self._policies(denoiser)
-            if policy.quantized and policy.name in readers and (policy.split or policy.name not in concatenated)
-        ]
-
     def _policies(self, denoiser: GuidedDenoiser) -> list[LayerPolicy]:
         return layer_policies(
             denoiser.network, weight_bits=self.weight_bits, act_bits=self.act_bits, edge_bits=self.edge_bits,
@@ -158,18 +104,11 @@ class PTQ:
         )  # fmt: skip
 
 
-def _quantizer_bits(policy: LayerPolicy) -> dict[str, int]:
-    """Activation quantizers of a layer, by name, in the order of its inputs."""
-    if policy.kind == "attention":
-        return {f"{policy.name}.{op}": policy.weight_bits if op == "p" else policy.act_bits for op in OPERANDS}
-    return {f"{policy.name}.input{i}": policy.act_bits for i in range(2 if policy.split else 1)}
-
-
 def _observe(module: Any, policy: LayerPolicy, quantizers: Mapping[str, ActQuantizer]) -> None:
     if policy.kind == "attention":
         module.set_processor(QuantAttention({op: quantizers[f"{policy.name}.{op}"] for op in OPERANDS}))
         return
-    inputs = [quantizers[name] for name in _quantizer_bits(policy)]
+    inputs = [quantizers[name] for name in quantizer_bits(policy.row())]
 
     def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
         parts = (args[0][:, : policy.split], args[0][:, policy.split :]) if policy.split else (args[0],)

@@ -11,17 +11,17 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
-from cq.calibrate.loops import NO_CORRECTION
-from cq.core.artifacts import ChannelAffine, QuantParams
+from cq.core.artifacts import QuantParams
 from cq.core.contracts import LockstepTrajectories
+from cq.core.denoiser import GuidedDenoiser
 from cq.core.shards import read, write
 from cq.core.values import Batch, Within
-from cq.models.denoiser import GuidedDenoiser
 from cq.quantize.learn import Training, Workbench, learn_unit
 from cq.quantize.learnable import LearnedScales, RowCalls
 from cq.quantize.passes import all_can_wait, unit_bytes
 from cq.quantize.ptq import PTQ
 from cq.quantize.states import States, sampled_states
+from cq.quantize.twin import fake_quantized
 from cq.quantize.units import Collection, Targets, UnitData, block_units, layer_units
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class Reconstruct:
             denoiser, trajectories, num_states=self.num_states, refresh_share=self.refresh_share,
             copies=1 if denoiser.guidance is None else 2, seed=self.seed,
         )  # fmt: skip
-        twin = self.base.quantize(denoiser, nearest, NO_CORRECTION)
+        twin = fake_quantized(denoiser, nearest)
         bench = Workbench.of(twin.network.backbone, denoiser.network.backbone, nearest.tensors)
         layers = [row["name"] for row in nearest.coverage if not row["reason"] and row["kind"] != "attention"]
         if self.units == "block":
@@ -152,13 +152,6 @@ class Reconstruct:
                 )  # fmt: skip
         coverage = tuple({**row, **notes.get(row["name"], {})} for row in nearest.coverage)
         return QuantParams(tensors=tensors, bits=nearest.bits, coverage=coverage)
-
-    def quantize(self, denoiser: GuidedDenoiser, params: QuantParams, correction: ChannelAffine) -> GuidedDenoiser:
-        """The base's twin, with the learned codes; the denoiser that was given stays as it is."""
-        return self.base.quantize(denoiser, params, correction)
-
-    def entry_layers(self, denoiser: GuidedDenoiser) -> list[str]:
-        return self.base.entry_layers(denoiser)
 
     def waits(self, returned: float, device: torch.device) -> bool:
         """Whether passes wait. returned: bytes of what the units of one network return for all states."""

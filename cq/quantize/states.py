@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cq.core.contracts import CutNetwork, Denoiser, DenoiserOutput, LockstepTrajectories
+from cq.core.contracts import LockstepTrajectories
+from cq.core.denoiser import CutNetwork, Denoiser, DenoiserOutput
 
 
 @dataclass(frozen=True, kw_only=True)

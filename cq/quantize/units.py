@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from cq.core.contracts import CutNetwork
+from cq.core.denoiser import CutNetwork
 from cq.quantize.learnable import RowCalls
 from cq.quantize.passes import Pass, waiting
 from cq.quantize.states import States

@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # these bring torch
         CacheStrategy,
         Corrector,
         Cost,
+        Engine,
         Metric,
         Predictor,
         Quantizer,
@@ -64,6 +65,7 @@ class Components:
     correct_quant: "Corrector"
     correct_output: "Corrector"
     quantizer: "Quantizer"
+    engine: "Engine"
     sample: "Sample"
     metrics: Mapping[str, "Metric"]
     protocol: "NoProtocol | PaperProtocol"
@@ -80,6 +82,11 @@ class Components:
     def is_baseline(self) -> bool:
         """Whether an uncached, unquantized run draws the baseline's very images."""
         return self.baseline_steps == self.sample.num_steps and self.baseline_sampler == self.sampler
+
+    @property
+    def quantized(self) -> bool:
+        """Whether anything will be computed with fewer bits."""
+        return self.quantizer.num_samples > 0
 
     @property
     def disk_bytes(self) -> int:
@@ -145,6 +152,7 @@ class Components:
             correct_quant=build(config.correct.quant, "correct.quant", contracts.Corrector),
             correct_output=build(config.correct.output, "correct.output", contracts.Corrector),
             quantizer=build(config.quantize, "quantize", contracts.Quantizer),
+            engine=build(config.engine, "engine", contracts.Engine),
             sample=sample,
             metrics={name: build(node, f"metrics.{name}", contracts.Metric) for name, node in config.metrics.items()},
             protocol=protocol,
@@ -165,6 +173,7 @@ class Components:
         for name, metric in parts.metrics.items():
             protocol.check_metric(f"metrics.{name}", metric)
         check_layers(parts.quantizer, model)
+        parts.engine.check(quantized=parts.quantized)
         check_cost(parts.cost, parts.planner, model)
         check_reach(
             parts.planner, parts.correct_cache, parts.predictor, calibrate=parts.calibrate, cost=parts.cost,

@@ -111,6 +111,7 @@ class RunConfig:
     schedule: Any = MISSING
     correct: Correct = field(default_factory=Correct)
     quantize: Any = MISSING
+    engine: Any = MISSING
     sample: Any = MISSING
     metrics: Any = MISSING
     protocol: Any = MISSING

@@ -37,6 +37,7 @@ LATER: Mapping[str, Any] = {  # groups and slots that came later, with what ever
     "cache": {"_target_": "cq.cache.cut.CutPoint"},
     "predict": {"_target_": "cq.predict.last.Last"},
     "correct.output": {"_target_": "cq.correct.none.NoCorrection"},
+    "engine": {"_target_": "cq.engine.simulate.Simulate"},
     "compute": {"dtype": "float32", "compile": False},
     "model.release": None,
     "quantize.wait": None,
@@ -128,6 +129,7 @@ def execute(config: DictConfig, choices: Mapping[str, str], overrides: Sequence[
                 write_strip(outcome.samples, path.parent / "thumbnails" / f"{outcome.images_digest[:16]}.png")
                 made = _record(config, choices, weights, outcome, source, note="; ".join(outcome.missing.values()))
                 append(made, path)
+                log.info("Acceleration: %s (cq.load(...).apply(pipe) puts it on a stock pipeline)", outcome.folder)
                 parts.store.ended_well()
                 parts.logger.log_run(made, path.parent / made.thumbnails, place(config, "tracking"))
     except UnusableModelError:
@@ -225,8 +227,10 @@ def _record(
         made=outcome.made if outcome else {},
         artifacts=outcome.digests if outcome else {},
         images_digest=outcome.images_digest if outcome else "",
-        schedule={"num_calls": outcome.schedule.num_calls, "refresh_calls": list(outcome.schedule.refresh_calls)}
-        if outcome else {},
+        schedule={
+            "num_calls": outcome.acceleration.num_calls,
+            "refresh_calls": list(outcome.acceleration.schedule.refresh_calls),
+        } if outcome else {},
         thumbnails=f"thumbnails/{outcome.images_digest[:16]}.png" if outcome else "",
         status="failed" if outcome is None else "incomplete" if outcome.missing else "ok",
         note=note,

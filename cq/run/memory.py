@@ -9,9 +9,7 @@ import logging
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from math import prod
 from typing import Any
 
 import psutil
@@ -20,26 +18,19 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cq.core.processes import device
-from cq.evaluate.fidelity import SSIM_BYTES, SSIM_VALUES, Fidelity
 from cq.models.diffusion import DiffusionModel
 from cq.quantize.passes import unit_bytes
 from cq.quantize.reconstruct import Reconstruct
 from cq.run.components import Components
-from cq.run.preflight import needs_moments
-from cq.run.stages import Run
+from cq.run.context import Run
+from cq.run.costs import GIB, CallBytes
+from cq.run.pipeline import STEPS
 
 log = logging.getLogger(__name__)
 
-GIB = 2**30
-# On a CPU, convolutions hold their operands once more in a layout of their own: the resident memory of one call or
-# decoding at batch 75 grows by 1.8 to 2.2 times the counted bytes (ldm_mini, dit_mini, sd_mini; torch 2.14).
-COPIES = 2
 # glibc returns what is larger than this to the system at once; smaller pieces stay with the process.
 KEPT = 2**25
-BATCHED = {  # the part of a run whose batch decides a stage
-    "samples": "sample", "statistics": "calibrate", "quant_params": "quantizer", "reconstruction": "quantizer",
-}  # fmt: skip
+BATCHED = {step.name: step.batch_of for step in STEPS} | {"reconstruction": "quantizer"}
 
 
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -72,23 +63,6 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.now -= size
 
 
-@dataclass(frozen=True, kw_only=True)
-class CallBytes:
-    """base: the process with its model loaded. weights: of the network; a quantized twin has them, too.
-
-    image: peak of one image's call. map: of an image's cached maps, as calibration keeps them. decode: peak of decoding
-    one image. unit: what goes into and comes out of the largest unit in one image's call. units: what all units return.
-    """
-
-    base: int
-    weights: int
-    image: int
-    map: int
-    decode: int
-    unit: int
-    units: int
-
-
 @torch.no_grad()
 def call_bytes(parts: Components, model: DiffusionModel) -> CallBytes:
     """Count the tensors of calls of one and of two images; the difference is an image's."""
@@ -109,7 +83,10 @@ def call_bytes(parts: Components, model: DiffusionModel) -> CallBytes:
     image, held, decode, unit, units = (b - a for a, b in zip(one, two, strict=True))
     base = psutil.Process().memory_info().rss if model.device.type == "cpu" else torch.cuda.memory_allocated()
     weights = sum(_bytes(weight) for weight in model.denoiser.network.backbone.parameters())
-    return CallBytes(base=base, weights=weights, image=image, map=held, decode=decode, unit=unit, units=units)
+    return CallBytes(
+        base=base, weights=weights, image=image, map=held, decode=decode, unit=unit, units=units,
+        on_cpu=model.device.type == "cpu",
+    )  # fmt: skip
 
 
 @contextmanager
@@ -123,40 +100,17 @@ def _bytes(x: Tensor) -> int:
     return x.numel() * x.element_size()
 
 
-def peak_bytes(parts: Components, found: CallBytes, *, on_cpu: bool) -> dict[str, int]:
-    """Peak of each stage in the memory the network runs in; the largest one is the run's.
-
-    on_cpu: whether that is also where images and the calibration's ring are kept.
-    """
-    calls = parts.sampler.num_calls(parts.sample.num_steps)
-    copies, kept = (COPIES, KEPT) if on_cpu else (1, 0)
-    quantized = parts.quantizer.num_samples > 0
-    twin = found.weights if quantized else 0
-    ring = 0 if parts.offload and not on_cpu else found.map * min(parts.calibrate.window, calls - 1)
-    image = 4 * prod(parts.model.latent_shape) + prod(parts.model.image_shape)
-    sets = 3 * image * parts.sample.num_images if on_cpu else 0  # both sets, and the shards of one being joined
-    batch = min(parts.sample.batch_size, parts.sample.num_images)
-    grown = {"samples": twin + sets + copies * batch * max(found.image, found.decode)}  # beyond the base
-    if on_cpu and any(isinstance(metric, Fidelity) for metric in parts.metrics.values()):
-        grown["evaluation"] = twin + sets + max(SSIM_VALUES, prod(parts.model.image_shape)) * SSIM_BYTES
-    if needs_moments(parts.correct_cache) or hasattr(parts.planner, "reach"):
-        compared = 4 * found.map  # a map in float64, and its product with another
-        batch = min(parts.calibrate.batch_size, parts.calibrate.num_samples)
-        grown["statistics"] = batch * (copies * found.image + ring + compared)
-    if quantized:
-        batch = min(parts.quantizer.batch_size, parts.quantizer.num_samples)
-        grown["quant_params"] = twin + copies * batch * found.image + parts.quantizer.num_samples * found.map
-        if isinstance(parts.quantizer, Reconstruct):
-            state = 4 * prod(parts.model.latent_shape) + found.map
-            waits = parts.quantizer.waits(found.units * parts.quantizer.num_states, device())
-            waiting = min(found.units, found.image) if waits else 0  # what is alive in a call at once
-            held = parts.quantizer.held_bytes(state, found.unit, waiting)
-            grown["reconstruction"] = twin + copies * batch * found.image + held
+def peak_bytes(run: Run, found: CallBytes) -> dict[str, int]:
+    """Peak of each step in the memory the network runs in; the largest one is the run's."""
+    kept = KEPT if found.on_cpu else 0
+    grown: dict[str, int] = {}
+    for step in (make(run) for make in STEPS):
+        grown |= step.held_bytes(found) if step.needed or step.name == "samples" else {}
     left = sum(min(size, kept) for size in grown.values())
     return {name: found.base + size + left - min(size, kept) for name, size in grown.items()}
 
 
-def fitted(parts: Components, found: CallBytes, *, on_cpu: bool) -> Components:
+def fitted(parts: Components, found: CallBytes) -> Components:
     """The run with batches, and the place of the calibration's ring, such that it stays within `max_memory`.
 
     Batches are halved where they have to be; what they added up to is accumulated over more of them. Raises ValueError
@@ -166,11 +120,11 @@ def fitted(parts: Components, found: CallBytes, *, on_cpu: bool) -> Components:
         return parts
     limit = int(parts.max_memory * GIB)
     while True:
-        stages = peak_bytes(parts, found, on_cpu=on_cpu)
+        stages = peak_bytes(Run(parts), found)
         stage = max(stages, key=lambda name: stages[name])
         if stages[stage] <= limit:
             return parts
-        if stage == "statistics" and not on_cpu and not parts.offload:
+        if stage == "statistics" and not found.on_cpu and not parts.offload:
             parts = dataclasses.replace(parts, offload=True)
             continue
         if stage == "reconstruction" and isinstance(parts.quantizer, Reconstruct) and parts.quantizer.wait is not False:
@@ -200,7 +154,7 @@ def within_budget(parts: Components) -> Components:
         found = call_bytes(parts, model) if processes.is_main else None
     found = processes.told(found)
     assert found is not None
-    chosen = fitted(parts, found, on_cpu=model.device.type == "cpu")
+    chosen = fitted(parts, found)
     for key, value in changes(parts, chosen).items():
         log.info("budget.max_memory=%s: %s=%s", parts.max_memory, key, value)
     return chosen

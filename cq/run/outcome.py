@@ -2,22 +2,23 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from cq.core.artifacts import CacheSchedule, ChannelAffine, QuantParams, SampleSet
+from cq.core.acceleration import Acceleration
+from cq.core.artifacts import SampleSet
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOutcome:
     """Everything a run made; `cq.run.ledger` turns it into a RunRecord.
 
-    device: where its networks ran. rounding: what else the last digits depend on, batches included.
+    folder: where the acceleration lies. device: where its networks ran. rounding: what else the last digits depend on,
+    batches included.
     """
 
-    schedule: CacheSchedule
-    correction: ChannelAffine
-    output: ChannelAffine
-    params: QuantParams
+    acceleration: Acceleration
+    folder: Path
     samples: SampleSet
     baseline: SampleSet
     scores: Mapping[str, Any]

@@ -1,7 +1,7 @@
 """Seeds to images, batch by batch; every finished batch is on disk, so a killed run goes on where it stopped."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,8 +12,9 @@ from cq.core.values import Batch, Count, Distinct
 if TYPE_CHECKING:  # these bring torch, which a check of a configuration does not need
     from torch import Tensor
 
-    from cq.core.artifacts import CacheSchedule, ChannelAffine, SampleSet
-    from cq.core.contracts import Denoiser, Predictor
+    from cq.core.acceleration import Acceleration
+    from cq.core.artifacts import SampleSet
+    from cq.core.denoiser import Denoiser
     from cq.models.diffusion import DiffusionModel
 
 log = logging.getLogger(__name__)
@@ -81,12 +82,9 @@ def generate(
     *,
     sample: Sample,
     seeds: tuple[int, ...],
-    schedule: "CacheSchedule",
-    correction: "ChannelAffine",
-    predictor: "Predictor",
+    acceleration: "Acceleration",
     shards: Path,
     describe: str,
-    on_batch: Callable[[], None] = lambda: None,
 ) -> "SampleSet":
     """The images of `seeds`. Each batch leaves a shard; one that is there already, intact, is not drawn again."""
     import torch
@@ -95,8 +93,8 @@ def generate(
 
     parts = list(
         draw(
-            model, denoiser, sample=sample, seeds=seeds, starts=sample.starts(seeds), schedule=schedule,
-            correction=correction, predictor=predictor, shards=shards, describe=describe, on_batch=on_batch,
+            model, denoiser, sample=sample, seeds=seeds, starts=sample.starts(seeds), acceleration=acceleration,
+            shards=shards, describe=describe,
         )
     )  # fmt: skip
     return SampleSet(
@@ -115,12 +113,9 @@ def draw(
     sample: Sample,
     seeds: tuple[int, ...],
     starts: Sequence[int],
-    schedule: "CacheSchedule",
-    correction: "ChannelAffine",
-    predictor: "Predictor",
+    acceleration: "Acceleration",
     shards: Path,
     describe: str,
-    on_batch: Callable[[], None] = lambda: None,
 ) -> "Iterator[dict[str, Tensor]]":
     """The shards of the batches that begin at `starts`, one after the other; those that are missing are drawn.
 
@@ -145,9 +140,7 @@ def draw(
             model.noise_scheduler(sample.num_steps),
             x_NCHW,
             cond=model.condition(labels_N[rows].to(model.device)),
-            schedule=schedule,
-            correction=correction,
-            predictor=predictor,
+            acceleration=acceleration,
         ):
             x_NCHW = step.x_NCHW
             trace.append(x_NCHW[:keep].clone())
@@ -158,10 +151,8 @@ def draw(
     there = {start for start, path in paths.items() if path.exists()}
     if there:
         log.info("%s: %d of %d batches are there already", describe, len(there), len(paths))
-    with tqdm(total=len(paths) * schedule.num_calls, desc=describe, unit="call", mininterval=1.0) as progress:
+    with tqdm(total=len(paths) * acceleration.num_calls, desc=describe, unit="call", mininterval=1.0) as progress:
         for start, path in paths.items():
             yield present(path, partial(batch, start, progress))
             if start in there:
-                progress.update(schedule.num_calls)
-            else:
-                on_batch()
+                progress.update(acceleration.num_calls)

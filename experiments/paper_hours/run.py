@@ -15,7 +15,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from cq.core.contracts import CutNetwork
+from cq.core.denoiser import CutNetwork
 from cq.evaluate.efficiency import call_macs, counting
 from cq.models.architecture import architecture, build_part
 from cq.models.dit import DiTCut

@@ -12,8 +12,8 @@ from torch.testing import assert_close
 
 from cq.calibrate.trajectory import Calibrate, collect_statistics
 from cq.core.artifacts import TrajectoryStatistics
-from cq.core.contracts import DenoiserOutput
 from cq.core.denoise import DenoiseStep
+from cq.core.denoiser import DenoiserOutput
 from tests.oracles.pairwise import SITE, drifting_maps, statistics_of
 
 

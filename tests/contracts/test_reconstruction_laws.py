@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from cq.calibrate.loops import Loops
 from cq.core.artifacts import CacheSchedule, ChannelAffine, QuantParams
-from cq.core.contracts import CutNetwork
+from cq.core.denoiser import CutNetwork
 from cq.models.diffusion import DiffusionModel
 from cq.models.dit import DiTCut
 from cq.models.unet import UNetCut

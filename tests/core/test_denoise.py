@@ -12,8 +12,8 @@ from torch.testing import assert_close
 
 from cq.calibrate.predicted import predicted_moments
 from cq.core.artifacts import CacheSchedule, ChannelAffine
-from cq.core.contracts import Denoiser, DenoiserOutput
 from cq.core.denoise import denoise
+from cq.core.denoiser import Denoiser, DenoiserOutput
 from cq.core.seeding import initial_noise
 from cq.models.diffusion import DiffusionModel
 from cq.models.latent import LatentDiffusion

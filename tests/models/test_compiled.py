@@ -7,9 +7,9 @@ import torch
 from diffusers import UNet2DModel
 from torch._dynamo.utils import counters
 
-from cq.models.call import CallIndex
-from cq.models.compiled import compiled
-from cq.models.denoiser import GuidedDenoiser
+from cq.core.call import CallIndex
+from cq.core.denoiser import GuidedDenoiser
+from cq.engine.compiled import compiled
 from cq.models.dit import DiTCut
 from cq.models.unet import UNetCut
 from tests.tiny import tiny_transformer

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from cq.core.contracts import Denoiser
-from cq.models.call import CallIndex
-from cq.models.denoiser import GuidedDenoiser
+from cq.core.call import CallIndex
+from cq.core.denoiser import Denoiser, GuidedDenoiser
 from cq.models.unet import UNetCut
 from tests.tiny import tiny_conditional_unet
 

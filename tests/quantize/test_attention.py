@@ -9,7 +9,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor
 from torch.testing import assert_close
 
-from cq.models.call import CallIndex
+from cq.core.call import CallIndex
 from cq.quantize.layers import ActQuantizer, QuantAttention
 from cq.quantize.observers import MinMax
 from cq.quantize.ptq import OPERANDS

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from cq.core.call import CallIndex
 from cq.core.contracts import Corrector
 from cq.core.moments import PairMoments
 from cq.correct.channel_affine import ChannelAffineFit
 from cq.correct.release import ReleaseAffine
-from cq.models.call import CallIndex
 from cq.quantize.affine import choose_qparams, quantize
 from cq.quantize.layers import ActQuantizer, QuantLayer, QuantWeight, choose_weight_qparams, halves
 from cq.quantize.observers import MinMax

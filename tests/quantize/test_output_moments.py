@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from cq.core.artifacts import ChannelAffine, QuantParams
-from cq.core.contracts import Corrector, Denoiser
+from cq.core.contracts import Corrector
+from cq.core.denoiser import Denoiser
 from cq.core.moments import PairMoments
 from cq.core.seeding import initial_noise
 from cq.correct.channel_affine import ChannelAffineFit
@@ -17,7 +18,7 @@ from cq.correct.none import NoCorrection
 from cq.correct.offset_only import OffsetOnly
 from cq.correct.ptqd import PTQD
 from cq.correct.tables import fit_tables, lazily
-from cq.models.corrected import NOISE, CorrectedDenoiser, corrected
+from cq.engine.corrected import NOISE, CorrectedDenoiser, corrected
 from cq.quantize.output_moments import output_moments
 from cq.run.ledger import execute
 from tests.quantize.trajectories import CACHED, CALLS, NO_CORRECTION, PTQ_8, TinyRuns

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from cq.models.call import CallIndex
+from cq.core.call import CallIndex
 from cq.quantize.affine import choose_qparams, quantize, round_to_grid
 from cq.quantize.layers import ActQuantizer, QuantLayer, QuantWeight
 from cq.quantize.learn import Training, Workbench, learn_unit

@@ -11,8 +11,8 @@ from torch import Tensor
 from cq.core.artifacts import CacheSchedule, ChannelAffine, QuantParams
 from cq.core.contracts import Quantizer
 from cq.core.denoise import DenoiseStep, denoise
+from cq.core.denoiser import GuidedDenoiser
 from cq.core.seeding import initial_noise
-from cq.models.denoiser import GuidedDenoiser
 from cq.models.diffusion import DiffusionModel
 from cq.quantize.observers import MinMax
 from cq.quantize.ptq import PTQ

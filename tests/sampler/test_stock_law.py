@@ -17,8 +17,9 @@ from torch import Tensor
 
 from cq.calibrate.loops import every_call
 from cq.core.artifacts import ChannelAffine
-from cq.core.contracts import DenoiserOutput, Sampler
+from cq.core.contracts import Sampler
 from cq.core.denoise import denoise
+from cq.core.denoiser import DenoiserOutput
 from cq.sampler.stock import StockSolver
 from cq.sampler.stored import CLASSES
 from tests.choices import built, names

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from cq.core.acceleration import NOISE
 from cq.core.artifacts import ChannelAffine
-from cq.core.contracts import Denoiser, DenoiserOutput
-
-NOISE = "noise"  # the table's name: it belongs to no site and no layer
+from cq.core.denoiser import Denoiser, DenoiserOutput
 
 
 @dataclass(frozen=True, kw_only=True)

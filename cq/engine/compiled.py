@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cq.core.contracts import CutNetwork
-from cq.models.denoiser import GuidedDenoiser
+from cq.core.denoiser import CutNetwork, GuidedDenoiser
 
 
 class CompiledNetwork:

@@ -1,0 +1,69 @@
+"""What a person can read of an Acceleration's parts, in Markdown."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from cq.core.artifacts import CacheSchedule, ChannelAffine, QuantParams
+
+KIB = 1024
+
+
+def of_schedule(schedule: CacheSchedule) -> Iterator[str]:
+    """Refreshes over calls: one character a call."""
+    refresh = set(schedule.refresh_calls)
+    line = "".join("#" if call in refresh else "." for call in range(schedule.num_calls))
+    yield f"{len(refresh)} of {schedule.num_calls} calls run the whole network (`#`), by {schedule.planner}; the others"
+    yield "(`.`) reuse maps, noisiest call first:"
+    yield from ("", "```", *(line[start : start + 100] for start in range(0, len(line), 100)), "```")
+    for first, sites in schedule.phases:
+        yield f"- from call {first} on, reused at: {', '.join(f'`{site}`' for site in sites) or 'nothing'}"
+
+
+def of_bits(params: QuantParams) -> Iterator[str]:
+    """Bits by layer, with the reason where a layer stays in full precision."""
+    if not params.bits:
+        yield "Every layer computes in full precision."
+        return
+    count = Counter("full precision" if row["reason"] else _width(row) for row in params.coverage)
+    yield "; ".join(f"{number} layers {width}" for width, number in count.most_common()) + "."
+    yield from ("", "| layer | kind | bits | why not |", "|---|---|---|---|")
+    for row in params.coverage:
+        width = "full" if row["reason"] else _width(row)
+        yield f"| {row['name']} | {row['kind']} | {width} | {row['reason']} |"
+
+
+def of_correction(name: str, correction: ChannelAffine) -> Iterator[str]:
+    """Where gain and offset are applied, and how far the gains reach."""
+    for site, table_T2C in correction.tables.items():
+        gain = table_T2C[:, 0]
+        explained = (
+            f", {float(correction.r2[site].mean()):.0%} of the variance explained" if site in correction.r2 else ""
+        )
+        yield (
+            f"- {name}, `{site}`: {gain.shape[1]} channels, gains {float(gain.min()):.3f} to {float(gain.max()):.3f}"
+            f"{explained}"
+        )
+
+
+def of_sizes(tensors: Mapping[str, Tensor]) -> Iterator[str]:
+    """What each part takes on disk."""
+    sizes: Counter[str] = Counter()
+    for name, tensor in tensors.items():
+        sizes[name.partition("/")[0]] += tensor.numel() * tensor.element_size()
+    yield "; ".join(f"{part} {size / KIB:.1f} KiB" for part, size in sizes.items()) or "no tensors"
+
+
+def of_origin(made_from: Mapping[str, Any]) -> Iterator[str]:
+    """One line a fact."""
+    for key, value in made_from.items():
+        if isinstance(value, Mapping):
+            yield f"- {key}: " + ", ".join(f"{name}={each}" for name, each in value.items() if each not in (None, {}))
+        else:
+            yield f"- {key}: {value}"
+
+
+def _width(row: Mapping[str, Any]) -> str:
+    return f"W{row['weight_bits']}A{row['act_bits']}"

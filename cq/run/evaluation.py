@@ -1,0 +1,101 @@
+"""The scores of a run's images, and what else is said of them: counted cost, measured time, captions."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+
+from cq.core.acceleration import Acceleration
+from cq.core.artifacts import SampleSet
+from cq.evaluate.efficiency import counted_cost
+from cq.evaluate.fidelity import SSIM_BYTES, SSIM_VALUES, Fidelity
+from cq.evaluate.protocol import EvaluationContext, MetricUnavailable
+from cq.models.diffusion import PIXELS
+from cq.run.components import Components
+from cq.run.context import Run
+from cq.run.costs import METRIC_IMAGE_SECONDS, METRIC_SECONDS, CallBytes, CallSeconds
+from cq.sampler.ddim import DDIM
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """found: by metric, as a record holds them. missing: why a metric is not there, or not in full."""
+
+    found: Mapping[str, Any]
+    missing: Mapping[str, str]
+
+
+class Evaluation:
+    """The last step of a run, which makes no artefact of its own."""
+
+    name = "evaluation"
+    batch_of = ""
+    decided_by: tuple[str, ...] = ()
+    needed = True
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.parts = run.parts
+
+    def scores(self, samples: SampleSet, baseline: SampleSet) -> Scores:
+        """Every metric of the configuration; what cannot be computed here is missing, and said."""
+        context = EvaluationContext(
+            samples=samples, baseline=baseline, sampling=_sampling_protocol(self.parts),
+            captions=self.run.model.captions(samples.labels_N) if hasattr(self.parts.model, "prompts") else (),
+            same_calls=self.parts.is_baseline, solver=_solver(self.parts),
+        )  # fmt: skip
+        scores: dict[str, Any] = {}
+        missing: dict[str, str] = {}
+        for name, metric in self.parts.metrics.items():
+            try:
+                scores |= {key: score.as_json() for key, score in metric.compute(context).items()}
+            except MetricUnavailable as error:
+                missing[name] = str(error)
+                scores |= {key: score.as_json() for key, score in error.found.items()}
+                log.warning("%s not computed%s: %s", name, " in full" if error.found else "", error)
+        return Scores(found=scores, missing=missing)
+
+    def counted(self, acceleration: Acceleration) -> dict[str, float]:
+        """MACs, BOPs and weight bytes."""
+        model = self.run.model
+        cond = model.condition(torch.zeros(1, dtype=torch.int64, device=model.device))
+        return counted_cost(
+            model.denoiser.network, latent_shape=self.parts.model.latent_shape,
+            cond=None if cond is None else cond[:1], schedule=acceleration.schedule, sites=model.denoiser.sites,
+            coverage=acceleration.params.coverage,
+        )  # fmt: skip
+
+    def seconds(self, calls: CallSeconds) -> float:
+        """About how long all metrics take."""
+        return len(self.parts.metrics) * (METRIC_SECONDS + METRIC_IMAGE_SECONDS * self.parts.sample.num_images)
+
+    def held_bytes(self, found: CallBytes) -> Mapping[str, int]:
+        """See `Stage.held_bytes`."""
+        if not found.on_cpu or not any(isinstance(metric, Fidelity) for metric in self.parts.metrics.values()):
+            return {}
+        twin = found.weights if self.parts.quantized else 0
+        return {
+            self.name: twin + self.run.set_bytes + max(SSIM_VALUES, prod(self.parts.model.image_shape)) * SSIM_BYTES
+        }
+
+
+def _solver(parts: Components) -> str:
+    """The baseline's solver; empty for DDIM, which was the only one when the first protocols were recorded."""
+    return "" if parts.baseline_sampler == DDIM() else repr(parts.baseline_sampler)
+
+
+def _sampling_protocol(parts: Components) -> dict[str, Any]:
+    stated = parts.protocol.stated()
+    if stated and hasattr(parts.model, "content_digest"):  # prompts decide images as the weights do
+        stated["prompts"] = parts.model.content_digest()[:12]
+    return {
+        "model": parts.model.weights, "weights": parts.model.weights_digest()[:12],
+        "guidance": parts.model.guidance, "eta": 0.0, "steps": parts.baseline_steps,
+        "classes": parts.sample.labels if parts.sample.classes is None else f"{parts.sample.labels} of "
+        f"{list(parts.sample.classes)}", "pixel_rounding": PIXELS, **stated,
+    }  # fmt: skip

@@ -1,0 +1,45 @@
+"""The Acceleration as one artefact, with where it comes from: what a run leaves behind for others to apply."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cq import __version__
+from cq.core.acceleration import Acceleration
+from cq.engine.fingerprint import fingerprint
+from cq.run.identity import described
+from cq.run.origin import Source
+from cq.run.stages.stage import Stage
+
+
+class Accelerated(Stage[Acceleration]):
+    """All parts together."""
+
+    name = "acceleration"
+    kind = Acceleration
+
+    def key(self, before: Acceleration) -> Mapping[str, Any]:
+        return {"acceleration": before.identity}
+
+    def make(self, before: Acceleration, shards: Path) -> Acceleration:
+        parts = self.parts
+        scheduler = self.run.model.noise_scheduler(parts.sample.num_steps)
+        made_from = {
+            "model": {"weights": parts.model.weights, **fingerprint(self.run.model.denoiser)},
+            "sampler": {
+                "num_inference_steps": parts.sample.num_steps, **described(parts.sampler),
+                "timesteps": [float(t) for t in scheduler.timesteps],
+            },
+            "calibration": {
+                "run_seed": parts.run_seed, "calibrate": described(parts.calibrate),
+                "schedule": described(parts.planner), "cost": described(parts.cost),
+                "predict": described(parts.predictor), "quantize": described(parts.quantizer),
+                "correct": {
+                    "cache": described(parts.correct_cache), "quant": described(parts.correct_quant),
+                    "output": described(parts.correct_output),
+                },
+            },
+            "versions": {"cq": __version__, "commit": Source.now().commit, "dtype": parts.dtype},
+        }  # fmt: skip
+        return replace(before, made_from=made_from)

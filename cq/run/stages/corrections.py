@@ -1,0 +1,158 @@
+"""Decoupled error correction: of stale maps, of what quantized layers make of them, of the noise prediction.
+
+CacheQuant (arXiv:2503.01323) fits the cache error and the quantization error apart; the third slot holds corrections
+of the prediction, such as PTQD's (arXiv:2305.10657).
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from cq.calibrate.predicted import batch_moments, merged_moments
+from cq.core.acceleration import NO_CORRECTION, NOISE, Acceleration
+from cq.core.artifacts import ChannelAffine
+from cq.core.contracts import Corrector
+from cq.core.moments import PairMoments
+from cq.core.shards import present
+from cq.correct.from_statistics import moments_for_schedule
+from cq.correct.tables import fit_tables, lazily
+from cq.quantize.entry_moments import entry_moments
+from cq.quantize.output_moments import output_moments
+from cq.quantize.twin import entry_layers, fake_quantized
+from cq.run.costs import CORRECTION_FACTOR, CallSeconds
+from cq.run.identity import described
+from cq.run.preflight import needs_moments
+from cq.run.stages.stage import Part
+from cq.run.stages.statistics import Statistics
+
+
+class _Correction(Part[ChannelAffine]):
+    """Gain and offset, per call and channel, that a corrector fits."""
+
+    kind = ChannelAffine
+
+    @property
+    @abstractmethod
+    def corrector(self) -> Corrector:
+        """Who fits it."""
+
+    def key(self, before: Acceleration) -> Mapping[str, Any]:
+        return {"corrector": described(self.corrector), "acceleration": before.identity}
+
+    @property
+    def needed(self) -> bool:
+        return needs_moments(self.corrector)
+
+    def fitted(
+        self, before: Acceleration, gather: Callable[[], Mapping[str, PairMoments]], *,
+        biases: Mapping[str, Tensor | None], maps: bool = False,
+    ) -> ChannelAffine:  # fmt: skip
+        """The fits at the names that have `biases`. maps: fresh at refresh calls, where nothing is corrected."""
+        return fit_tables(self.corrector, before.schedule, lazily(biases, gather), biases=biases, identity_at_full=maps)
+
+
+class CacheCorrection(_Correction):
+    """Gain and offset of the map that is reused."""
+
+    name = "cache_correction"
+    field = "cache"
+
+    @property
+    def corrector(self) -> Corrector:
+        return self.parts.correct_cache
+
+    def key(self, before: Acceleration) -> Mapping[str, Any]:
+        return {**super().key(before), "calibrate": described(self.parts.calibrate)}
+
+    def share(self, before: Acceleration) -> None:
+        if not self.needed:
+            return
+        if before.reuses_as_is:
+            statistics = Statistics(self.run)
+            self.run.store.share(self.name, self.whole_key(before), self.kind, lambda _: statistics.get(before))
+        else:
+            self.share_out(before, partial(self._batches, before), range(self.parts.calibrate.num_batches))
+
+    def make(self, before: Acceleration, shards: Path) -> ChannelAffine:
+        sites = self.run.model.denoiser.sites
+
+        def gather() -> Mapping[str, PairMoments]:
+            if before.reuses_as_is:  # the calibration statistics know every pair of calls already
+                statistics = Statistics(self.run).get(before)
+                return {site: moments_for_schedule(statistics, before.schedule, site) for site in sites}
+            return merged_moments(self._batches(before, shards, range(self.parts.calibrate.num_batches)), sites)
+
+        return self.fitted(before, gather, biases=dict.fromkeys(sites), maps=True)
+
+    def _batches(self, before: Acceleration, shards: Path, indices: Sequence[int]) -> Iterator[Mapping[str, Tensor]]:
+        calibrate, denoiser = self.parts.calibrate, self.run.model.denoiser
+        batches = self.run.loops.full(denoiser, calibrate.num_samples, calibrate.batch_size)
+        for index in indices:
+            path = shards / f"moments_{index:05d}.safetensors"
+            yield present(path, partial(batch_moments, batches[index], acceleration=before, sites=denoiser.sites))
+
+
+class QuantCorrection(_Correction):
+    """Gain and offset of what the quantized entry layers make of the cached half."""
+
+    name = "quant_correction"
+    field = "quant"
+
+    @property
+    def corrector(self) -> Corrector:
+        return self.parts.correct_quant
+
+    def make(self, before: Acceleration, shards: Path) -> ChannelAffine:
+        denoiser = self.run.model.denoiser
+        layers = entry_layers(denoiser, before.params)
+
+        def gather() -> Mapping[str, PairMoments]:
+            return entry_moments(
+                denoiser, fake_quantized(denoiser, before.params), layers,
+                self.run.loops.lockstep(before, self.parts.quantizer), num_calls=self.run.num_calls,
+                may_rest=len(before.schedule.phases) > 1,
+            )  # fmt: skip
+
+        biases = {name: denoiser.network.backbone.get_submodule(name).bias for name in layers}
+        return self.fitted(before, gather, biases=biases)
+
+    @property
+    def needed(self) -> bool:
+        return self.parts.quantized and super().needed
+
+    def seconds(self, calls: CallSeconds) -> float:
+        return self.parts.quantizer.num_samples * self.run.deployed_seconds(calls) * CORRECTION_FACTOR
+
+
+class OutputCorrection(_Correction):
+    """Gain and offset of the quantized network's noise prediction; nothing where nothing is quantized."""
+
+    name = "output_correction"
+    field = "output"
+
+    @property
+    def corrector(self) -> Corrector:
+        return self.parts.correct_output
+
+    def make(self, before: Acceleration, shards: Path) -> ChannelAffine:
+        if not before.quantized:
+            return NO_CORRECTION
+        denoiser = self.run.model.denoiser
+
+        def gather() -> Mapping[str, PairMoments]:
+            twin = fake_quantized(denoiser, before.params, before.quant)
+            lockstep = self.run.loops.lockstep(before, self.parts.quantizer)
+            return {NOISE: output_moments(denoiser, twin, lockstep, num_calls=self.run.num_calls)}
+
+        return self.fitted(before, gather, biases={NOISE: None})
+
+    @property
+    def needed(self) -> bool:
+        return self.parts.quantized and super().needed
+
+    def seconds(self, calls: CallSeconds) -> float:
+        return self.parts.quantizer.num_samples * self.run.deployed_seconds(calls) * (1 + calls.twin / calls.full)

@@ -1,0 +1,46 @@
+"""When the maps are refreshed, and how much each past refresh counts at the calls in between."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cq.core.acceleration import Acceleration
+from cq.core.artifacts import CacheSchedule
+from cq.core.contracts import PlanRequest
+from cq.predict.forecast import forecast_of
+from cq.run.identity import described
+from cq.run.stages.stage import Part
+from cq.run.stages.statistics import Statistics
+
+
+class Schedule(Part[CacheSchedule]):
+    """The planner's schedule, with the strategy's phases."""
+
+    name = "schedule"
+    field = "schedule"
+    kind = CacheSchedule
+
+    def key(self, before: Acceleration) -> Mapping[str, Any]:
+        parts = self.parts
+        return {
+            "planner": described(parts.planner), "cost": described(parts.cost),
+            "strategy": described(parts.strategy), "calibrate": described(parts.calibrate),
+        }  # fmt: skip
+
+    def share(self, before: Acceleration) -> None:
+        self.run.store.share(self.name, self.whole_key(before), self.kind, lambda _: self._planned(before))
+
+    def make(self, before: Acceleration, shards: Path) -> CacheSchedule:
+        return replace(self._planned(before), phases=self.run.phases)
+
+    def after(self, before: Acceleration) -> Acceleration:
+        schedule = self.get(before)
+        return Acceleration(schedule=schedule, forecast=forecast_of(schedule, self.parts.predictor))
+
+    def _planned(self, before: Acceleration) -> CacheSchedule:
+        statistics = Statistics(self.run)
+        request = PlanRequest(
+            num_calls=self.run.num_calls, cost=self.parts.cost, statistics=lambda: statistics.get(before)
+        )
+        return self.parts.planner.plan(request)
