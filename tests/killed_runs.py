@@ -21,9 +21,9 @@ from omegaconf import DictConfig
 from cq.core.artifacts import Artifact, CacheSchedule, ChannelAffine, QuantParams, SampleSet, TrajectoryStatistics
 from cq.evaluate.latency import Timing
 from cq.run.components import Components
+from cq.run.context import Run
 from cq.run.ledger import execute
 from cq.run.record import RunRecord, read
-from cq.run.stages import Run
 from tests.tiny_runs import composed, quick
 
 KINDS: dict[str, type[Artifact]] = {

@@ -19,8 +19,8 @@ from omegaconf import DictConfig
 
 from cq.core.processes import here
 from cq.run.components import Components
+from cq.run.context import Run
 from cq.run.ledger import execute
-from cq.run.stages import Run
 from tests.killed_runs import check_nothing_is_left_over, digests, ended, fork, only_record
 from tests.tiny_runs import composed, quick
 

@@ -14,9 +14,9 @@ import torchmetrics.functional.image  # noqa: F401 - imported here, so that no f
 
 from cq.run import identity
 from cq.run.components import Components
+from cq.run.context import Run
 from cq.run.ledger import execute
 from cq.run.record import read
-from cq.run.stages import Run
 from tests.killed_runs import ended, fork
 from tests.tiny_runs import composed, quick
 

@@ -11,7 +11,6 @@ from cq.calibrate.trajectory import collect_statistics
 from cq.core.artifacts import ChannelAffine
 from cq.core.combine import combine
 from cq.models.diffusion import DiffusionModel
-from cq.predict.last import Last
 from cq.run.components import Components
 from cq.run.pipeline import run
 from tests.families import component
@@ -47,7 +46,7 @@ def test_a_call_that_gets_its_own_features_is_bit_identical(
 
 def test_statistics_of_16_bit_maps_are_summed_in_float64(tiny_folders: dict[str, Path]) -> None:
     model = loaded("ldm", tiny_folders, torch.bfloat16)
-    loops = Loops(model=model, num_steps=4, predictor=Last(), run_seed=0)
+    loops = Loops(model=model, num_steps=4, run_seed=0)
     maps = [step.output.features for step in loops.full(model.denoiser, 2, 2)[0]]
     found = collect_statistics(
         loops.full(model.denoiser, 2, 2), phases=((0, model.denoiser.sites),),
@@ -91,7 +90,7 @@ def test_rounding_is_learned_in_float32_and_deployed_in_bfloat16(tiny_folder: Pa
     )  # fmt: skip
     outcome = run(Components.of(composed(quick(tiny_folder, tmp_path, *chosen, "budget.num_steps=4"))[0]))
     assert outcome is not None
-    assert any(name.endswith("/codes") for name in outcome.params.tensors)
+    assert any(name.endswith("/codes") for name in outcome.acceleration.params.tensors)
     assert outcome.samples.latents_NCHW.isfinite().all()
 
 

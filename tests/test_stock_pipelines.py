@@ -16,7 +16,8 @@ from cq.evaluate.fidelity import psnr_db
 from cq.models.locate import locate
 from cq.models.stable_diffusion import TextModel
 from cq.run.components import Components
-from cq.run.stages import Run
+from cq.run.context import Run
+from cq.run.stages.samples import Baseline
 from experiments.zoo.drawing import ClassConditional, Latents, Pixels, TextToImage, drawn
 from tests.tiny_runs import composed
 
@@ -30,7 +31,7 @@ def ours(model: str, root: Path, *overrides: str) -> tuple[Run, Tensor]:
     small = [f"sample.num_images={IMAGES}", f"sample.batch_size={IMAGES}", "evaluate=fidelity", "latency=none"]
     config, _ = composed([f"model={model}", *small, *paths, f"paths.records={root}/records.jsonl", *overrides])
     run = Run(Components.of(config))
-    return run, run.baseline()().images_NCHW
+    return run, Baseline(run).drawn(Baseline(run).unaccelerated)().images_NCHW
 
 
 def ldm_loop(folder: Path, num_steps: int) -> Tensor:

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from cq.core.artifacts import CacheSchedule, ChannelAffine
+from cq.core.acceleration import Acceleration, every_call
+from cq.core.artifacts import CacheSchedule
 from cq.core.denoise import denoise
 from cq.core.seeding import initial_noise
 from cq.evaluate.efficiency import call_macs
@@ -82,7 +83,6 @@ def loop(model: DiffusionModel, num_steps: int = 50, interval: int = 5) -> dict[
     schedule = CacheSchedule(
         num_calls=num_steps, refresh_calls=tuple(range(0, num_steps, interval)), planner="uniform", interval=interval
     )
-    nothing = ChannelAffine(schedule="", tables={}, r2={})
     network, guidance = model.denoiser.network, model.component.guidance
     assert guidance is not None
     out: dict[str, torch.Tensor] = {}
@@ -90,7 +90,7 @@ def loop(model: DiffusionModel, num_steps: int = 50, interval: int = 5) -> dict[
     def ours() -> None:
         for step in denoise(
             model.denoiser, model.noise_scheduler(num_steps), initial_noise(seeds, model.component.latent_shape),
-            cond=cond, schedule=schedule, correction=nothing,
+            cond=cond, acceleration=Acceleration(schedule=schedule),
         ):  # fmt: skip
             out["ours"] = step.x_NCHW
 
@@ -135,12 +135,10 @@ def _calibrate(num_steps: int) -> None:
     from cq.calibrate.trajectory import collect_statistics
 
     model = _model()
-    every = CacheSchedule(num_calls=num_steps, refresh_calls=tuple(range(num_steps)), planner="none", interval=None)
-    nothing = ChannelAffine(schedule="", tables={}, r2={})
     steps = denoise(
         model.denoiser, model.noise_scheduler(num_steps),
         initial_noise(tuple(range(BATCH)), model.component.latent_shape),
-        cond=model.condition(torch.arange(BATCH) % 10), schedule=every, correction=nothing,
+        cond=model.condition(torch.arange(BATCH) % 10), acceleration=Acceleration(schedule=every_call(num_steps)),
     )  # fmt: skip
     collect_statistics(
         [steps], phases=((0, model.denoiser.sites),), noise_scheduler=model.noise_scheduler(num_steps), window=39

@@ -22,9 +22,10 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from cq.calibrate.loops import NO_CORRECTION, Loops, every_call
+from cq.calibrate.loops import Loops
 from cq.calibrate.reduced import ReducedCalibrate
 from cq.calibrate.trajectory import Calibrate, collect_statistics
+from cq.core.acceleration import Acceleration, every_call
 from cq.core.artifacts import CacheSchedule, TrajectoryStatistics
 from cq.core.contracts import PlanRequest
 from cq.core.denoise import DenoiseStep, denoise
@@ -32,7 +33,6 @@ from cq.core.seeding import image_seeds, initial_noise
 from cq.cost.l1 import L1
 from cq.evaluate.fidelity import relative_error
 from cq.models.diffusion import DiffusionModel
-from cq.predict.last import Last
 from cq.run.config import CONF, build
 from cq.run.origin import Source
 from cq.schedule.dps import DPS
@@ -113,7 +113,7 @@ def collect(model: DiffusionModel, collection: Collection, sizes: Sizes, folder:
 
 
 def trajectories(model: DiffusionModel, sizes: Sizes) -> Iterable[Iterator[DenoiseStep]]:
-    loops = Loops(model=model, num_steps=sizes.steps, predictor=Last(), run_seed=0)
+    loops = Loops(model=model, num_steps=sizes.steps, run_seed=0)
     return loops.full(model.denoiser, sizes.samples, sizes.samples)
 
 
@@ -169,7 +169,7 @@ class Judge:
         noise = initial_noise(seeds, model.component.latent_shape)
         *_, last = denoise(
             model.denoiser, model.noise_scheduler(self._sizes.steps), noise, cond=model.condition(labels),
-            schedule=schedule, correction=NO_CORRECTION,
+            acceleration=Acceleration(schedule=schedule),
         )  # fmt: skip
         return last.x_NCHW
 

@@ -17,8 +17,9 @@ import torch
 from omegaconf import OmegaConf
 from scipy.stats import wilcoxon
 
-from cq.calibrate.loops import NO_CORRECTION, Loops, every_call
+from cq.calibrate.loops import Loops
 from cq.calibrate.trajectory import collect_statistics
+from cq.core.acceleration import Acceleration, every_call
 from cq.core.artifacts import CacheSchedule, TrajectoryStatistics
 from cq.core.contracts import PlanRequest
 from cq.core.denoise import denoise
@@ -28,7 +29,6 @@ from cq.cost.residual import Residual
 from cq.cost.weighted import Weighted
 from cq.evaluate.fidelity import relative_error
 from cq.models.diffusion import DiffusionModel
-from cq.predict.last import Last
 from cq.run.config import CONF, build
 from cq.run.origin import Source
 from cq.schedule.dps import DPS
@@ -69,7 +69,7 @@ def latents(model: DiffusionModel, schedule: CacheSchedule) -> torch.Tensor:
     labels = torch.arange(IMAGES) % max(1, model.component.num_classes)
     *_, last = denoise(
         model.denoiser, model.noise_scheduler(STEPS), initial_noise(seeds, model.component.latent_shape),
-        cond=model.condition(labels), schedule=schedule, correction=NO_CORRECTION,
+        cond=model.condition(labels), acceleration=Acceleration(schedule=schedule),
     )  # fmt: skip
     return last.x_NCHW
 
@@ -77,7 +77,7 @@ def latents(model: DiffusionModel, schedule: CacheSchedule) -> torch.Tensor:
 def compare(model: DiffusionModel, num_random: int) -> dict[str, Any]:
     """For each interval: the mean error of every planned schedule, where it ranks among random ones, and two tests."""
     phases = ((0, model.denoiser.sites),)
-    loops = Loops(model=model, num_steps=STEPS, predictor=Last(), run_seed=0)
+    loops = Loops(model=model, num_steps=STEPS, run_seed=0)
     statistics = collect_statistics(
         loops.full(model.denoiser, CALIBRATION, CALIBRATION), phases=phases,
         noise_scheduler=model.noise_scheduler(STEPS), window=2 * max(INTERVALS) - 1,

@@ -17,12 +17,12 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from cq.core.artifacts import CacheSchedule, ChannelAffine, digest_of_tensor
+from cq.core.acceleration import Acceleration, every_call
+from cq.core.artifacts import digest_of_tensor
 from cq.core.seeding import image_seeds
 from cq.models.diffusion import folder_digest
 from cq.models.latent import LatentDiffusion
 from cq.models.locate import locate
-from cq.predict.last import Last
 from cq.run.config import CONF, build
 from cq.sample.generate import Sample, generate
 from experiments.zoo.data import fashion_mnist
@@ -130,9 +130,7 @@ def measure_ldm_mini(size: Size, *, work: Path, root: Path) -> tuple[dict[str, A
         loaded.denoiser,
         sample=sample,
         seeds=image_seeds("evaluation", run_seed=RUN_SEED, count=size.num_images),
-        schedule=CacheSchedule(num_calls=calls, refresh_calls=tuple(range(calls)), planner="none", interval=None),
-        correction=ChannelAffine(schedule="", tables={}, r2={}),
-        predictor=Last(),
+        acceleration=Acceleration(schedule=every_call(calls)),
         shards=shards,
         describe="images",
     )

@@ -10,20 +10,21 @@ from diffusers import DiTPipeline, PixArtSigmaPipeline, StableDiffusionPipeline,
 from torch import Tensor
 from torch.testing import assert_close
 
-from cq.core.artifacts import CacheSchedule, ChannelAffine
+from cq.core.acceleration import Acceleration
+from cq.core.artifacts import CacheSchedule
 from cq.core.contracts import Predictor
 from cq.core.denoise import denoise
 from cq.core.phases import all_sites
 from cq.core.seeding import initial_noise
 from cq.models.diffusion import DiffusionModel
 from cq.models.transformer import TransformerModel
+from cq.predict.forecast import forecast_of
 from cq.predict.last import Last
 from cq.predict.taylor import Taylor
 from cq.sampler.ddim import DDIM
 from tests.families import PAIRS, STRATEGIES, component
 
 STEPS = 5
-NO_CORRECTION = ChannelAffine(schedule="", tables={}, r2={})
 every_pair = pytest.mark.parametrize(("family", "strategy"), PAIRS)
 
 
@@ -49,7 +50,8 @@ def latents(
     labels = torch.tensor([seed % max(1, model.component.num_classes) for seed in seeds])
     *_, last = denoise(
         model.denoiser, model.noise_scheduler(STEPS), initial_noise(seeds, model.component.latent_shape),
-        cond=model.condition(labels), schedule=schedule, correction=NO_CORRECTION, predictor=predictor,
+        cond=model.condition(labels),
+        acceleration=Acceleration(schedule=schedule, forecast=forecast_of(schedule, predictor)),
     )  # fmt: skip
     return last.x_NCHW
 
@@ -146,7 +148,7 @@ def test_the_plain_loop_is_the_stock_dit_pipeline_bit_for_bit(
     noise = torch.randn(2, 4, 8, 8, generator=again)
     *_, last = denoise(
         model.denoiser, model.noise_scheduler(STEPS), noise, cond=model.condition(torch.tensor([4, 7])),
-        schedule=every(schedule), correction=NO_CORRECTION,
+        acceleration=Acceleration(schedule=every(schedule)),
     )  # fmt: skip
     assert torch.equal(seen[0] * model.vae.config.scaling_factor, last.x_NCHW)
 

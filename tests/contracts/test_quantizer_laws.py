@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from cq.calibrate.loops import NO_CORRECTION, Loops
+from cq.calibrate.loops import Loops
+from cq.core.acceleration import Acceleration
 from cq.core.artifacts import CacheSchedule, ChannelAffine, QuantParams
 from cq.core.contracts import NamesLayers, Quantizer
 from cq.models.diffusion import DiffusionModel
-from cq.predict.last import Last
+from cq.quantize.twin import entry_layers, fake_quantized
 from tests.choices import built, names
 from tests.families import WRITERS, component
 
@@ -37,8 +38,8 @@ class Case:
         return {k: v.clone() for k, v in self.model.denoiser.network.backbone.state_dict().items()}
 
     def latents(self, denoiser: Any) -> Tensor:
-        loops = Loops(model=self.model, num_steps=STEPS, predictor=Last(), run_seed=0)
-        *_, last = loops.one(denoiser, loops.seeds(2), self.schedule, NO_CORRECTION)
+        loops = Loops(model=self.model, num_steps=STEPS, run_seed=0)
+        *_, last = loops.one(denoiser, loops.seeds(2), Acceleration(schedule=self.schedule))
         return last.x_NCHW
 
 
@@ -49,9 +50,9 @@ def cases(folders: dict[str, Path]) -> dict[str, Case]:
         model = component(family, folders[family]).load()
         num_calls = model.sampler.num_calls(STEPS)
         schedule = CacheSchedule(num_calls=num_calls, refresh_calls=(0, 2), planner="test", interval=2)
-        loops = Loops(model=model, num_steps=STEPS, predictor=Last(), run_seed=0)
+        loops = Loops(model=model, num_steps=STEPS, run_seed=0)
         made[family] = Case(
-            model, schedule, loops.lockstep(schedule, NO_CORRECTION, num_samples=2, batch_size=1)
+            model, schedule, loops.lockstep(Acceleration(schedule=schedule), quantizer("ptq"))
         )  # fmt: skip
     return made
 
@@ -81,7 +82,7 @@ def test_the_given_model_is_left_untouched_and_sixteen_bits_are_close_to_it(
     before = case.latents(case.model.denoiser)
     chosen = quantizer(name, bits=16)
     params = calibrated(chosen, case)
-    twin = chosen.quantize(case.model.denoiser, params, NO_CORRECTION)
+    twin = fake_quantized(case.model.denoiser, params)
     after = case.latents(twin)
     assert _modules(case) == processors
     for key, tensor in case.state().items():
@@ -103,7 +104,7 @@ def test_calibration_and_twin_are_functions_of_their_arguments(name: str, cases:
     case, chosen = cases["ldm"], quantizer(name)
     params = calibrated(chosen, case)
     assert calibrated(chosen, case).digest == params.digest
-    twins = [chosen.quantize(case.model.denoiser, params, NO_CORRECTION) for _ in range(2)]
+    twins = [fake_quantized(case.model.denoiser, params) for _ in range(2)]
     first = case.latents(twins[0])
     assert torch.equal(case.latents(twins[1]), first)
     assert torch.equal(case.latents(twins[0]), first)  # and a twin keeps nothing of a loop
@@ -114,8 +115,8 @@ def test_calibration_and_twin_are_functions_of_their_arguments(name: str, cases:
 def test_a_correction_of_the_entry_layers_reaches_the_output(name: str, family: str, cases: dict[str, Case]) -> None:
     """Gain 1 and offset 0 change nothing but rounding; an offset does."""
     case, chosen = cases[family], quantizer(name)
-    layers = chosen.entry_layers(case.model.denoiser)
     params = calibrated(chosen, case)
+    layers = entry_layers(case.model.denoiser, params)
     if not params.bits:
         assert layers == []
         return
@@ -130,9 +131,9 @@ def test_a_correction_of_the_entry_layers_reaches_the_output(name: str, family: 
             rows = [torch.ones(channels), offset * torch.linspace(-1, 1, channels)]  # a norm would undo equal ones
             tables[layer] = torch.stack(rows).expand(case.schedule.num_calls, -1, -1).clone()
         table = ChannelAffine(schedule="", tables=tables, r2={})
-        return case.latents(chosen.quantize(case.model.denoiser, params, table))
+        return case.latents(fake_quantized(case.model.denoiser, params, table))
 
-    plain = case.latents(chosen.quantize(case.model.denoiser, params, NO_CORRECTION))
+    plain = case.latents(fake_quantized(case.model.denoiser, params))
     identity = float((corrected(0.0) - plain).norm() / plain.norm())
     moved = float((corrected(1.0) - plain).norm() / plain.norm())
     assert identity < 0.01

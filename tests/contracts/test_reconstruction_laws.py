@@ -10,15 +10,16 @@ from torch import nn
 from torch.testing import assert_close
 
 from cq.calibrate.loops import Loops
-from cq.core.artifacts import CacheSchedule, ChannelAffine, QuantParams
+from cq.core.acceleration import Acceleration
+from cq.core.artifacts import CacheSchedule, QuantParams
 from cq.core.denoiser import CutNetwork
 from cq.models.diffusion import DiffusionModel
 from cq.models.dit import DiTCut
 from cq.models.unet import UNetCut
-from cq.predict.last import Last
 from cq.quantize.learn import Workbench
 from cq.quantize.ptq import PTQ
 from cq.quantize.states import States, sampled_states
+from cq.quantize.twin import fake_quantized
 from cq.quantize.units import Collection, UnitData, block_units, layer_units
 from tests.families import WRITERS, component
 from tests.quantize.reconstructions import RECONSTRUCT
@@ -26,7 +27,6 @@ from tests.quantize.trajectories import PTQ_8
 from tests.tiny import tiny_church_unet, tiny_conditional_unet, tiny_pixel_unet, tiny_text_unet, tiny_transformer
 
 STEPS = 5
-NO_CORRECTION = ChannelAffine(schedule="", tables={}, r2={})
 BASE = replace(PTQ_8, weight_bits=4)
 NETWORKS: dict[str, Any] = {
     "ldm": lambda: UNetCut(tiny_conditional_unet()),
@@ -52,8 +52,8 @@ class Family:
         self.model = model
         self.num_calls = model.sampler.num_calls(STEPS)
         self.schedule = CacheSchedule(num_calls=self.num_calls, refresh_calls=(0, 3), planner="test", interval=3)
-        loops = Loops(model=model, num_steps=STEPS, predictor=Last(), run_seed=0)
-        self.trajectories = loops.lockstep(self.schedule, NO_CORRECTION, num_samples=2, batch_size=2)
+        loops = Loops(model=model, num_steps=STEPS, run_seed=0)
+        self.trajectories = loops.lockstep(Acceleration(schedule=self.schedule), replace(PTQ_8, num_samples=2))
         self._params: QuantParams | None = None
 
     def calibrated(self, quantizer: Any, shards: Path) -> QuantParams:
@@ -76,7 +76,7 @@ class Family:
 
     def bench(self, quantizer: PTQ = BASE) -> tuple[Any, Workbench]:
         denoiser = self.model.denoiser
-        twin = quantizer.quantize(denoiser, self.params, NO_CORRECTION)
+        twin = fake_quantized(denoiser, self.params)
         return twin, Workbench.of(twin.network.backbone, denoiser.network.backbone, self.params.tensors)
 
     def collection(self, **options: Any) -> tuple[Workbench, Collection]:
@@ -226,7 +226,7 @@ def test_no_unit_ends_worse_than_nearest_and_the_twin_is_rebuilt_from_the_artefa
     states = family.states()[-1]
     outputs = []
     for version in (params, loaded):
-        twin = quantizer.quantize(denoiser, version, NO_CORRECTION)
+        twin = fake_quantized(denoiser, version)
         state = next(states.batches(1))
         cond = None if state.cond is None else state.cond[0]
         reuse = {site: held[0] for site, held in state.maps.items()}

@@ -1,6 +1,6 @@
 """The denoising loop: nothing added is the plain diffusers loop; what it caches is what it says."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -10,18 +10,21 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from cq.calibrate.predicted import predicted_moments
+from cq.calibrate.predicted import batch_moments, merged_moments
+from cq.core.acceleration import NO_CORRECTION, Acceleration
 from cq.core.artifacts import CacheSchedule, ChannelAffine
-from cq.core.denoise import denoise
+from cq.core.contracts import Predictor
+from cq.core.denoise import DenoiseStep, denoise
 from cq.core.denoiser import Denoiser, DenoiserOutput
+from cq.core.moments import PairMoments
 from cq.core.seeding import initial_noise
 from cq.models.diffusion import DiffusionModel
 from cq.models.latent import LatentDiffusion
+from cq.predict.forecast import forecast_of
 from cq.predict.taylor import Taylor
 
 CALLS = 4
 SITE = "up_blocks.2.resnets.2"
-NO_CORRECTION = ChannelAffine(schedule="", tables={}, r2={})
 
 
 def refreshing(*calls: int, num_calls: int = CALLS) -> CacheSchedule:
@@ -62,8 +65,12 @@ class CountingUp:
 def outputs_of_doubling(schedule: CacheSchedule, correction: ChannelAffine = NO_CORRECTION) -> list[float]:
     start = torch.full((1, 1, 1, 1), 10.0)
     steps = denoise(
-        Doubling(), CountingUp(schedule.num_calls), start, cond=None, schedule=schedule, correction=correction
-    )
+        Doubling(),
+        CountingUp(schedule.num_calls),
+        start,
+        cond=None,
+        acceleration=Acceleration(schedule=schedule, cache=correction),
+    )  # fmt: skip
     return [float(step.output.eps_NCHW) for step in steps]
 
 
@@ -93,7 +100,7 @@ def test_a_step_tells_call_timestep_state_and_fresh_maps() -> None:
     steps = list(
         denoise(
             Doubling(), CountingUp(3), torch.full((1, 1, 1, 1), 10.0), cond=None,
-            schedule=refreshing(0, 2, num_calls=3), correction=NO_CORRECTION,
+            acceleration=Acceleration(schedule=refreshing(0, 2, num_calls=3)),
         )
     )  # fmt: skip
     assert [step.call for step in steps] == [0, 1, 2]
@@ -105,7 +112,7 @@ def test_a_step_tells_call_timestep_state_and_fresh_maps() -> None:
 def test_no_gradients_are_tracked() -> None:
     start = torch.full((1, 1, 1, 1), 10.0, requires_grad=True)
     for step in denoise(
-        Doubling(), CountingUp(2), start, cond=None, schedule=refreshing(0, num_calls=2), correction=NO_CORRECTION
+        Doubling(), CountingUp(2), start, cond=None, acceleration=Acceleration(schedule=refreshing(0, num_calls=2))
     ):
         assert not step.x_NCHW.requires_grad
         assert not step.output.eps_NCHW.requires_grad
@@ -116,8 +123,8 @@ def test_a_schedule_for_another_number_of_calls_is_refused() -> None:
     with pytest.raises(ValueError, match="for 3 calls, the sampler makes 4"):
         next(
             denoise(
-                Doubling(), CountingUp(4), torch.ones(1), cond=None, schedule=refreshing(0, num_calls=3),
-                correction=NO_CORRECTION,
+                Doubling(), CountingUp(4), torch.ones(1), cond=None,
+                acceleration=Acceleration(schedule=refreshing(0, num_calls=3)),
             )
         )  # fmt: skip
 
@@ -145,7 +152,8 @@ def latents(
     steps = denoise(
         model.denoiser if denoiser is None else denoiser, model.noise_scheduler(schedule.num_calls),
         initial_noise(seeds, model.component.latent_shape),
-        cond=model.condition(torch.tensor([seed % 10 for seed in seeds])), schedule=schedule, correction=correction,
+        cond=model.condition(torch.tensor([seed % 10 for seed in seeds])),
+        acceleration=Acceleration(schedule=schedule, cache=correction),
     )  # fmt: skip
     return [step.x_NCHW for step in steps]
 
@@ -208,7 +216,7 @@ def test_another_batch_in_between_changes_nothing(model: DiffusionModel) -> None
         cond = model.condition(torch.tensor(seeds))
         start = initial_noise(seeds, model.component.latent_shape)
         return denoise(
-            model.denoiser, model.noise_scheduler(CALLS), start, cond=cond, schedule=schedule, correction=NO_CORRECTION
+            model.denoiser, model.noise_scheduler(CALLS), start, cond=cond, acceleration=Acceleration(schedule=schedule)
         )
 
     for (first, _), x in zip(zip(loop((0, 1)), loop((7, 8)), strict=True), expected, strict=True):
@@ -250,7 +258,7 @@ def test_an_abandoned_loop_leaves_no_hook_and_no_state(model: DiffusionModel) ->
     expected = latents(model, (0, 1), refreshing(0, 2))
     steps = denoise(
         model.denoiser, model.noise_scheduler(CALLS), initial_noise((5,), (4, 8, 8)),
-        cond=model.condition(torch.tensor([5])), schedule=refreshing(0, 2), correction=NO_CORRECTION,
+        cond=model.condition(torch.tensor([5])), acceleration=Acceleration(schedule=refreshing(0, 2)),
     )  # fmt: skip
     next(steps)
     assert torch.is_grad_enabled()
@@ -262,7 +270,7 @@ def test_an_unguided_denoiser_runs_without_conditions(model: DiffusionModel) -> 
     unguided = replace(model.denoiser, guidance=None)
     steps = denoise(
         unguided, model.noise_scheduler(CALLS), initial_noise((0, 1), (4, 8, 8)),
-        cond=model.condition(torch.tensor([0, 1]))[2:], schedule=refreshing(0, 2), correction=NO_CORRECTION,  # type: ignore[index]
+        cond=model.condition(torch.tensor([0, 1]))[2:], acceleration=Acceleration(schedule=refreshing(0, 2)),  # type: ignore[index]
     )  # fmt: skip
     assert [len(step.output.features.get(SITE, ())) for step in steps] == [2, 0, 2, 0]
 
@@ -287,6 +295,14 @@ class Polynomial:
         return DenoiserOutput(x_NCHW, {} if reuse else {"map": self.at(call)})
 
 
+def forecasting(schedule: CacheSchedule, predictor: Predictor) -> Acceleration:
+    return Acceleration(schedule=schedule, forecast=forecast_of(schedule, predictor))
+
+
+def moments_of(steps: Iterator[DenoiseStep], acceleration: Acceleration) -> PairMoments:
+    return merged_moments([batch_moments(steps, acceleration=acceleration, sites=("map",))], ("map",))["map"]
+
+
 @pytest.mark.parametrize("order", [0, 1, 2, 3])
 def test_a_series_of_order_p_foresees_a_polynomial_of_degree_p(order: int) -> None:
     """From the last p + 1 refreshes, whatever their spacing; in sampling and where its moments are gathered."""
@@ -294,16 +310,14 @@ def test_a_series_of_order_p_foresees_a_polynomial_of_degree_p(order: int) -> No
     schedule = refreshing(*refreshes, num_calls=16)
     start, predictor = torch.ones(1, 1, 1, 1), Taylor(order=order, differences="divided")
     network = Polynomial(order)
-    for _ in denoise(
-        network, CountingUp(16), start, cond=None, schedule=schedule, correction=NO_CORRECTION, predictor=predictor
-    ):
+    for _ in denoise(network, CountingUp(16), start, cond=None, acceleration=forecasting(schedule, predictor)):
         pass
     assert network.given.keys() == {*range(16)} - {*refreshes}
     known = {call for call in network.given if sum(refresh < call for refresh in refreshes) > order}
     assert all(network.given[call] == pytest.approx(float(network.at(call))) for call in known)
     every = refreshing(*range(16), num_calls=16)
-    steps = denoise(network, CountingUp(16), start, cond=None, schedule=every, correction=NO_CORRECTION)
-    moments = predicted_moments([steps], schedule=schedule, predictor=predictor, sites=("map",))["map"]
+    steps = denoise(network, CountingUp(16), start, cond=None, acceleration=Acceleration(schedule=every))
+    moments = moments_of(steps, forecasting(schedule, predictor))
     for call in known | {*refreshes}:
         true = float(network.at(call))
         found = [float(moments.source_TC[call, 0]), float(moments.target_TC[call, 0])]
@@ -329,16 +343,14 @@ def test_a_forecast_is_asked_about_the_last_refreshes_newest_first_and_weighs_th
     refreshes = (0, 1, 3, 6, 11)
     network, predictor = Polynomial(1), Picks(which)
     schedule, start = refreshing(*refreshes, num_calls=16), torch.ones(1, 1, 1, 1)
-    loop: dict[str, Any] = {"cond": None, "correction": NO_CORRECTION}
-    for _ in denoise(network, CountingUp(16), start, schedule=schedule, predictor=predictor, **loop):
+    forecast = forecasting(schedule, predictor)
+    for _ in denoise(network, CountingUp(16), start, cond=None, acceleration=forecast):
         pass
     past = {call: [refresh for refresh in refreshes if refresh < call][:-4:-1] for call in network.given}
     assert {call: [*asked] for call, asked in predictor.asked.items()} == past
     picked = {call: float(network.at(last[min(which, len(last) - 1)])) for call, last in past.items()}
     assert network.given == picked
-    predictor.asked.clear()
     every = refreshing(*range(16), num_calls=16)
-    steps = denoise(network, CountingUp(16), start, schedule=every, **loop)
-    moments = predicted_moments([steps], schedule=schedule, predictor=predictor, sites=("map",))["map"]
-    assert {call: [*asked] for call, asked in predictor.asked.items()} == past
+    steps = denoise(network, CountingUp(16), start, cond=None, acceleration=Acceleration(schedule=every))
+    moments = moments_of(steps, forecast)
     assert {call: float(moments.source_TC[call, 0]) for call in picked} == picked

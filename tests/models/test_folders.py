@@ -22,7 +22,8 @@ from diffusers import (
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cq.core.artifacts import CacheSchedule, ChannelAffine
+from cq.core.acceleration import Acceleration
+from cq.core.artifacts import CacheSchedule
 from cq.core.denoise import denoise
 from cq.models.diffusion import DiffusionModel, ModelComponent, UnusableModelError, guiding
 from cq.models.files import weight_files
@@ -479,8 +480,7 @@ def test_what_is_opened_draws_what_the_stock_pipeline_draws(
     assert cond is not None
     assert len(cond) == (4 if guidance is not None and guidance > 1 else 2)
     schedule = CacheSchedule(num_calls=calls, refresh_calls=tuple(range(calls)), planner="test", interval=1)
-    none = ChannelAffine(schedule="", tables={}, r2={})
-    *_, last = denoise(loaded.denoiser, scheduler, noise, cond=cond, schedule=schedule, correction=none)
+    *_, last = denoise(loaded.denoiser, scheduler, noise, cond=cond, acceleration=Acceleration(schedule=schedule))
     pipe = pipeline.from_pretrained(tmp_path / "m")
     pipe.set_progress_bar_config(disable=True)
     drawn = pipe(

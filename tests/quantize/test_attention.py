@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from cq.core.call import CallIndex
 from cq.quantize.layers import ActQuantizer, QuantAttention
 from cq.quantize.observers import MinMax
-from cq.quantize.ptq import OPERANDS
+from cq.quantize.twin import OPERANDS
 
 Inputs = dict[str, Tensor]
 

@@ -11,8 +11,8 @@ from cq.core.artifacts import ChannelAffine, QuantParams
 from cq.core.moments import PairMoments
 from cq.correct.channel_affine import ChannelAffineFit
 from cq.quantize.entry_moments import entry_moments
-from cq.quantize.layers import QuantLayer
-from tests.quantize.trajectories import CALLS, PTQ_8, TinyRuns
+from cq.quantize.layers import ActQuantizer, QuantLayer
+from tests.quantize.trajectories import CALLS, TinyRuns
 
 ENTRY = "up_blocks.2.resnets.2"
 LAYERS = [f"{ENTRY}.conv1", f"{ENTRY}.conv_shortcut"]
@@ -49,14 +49,14 @@ def test_norming_the_cached_half_alone_is_right_only_where_no_group_straddles_th
 
 
 def gathered(runs: TinyRuns, params: QuantParams) -> dict[str, PairMoments]:
-    twin = runs.twin(PTQ_8, params)
+    twin = runs.twin(params)
     return entry_moments(runs.model.denoiser, twin, LAYERS, runs, num_calls=CALLS)
 
 
 def test_moments_are_those_of_both_products_of_the_cached_half_of_the_layers_true_input(
     runs: TinyRuns, params: QuantParams
 ) -> None:
-    denoiser, twin = runs.model.denoiser, runs.twin(PTQ_8, params)
+    denoiser, twin = runs.model.denoiser, runs.twin(params)
     moments = entry_moments(denoiser, twin, LAYERS, runs, num_calls=CALLS)
     seen: dict[tuple[str, int], list[Tensor]] = {}
     handles = []
@@ -94,7 +94,7 @@ def test_the_mean_error_of_the_entry_layers_over_the_fitting_set_is_zero_after_c
         fitted = ChannelAffineFit(min_variance=1e-10).fit(lambda name=name: moments[name], bias_C=None)
         assert fitted is not None
         tables[name] = torch.stack(fitted, dim=1).float()
-    twin = runs.twin(PTQ_8, params, ChannelAffine(schedule="", tables=tables, r2={}))
+    twin = runs.twin(params, ChannelAffine(schedule="", tables=tables, r2={}))
     corrected = entry_moments(runs.model.denoiser, twin, LAYERS, runs, num_calls=CALLS)
     for name in LAYERS:
         before, after = (m[name].target_TC - m[name].source_TC for m in (moments, corrected))
@@ -103,10 +103,11 @@ def test_the_mean_error_of_the_entry_layers_over_the_fitting_set_is_zero_after_c
 
 
 def test_a_failure_inside_a_call_leaves_no_hook_and_no_running_call(runs: TinyRuns, params: QuantParams) -> None:
-    denoiser, twin = runs.model.denoiser, runs.twin(PTQ_8, params)
+    denoiser, twin = runs.model.denoiser, runs.twin(params)
     before = runs.latents(denoiser)
     broken: Any = twin.network.backbone.get_submodule(LAYERS[0])
-    broken.quantizers[0].read({"a/scale": torch.ones(1), "a/zero_point": torch.zeros(1)}, "a")  # one row, four calls
+    tensors = {"a/scale": torch.ones(2), "a/zero_point": torch.zeros(2)}  # two rows, four calls
+    broken.quantizers[0] = ActQuantizer.stored(8, tensors, "a", call_index=twin.call_index)
     with pytest.raises(IndexError):
         entry_moments(denoiser, twin, LAYERS, runs, num_calls=CALLS)
     for network in (denoiser, twin):
@@ -118,7 +119,7 @@ def test_a_failure_inside_a_call_leaves_no_hook_and_no_running_call(runs: TinyRu
 
 def test_a_layer_that_is_skipped_at_some_calls_is_refused(runs: TinyRuns, params: QuantParams) -> None:
     deep = "up_blocks.0.resnets.0.conv1"
-    twin = runs.twin(PTQ_8, params)
+    twin = runs.twin(params)
     assert isinstance(twin.network.backbone.get_submodule(deep), QuantLayer)
     with pytest.raises(ValueError, match=r"never ran at calls \[1, 3\]"):
         entry_moments(runs.model.denoiser, twin, [deep], runs, num_calls=CALLS)

@@ -43,11 +43,10 @@ def inputs(layer: nn.Conv2d | nn.Linear, *, samples: int = 3) -> Tensor:
 def act_quantizer(
     index: CallIndex, *, bits: int = 8, per_call: bool = False, low: float = -3.0, high: float = 3.0
 ) -> ActQuantizer:
-    quantizer = ActQuantizer(bits, observer=MinMax(), call_index=index, num_calls=CALLS, per_call=per_call)
     scale, zero_point = choose_qparams(torch.tensor([low]), torch.tensor([high]), bits)
     rows = CALLS if per_call else 1
-    quantizer.read({"a/scale": scale.expand(rows), "a/zero_point": zero_point.expand(rows)}, "a")
-    return quantizer
+    tensors = {"a/scale": scale.expand(rows), "a/zero_point": zero_point.expand(rows)}
+    return ActQuantizer.stored(bits, tensors, "a", call_index=index)
 
 
 def quant_layer(
@@ -253,8 +252,7 @@ def test_an_activation_quantizer_reads_the_row_of_the_running_call() -> None:
 def test_written_parameters_read_back_give_bit_identical_outputs() -> None:
     index = CallIndex()
     quantizer = calibrated(index, per_call=True)
-    other = observing(index, per_call=True)
-    other.read(quantizer.write("a"), "a")
+    other = ActQuantizer.stored(8, quantizer.write("a"), "a", call_index=index)
     x = torch.randn(1000)
     for call in range(CALLS):
         with index.at(call):

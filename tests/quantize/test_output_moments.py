@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from cq.core.acceleration import NO_CORRECTION, NOISE
 from cq.core.artifacts import ChannelAffine, QuantParams
 from cq.core.contracts import Corrector
 from cq.core.denoiser import Denoiser
@@ -18,17 +19,17 @@ from cq.correct.none import NoCorrection
 from cq.correct.offset_only import OffsetOnly
 from cq.correct.ptqd import PTQD
 from cq.correct.tables import fit_tables, lazily
-from cq.engine.corrected import NOISE, CorrectedDenoiser, corrected
+from cq.engine.corrected import CorrectedDenoiser, corrected
 from cq.quantize.output_moments import output_moments
 from cq.run.ledger import execute
-from tests.quantize.trajectories import CACHED, CALLS, NO_CORRECTION, PTQ_8, TinyRuns
+from tests.quantize.trajectories import CACHED, CALLS, TinyRuns
 from tests.tiny_runs import composed, quick
 
 CORRECTORS: list[Corrector] = [PTQD(), ChannelAffineFit(min_variance=1e-10), OffsetOnly()]
 
 
 def moments_of(runs: TinyRuns, params: QuantParams) -> PairMoments:
-    return output_moments(runs.model.denoiser, runs.twin(PTQ_8, params), runs, num_calls=CALLS)
+    return output_moments(runs.model.denoiser, runs.twin(params), runs, num_calls=CALLS)
 
 
 def fitted(corrector: Corrector, moments: PairMoments) -> ChannelAffine:
@@ -39,7 +40,7 @@ def fitted(corrector: Corrector, moments: PairMoments) -> ChannelAffine:
 
 def test_moments_are_of_both_networks_on_the_full_precision_trajectory(runs: TinyRuns, params: QuantParams) -> None:
     found = moments_of(runs, params)
-    plain, twin = runs.model.denoiser, runs.twin(PTQ_8, params)
+    plain, twin = runs.model.denoiser, runs.twin(params)
     rows: list[PairMoments] = [PairMoments.of(*[torch.zeros(1, 4, 1, 1)] * 2)] * CALLS
     for seeds in runs.seeds:
         before = [initial_noise(seeds, (4, 8, 8)), *(step.x_NCHW for step in runs.steps(plain, seeds))]
@@ -70,7 +71,7 @@ def test_every_corrector_lowers_the_error_of_the_prediction_at_every_call(runs: 
 
 
 def test_without_a_correction_the_denoiser_is_the_very_same(runs: TinyRuns, params: QuantParams) -> None:
-    twin = runs.twin(PTQ_8, params)
+    twin = runs.twin(params)
     nothing = fitted(NoCorrection(), moments_of(runs, params))
     assert nothing == NO_CORRECTION
     assert corrected(twin, nothing) is twin
@@ -79,7 +80,7 @@ def test_without_a_correction_the_denoiser_is_the_very_same(runs: TinyRuns, para
 def test_a_corrected_denoiser_corrects_the_guided_prediction_and_passes_maps_on(
     runs: TinyRuns, params: QuantParams
 ) -> None:
-    twin = runs.twin(PTQ_8, params)
+    twin = runs.twin(params)
     table = torch.randn(CALLS, 2, 4)
     wrapped = corrected(twin, ChannelAffine(schedule="", tables={NOISE: table}, r2={}))
     assert isinstance(wrapped, CorrectedDenoiser)
@@ -96,7 +97,7 @@ def test_a_corrected_denoiser_corrects_the_guided_prediction_and_passes_maps_on(
 
 
 def test_gain_one_and_offset_zero_leave_the_prediction_as_it_is(runs: TinyRuns, params: QuantParams) -> None:
-    twin = runs.twin(PTQ_8, params)
+    twin = runs.twin(params)
     identity = torch.tensor([1.0, 0.0])[:, None].expand(CALLS, 2, 4).contiguous()
     wrapped = corrected(twin, ChannelAffine(schedule="", tables={NOISE: identity}, r2={}))
     steps = [list(runs.steps(denoiser, (0, 1))) for denoiser in (twin, wrapped)]

@@ -14,7 +14,8 @@ from cq.quantize.affine import choose_qparams
 from cq.quantize.layers import QuantAttention, QuantLayer, QuantWeight
 from cq.quantize.none import FullPrecision
 from cq.quantize.observers import ErrorSearch
-from tests.quantize.trajectories import CACHED, CALLS, NO_CORRECTION, PTQ_8, PTQ_16, UNUSED, TinyRuns, identity_card
+from cq.quantize.twin import entry_layers, fake_quantized
+from tests.quantize.trajectories import CACHED, CALLS, PTQ_8, PTQ_16, UNUSED, TinyRuns, identity_card
 
 ENTRY = "up_blocks.2.resnets.2"
 
@@ -23,7 +24,7 @@ def test_calibration_and_quantization_leave_the_denoiser_untouched(runs: TinyRun
     denoiser = runs.model.denoiser
     before, outputs = identity_card(denoiser.network), runs.latents(denoiser)
     weights = {name: tensor.clone() for name, tensor in denoiser.network.backbone.state_dict().items()}
-    twin = runs.twin(PTQ_8, runs.calibrated(PTQ_8))
+    twin = runs.twin(runs.calibrated(PTQ_8))
     runs.latents(twin)
     assert identity_card(denoiser.network) == before
     assert all(torch.equal(tensor, weights[name]) for name, tensor in denoiser.network.backbone.state_dict().items())
@@ -31,7 +32,7 @@ def test_calibration_and_quantization_leave_the_denoiser_untouched(runs: TinyRun
 
 
 def test_a_twin_has_a_call_index_and_weights_of_its_own(runs: TinyRuns, params: QuantParams) -> None:
-    denoiser, twin = runs.model.denoiser, runs.twin(PTQ_8, params)
+    denoiser, twin = runs.model.denoiser, runs.twin(params)
     assert twin.call_index is not denoiser.call_index
     mine = {tensor.data_ptr() for tensor in denoiser.network.backbone.state_dict().values()}
     assert not mine & {tensor.data_ptr() for tensor in twin.network.backbone.state_dict().values() if tensor.numel()}
@@ -42,7 +43,7 @@ def test_saved_and_loaded_parameters_give_bit_identical_outputs(
 ) -> None:
     params.save(tmp_path)
     loaded = QuantParams.load(tmp_path)
-    assert torch.equal(runs.latents(runs.twin(PTQ_8, loaded)), runs.latents(runs.twin(PTQ_8, params)))
+    assert torch.equal(runs.latents(runs.twin(loaded)), runs.latents(runs.twin(params)))
 
 
 def test_scales_do_not_depend_on_how_the_samples_are_batched(runs: TinyRuns, params: QuantParams) -> None:
@@ -63,7 +64,7 @@ def test_a_scale_per_call_or_one_shared_by_all(runs: TinyRuns, params: QuantPara
             assert shared.tensors[name].shape == (1,)
             # min-max of all calls covers min-max of each; at most one rounding less
             assert (shared.tensors[name] >= params.tensors[name] * (1 - 1e-6)).all()
-    assert runs.latents(runs.twin(replace(PTQ_8, per_call=False), shared)).isfinite().all()
+    assert runs.latents(runs.twin(shared)).isfinite().all()
 
 
 def test_layers_below_the_cut_keep_the_scale_of_the_refresh_before(runs: TinyRuns, params: QuantParams) -> None:
@@ -120,7 +121,7 @@ def test_coverage_lists_every_layer_and_attention_once_with_a_reason_where_it_is
 def test_what_is_quantized_is_what_the_coverage_says(runs: TinyRuns) -> None:
     quantizer = replace(PTQ_8, weight_bits=4, exclude=("mid_block.*",))
     params = runs.calibrated(quantizer)
-    twin = runs.twin(quantizer, params)
+    twin = runs.twin(params)
     plain = runs.model.denoiser.network.backbone
     for row in params.coverage:
         module = twin.network.backbone.get_submodule(row["name"])
@@ -160,7 +161,7 @@ def test_sixteen_bits_are_close_to_full_precision_and_fewer_bits_are_further_awa
     errors = []
     for bits in (16, 8, 4):
         quantizer = replace(PTQ_16, weight_bits=bits, act_bits=bits, edge_bits=bits, softmax_bits=bits)
-        errors.append(relative_error(runs.latents(runs.twin(quantizer, runs.calibrated(quantizer)))[-1], plain))
+        errors.append(relative_error(runs.latents(runs.twin(runs.calibrated(quantizer)))[-1], plain))
     assert errors[0] < 1e-4  # some 200 layers with a rounding of 1e-5 each, most of it averaged out
     assert errors[0] < errors[1] < errors[2]
 
@@ -168,7 +169,7 @@ def test_sixteen_bits_are_close_to_full_precision_and_fewer_bits_are_further_awa
 def test_error_search_calibrates_the_whole_network(runs: TinyRuns) -> None:
     search = ErrorSearch(power=2.4, candidates=8, step=0.1)
     quantizer = replace(PTQ_8, weight_observer=search, act_observer=search)
-    twin = runs.twin(quantizer, runs.calibrated(quantizer))
+    twin = runs.twin(runs.calibrated(quantizer))
     assert relative_error(runs.latents(twin)[-1], runs.latents(runs.model.denoiser)[-1]) < 0.1
 
 
@@ -177,7 +178,7 @@ def test_feeding_back_the_map_of_the_same_refresh_is_bit_identical_on_the_quanti
     runs: TinyRuns, per_call: bool
 ) -> None:
     quantizer = replace(PTQ_8, per_call=per_call)
-    twin = runs.twin(quantizer, runs.calibrated(quantizer))
+    twin = runs.twin(runs.calibrated(quantizer))
     x, cond = torch.randn(2, 4, 8, 8), runs.model.condition(torch.tensor([3, 4]))
     for call in CACHED.refresh_calls:
         timestep = runs.model.noise_scheduler(CALLS).timesteps[call]
@@ -190,27 +191,28 @@ def test_feeding_back_the_map_of_the_same_refresh_is_bit_identical_on_the_quanti
 def test_the_output_correction_reaches_the_entry_layers_only_and_gain_one_offset_zero_changes_nothing(
     runs: TinyRuns, params: QuantParams
 ) -> None:
-    layers = PTQ_8.entry_layers(runs.model.denoiser)
+    layers = entry_layers(runs.model.denoiser, params)
     assert layers == [f"{ENTRY}.conv1", f"{ENTRY}.conv_shortcut"]
     identity = torch.tensor([1.0, 0.0])[:, None].expand(CALLS, 2, 8)
-    plain = runs.latents(runs.twin(PTQ_8, params))
-    same = runs.twin(PTQ_8, params, ChannelAffine(schedule="", tables=dict.fromkeys(layers, identity), r2={}))
+    plain = runs.latents(runs.twin(params))
+    same = runs.twin(params, ChannelAffine(schedule="", tables=dict.fromkeys(layers, identity), r2={}))
     assert torch.equal(runs.latents(same), plain)
-    changed = runs.twin(PTQ_8, params, ChannelAffine(schedule="", tables={layers[0]: identity + 0.1}, r2={}))
+    changed = runs.twin(params, ChannelAffine(schedule="", tables={layers[0]: identity + 0.1}, r2={}))
     assert not torch.equal(runs.latents(changed), plain)
 
 
 def test_without_splitting_there_is_nothing_to_correct(runs: TinyRuns) -> None:
     quantizer = replace(PTQ_8, split=False)
-    assert quantizer.entry_layers(runs.model.denoiser) == []
-    assert replace(PTQ_8, exclude=(f"{ENTRY}.*",)).entry_layers(runs.model.denoiser) == []
     params = runs.calibrated(quantizer)
+    assert entry_layers(runs.model.denoiser, params) == []
+    excluded = runs.calibrated(replace(PTQ_8, exclude=(f"{ENTRY}.*",)))
+    assert entry_layers(runs.model.denoiser, excluded) == []
     assert not [name for name in params.bits if name.endswith(("input1", "weight1"))]
-    assert runs.latents(runs.twin(quantizer, params)).isfinite().all()
+    assert runs.latents(runs.twin(params)).isfinite().all()
 
 
 def test_full_precision_returns_the_denoiser_itself(runs: TinyRuns) -> None:
     denoiser, quantizer = runs.model.denoiser, FullPrecision()
     params = quantizer.calibrate(denoiser, runs, num_calls=CALLS, shards=UNUSED)
-    assert quantizer.quantize(denoiser, params, NO_CORRECTION) is denoiser
-    assert quantizer.entry_layers(denoiser) == []
+    assert fake_quantized(denoiser, params) is denoiser
+    assert entry_layers(denoiser, params) == []

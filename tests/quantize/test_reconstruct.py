@@ -106,10 +106,10 @@ def test_the_twin_is_rebuilt_bit_for_bit_from_the_artefact(
     runs: TinyRuns, params: QuantParams, base: QuantParams, tmp_path: Path
 ) -> None:
     params.save(tmp_path)
-    twins = [runs.twin(RECONSTRUCT, version) for version in (params, QuantParams.load(tmp_path))]
+    twins = [runs.twin(version) for version in (params, QuantParams.load(tmp_path))]
     outputs = [runs.latents(twin) for twin in twins]
     assert torch.equal(*outputs)
-    assert not torch.equal(outputs[0], runs.latents(runs.twin(RECONSTRUCT.base, base)))
+    assert not torch.equal(outputs[0], runs.latents(runs.twin(base)))
 
 
 def test_codes_are_small_integers_next_to_the_nearest_ones(
@@ -117,7 +117,7 @@ def test_codes_are_small_integers_next_to_the_nearest_ones(
 ) -> None:
     codes = {name: tensor for name, tensor in params.tensors.items() if name.endswith("/codes")}
     assert len(codes) == 22  # of six units, each of which gained
-    rounded = runs.twin(RECONSTRUCT.base, base).network.backbone
+    rounded = runs.twin(base).network.backbone
     moved = total = 0
     for name, tensor in codes.items():
         assert tensor.dtype == torch.uint8
@@ -164,7 +164,7 @@ def test_a_unit_that_learning_made_worse_keeps_nearest_rounding(
     found = runs.calibrated(RECONSTRUCT, tmp_path)
     assert found.tensors.keys() == base.tensors.keys()
     assert all(row["error_nearest"] == row["error_learned"] for row in found.coverage if "unit" in row)
-    assert torch.equal(runs.latents(runs.twin(RECONSTRUCT, found)), runs.latents(runs.twin(RECONSTRUCT.base, base)))
+    assert torch.equal(runs.latents(runs.twin(found)), runs.latents(runs.twin(base)))
 
 
 def test_longer_learning_lowers_the_errors_clearly(runs: TinyRuns, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_layers_alone_are_units_too(runs: TinyRuns, tmp_path: Path) -> None:
     assert len(rows) > 10
     assert all(row["unit"] == row["name"] for row in rows)
     assert all(row["error_learned"] <= row["error_nearest"] for row in rows)
-    assert runs.latents(runs.twin(quantizer, found)).isfinite().all()
+    assert runs.latents(runs.twin(found)).isfinite().all()
 
 
 def test_reconstruction_leaves_the_denoiser_untouched(runs: TinyRuns, params: QuantParams, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from cq.quantize.affine import choose_qparams, quantize, round_to_grid
 from cq.quantize.layers import ActQuantizer, QuantLayer, QuantWeight
 from cq.quantize.learn import Training, Workbench, learn_unit
 from cq.quantize.learnable import SoftWeight
-from cq.quantize.observers import MinMax
 from cq.quantize.rounding import (
     alpha_for,
     beta_at,
@@ -125,8 +124,7 @@ def bench_of(linear: nn.Linear, bits: int) -> Workbench:
         "layer.input0/scale": of_input[0], "layer.input0/zero_point": of_input[1],
     }  # fmt: skip
     index = CallIndex()
-    quantizer = ActQuantizer(16, observer=MinMax(), call_index=index, num_calls=1, per_call=False)
-    quantizer.read(tensors, "layer.input0")
+    quantizer = ActQuantizer.stored(16, tensors, "layer.input0", call_index=index)
     rounded = QuantWeight(weight, bits, scale=scale[:, 0], zero_point=zero_point[:, 0])
     layer = QuantLayer(linear, split=0, weights=[rounded], quantizers=[quantizer], call_index=index)
     return Workbench.of(Backbone(layer), Backbone(linear), tensors)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cq.core.acceleration import NO_CORRECTION, Acceleration
 from cq.core.artifacts import CacheSchedule, ChannelAffine, QuantParams
 from cq.core.contracts import Quantizer
 from cq.core.denoise import DenoiseStep, denoise
@@ -16,12 +17,12 @@ from cq.core.seeding import initial_noise
 from cq.models.diffusion import DiffusionModel
 from cq.quantize.observers import MinMax
 from cq.quantize.ptq import PTQ
+from cq.quantize.twin import fake_quantized
 
 CALLS = 4
 UNUSED = Path("no-folder")  # for quantizers that leave no shards
 CACHED = CacheSchedule(num_calls=CALLS, refresh_calls=(0, 2), planner="test", interval=2)
 EVERY = CacheSchedule(num_calls=CALLS, refresh_calls=tuple(range(CALLS)), planner="none", interval=None)
-NO_CORRECTION = ChannelAffine(schedule="", tables={}, r2={})
 
 PTQ_8 = PTQ(
     weight_bits=8,
@@ -56,8 +57,9 @@ class TinyRuns:
             self.model.noise_scheduler(self.schedule.num_calls),
             initial_noise(seeds, self.model.component.latent_shape),
             cond=self.model.condition(torch.tensor([seed % 10 for seed in seeds])),
-            schedule=self.schedule if deployed else EVERY,
-            correction=self.correction if deployed else NO_CORRECTION,
+            acceleration=Acceleration(schedule=self.schedule, cache=self.correction)
+            if deployed
+            else Acceleration(schedule=EVERY),
         )
 
     def __call__(self, denoiser: Any, *, deployed: bool) -> Iterator[int]:
@@ -71,11 +73,8 @@ class TinyRuns:
     def calibrated(self, quantizer: Quantizer, shards: Path = UNUSED) -> QuantParams:
         return quantizer.calibrate(self.model.denoiser, self, num_calls=self.schedule.num_calls, shards=shards)
 
-    def twin(
-        self, quantizer: Quantizer, params: QuantParams, correction: ChannelAffine = NO_CORRECTION
-    ) -> GuidedDenoiser:
-        twin: GuidedDenoiser = quantizer.quantize(self.model.denoiser, params, correction)
-        return twin
+    def twin(self, params: QuantParams, correction: ChannelAffine = NO_CORRECTION) -> GuidedDenoiser:
+        return fake_quantized(self.model.denoiser, params, correction)
 
 
 def identity_card(unet: Any) -> dict[str, Any]:

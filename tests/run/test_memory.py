@@ -8,11 +8,12 @@ import pytest
 from cq.cli.plan import main, plan_of
 from cq.quantize.reconstruct import Reconstruct
 from cq.run.components import Components
-from cq.run.memory import GIB, CallBytes, call_bytes, changes, fitted, peak_bytes
-from cq.run.stages import Run
+from cq.run.context import Run
+from cq.run.costs import GIB, CallBytes
+from cq.run.memory import call_bytes, changes, fitted, peak_bytes
 from tests.tiny_runs import composed, quick
 
-FOUND = CallBytes(base=GIB, weights=GIB // 64, image=GIB // 8, map=GIB // 64, decode=0, unit=0, units=0)
+FOUND = CallBytes(base=GIB, weights=GIB // 64, image=GIB // 8, map=GIB // 64, decode=0, unit=0, units=0, on_cpu=True)
 
 
 def parts_of(tiny_folder: Path, root: Path, *overrides: str) -> Components:
@@ -32,17 +33,17 @@ def test_calls_are_counted_by_image_and_maps_by_their_size(tiny_folder: Path, tm
 
 def test_what_fits_is_left_alone_and_what_does_not_is_halved(tiny_folder: Path, tmp_path: Path) -> None:
     parts = parts_of(tiny_folder, tmp_path, "schedule=dps", "sample.num_images=16", "sample.batch_size=16")
-    assert fitted(parts, FOUND, on_cpu=True) == parts
-    large = fitted(replace(parts, max_memory=5.5), FOUND, on_cpu=True)
+    assert fitted(parts, FOUND) == parts
+    large = fitted(replace(parts, max_memory=5.5), FOUND)
     assert changes(parts, large) == {}
-    small = fitted(replace(parts, max_memory=1.6), FOUND, on_cpu=True)
+    small = fitted(replace(parts, max_memory=1.6), FOUND)
     assert changes(parts, small) == {"sample.batch_size": 2, "calibrate.batch_size": 1}
-    assert max(peak_bytes(small, FOUND, on_cpu=True).values()) <= 1.6 * GIB
+    assert max(peak_bytes(Run(small), FOUND).values()) <= 1.6 * GIB
 
 
 def test_on_a_gpu_the_ring_is_moved_before_the_batch_shrinks(tiny_folder: Path, tmp_path: Path) -> None:
     parts = replace(parts_of(tiny_folder, tmp_path, "schedule=dps"), max_memory=1.5)
-    chosen = fitted(parts, FOUND, on_cpu=False)
+    chosen = fitted(parts, replace(FOUND, on_cpu=False))
     assert chosen.offload
     assert changes(parts, chosen) == {}
 
@@ -53,13 +54,13 @@ def test_what_reconstruction_holds_is_counted_and_its_passes_start_again_before_
     """Beside the base, the twin and a batch: three copies of the states, or a unit's data twice, and waiting maps."""
     overrides = ("quantize=reconstruct", "quantize.num_states=64", "schedule=uniform")
     parts = parts_of(tiny_folder, tmp_path, *overrides)
-    found = replace(FOUND, image=GIB // 2**16, map=0, unit=GIB // 512, units=GIB // 256)
+    found = replace(FOUND, on_cpu=False, image=GIB // 2**16, map=0, unit=GIB // 512, units=GIB // 256)
     state = 4 * 4 * 8 * 8
     reconstruct = parts.quantizer
     assert isinstance(reconstruct, Reconstruct)
 
     def held(wait: bool | None) -> int:
-        peaks = peak_bytes(replace(parts, quantizer=replace(reconstruct, wait=wait)), found, on_cpu=False)
+        peaks = peak_bytes(Run(replace(parts, quantizer=replace(reconstruct, wait=wait))), found)
         return peaks["reconstruction"] - found.base - found.weights - reconstruct.batch_size * found.image
 
     assert held(wait=False) == 64 * (state + 2 * found.unit)
@@ -68,18 +69,18 @@ def test_what_reconstruction_holds_is_counted_and_its_passes_start_again_before_
     assert held(wait=True) == 64 * (state + 2 * found.unit + 2 * found.units)
     found = replace(found, image=GIB // 1024)
     needed = found.base + found.weights + reconstruct.batch_size * found.image + held(wait=False)
-    small = fitted(replace(parts, max_memory=(needed + 1) / GIB), found, on_cpu=False)
+    small = fitted(replace(parts, max_memory=(needed + 1) / GIB), found)
     assert changes(parts, small) == {"quantize.wait": False}
-    small = fitted(replace(parts, max_memory=(needed - 1) / GIB), found, on_cpu=False)
+    small = fitted(replace(parts, max_memory=(needed - 1) / GIB), found)
     assert changes(parts, small).keys() == {"quantize.wait", "quantize.base.batch_size"}
     with pytest.raises(ValueError, match=r"reconstruction needs about .* or take a smaller quantize\.num_states\."):
-        fitted(replace(parts, max_memory=1.2), found, on_cpu=False)
+        fitted(replace(parts, max_memory=1.2), found)
 
 
 def test_a_run_that_cannot_fit_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
     parts = replace(parts_of(tiny_folder, tmp_path, "schedule=dps"), max_memory=1.01)
     with pytest.raises(ValueError, match=r"budget\.max_memory=1\.01: .*at its smallest batch\. Set budget\.max_memory"):
-        fitted(parts, FOUND, on_cpu=True)
+        fitted(parts, FOUND)
 
 
 def test_a_plan_says_images_calls_hours_memory_and_disk(tiny_folder: Path, tmp_path: Path) -> None:

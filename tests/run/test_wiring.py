@@ -13,8 +13,10 @@ import torch
 import cq.calibrate.loops
 import cq.core.denoise
 import cq.core.seeding
+import cq.engine.simulate
 import cq.run.pipeline
-from cq.calibrate.loops import NO_CORRECTION, every_call
+import cq.run.stages.corrections
+from cq.core.acceleration import NO_CORRECTION, Acceleration, every_call
 from cq.core.artifacts import Artifact, CacheSchedule, ChannelAffine, QuantParams, SampleSet
 from cq.core.processes import arithmetic
 from cq.core.seeding import image_seeds
@@ -22,14 +24,18 @@ from cq.core.store import Store
 from cq.engine.corrected import corrected
 from cq.models.latent import LatentDiffusion
 from cq.models.stable_diffusion import TextModel
-from cq.predict.taylor import Taylor
-from cq.quantize.ptq import PTQ
+from cq.quantize.twin import fake_quantized
 from cq.run.components import Components
+from cq.run.context import Run
 from cq.run.identity import described
-from cq.run.stages import Run
+from cq.run.stages.accelerated import Accelerated
+from cq.run.stages.samples import Samples
+from cq.run.stages.statistics import Statistics
+from cq.run.stages.timing import TimedRuns
 from cq.sample.generate import Sample
 from cq.sampler.ddim import DDIM
 from cq.sampler.plms import PLMS
+from tests.quantize.trajectories import PTQ_8
 from tests.run.test_stale import text_run
 from tests.tiny_runs import composed, quick
 
@@ -39,18 +45,18 @@ CHOSEN = (
     "latency.repeats=1",
 )  # fmt: skip
 ORIGIN = {"model", "sampler", "sample.num_steps", "run_seed", "dtype"}
-LOOP = {*ORIGIN, "predictor"}  # of a loop that reuses
 DECIDES = {  # stage to the components that decide it themselves, and not through the artefact of a stage before
     "statistics": {*ORIGIN, "strategy", "calibrate"},
     "schedule": {*ORIGIN, "strategy", "calibrate", "planner", "cost"},
-    "cache_correction": {*LOOP, "calibrate", "correct_cache"},
-    "quant_params": {*LOOP, "quantizer"},
-    "quant_correction": {*LOOP, "quantizer", "correct_quant"},
-    "output_correction": {*LOOP, "quantizer", "correct_output"},
-    "samples": {*LOOP, "quantizer", "sample"},
+    "cache_correction": {*ORIGIN, "predictor", "calibrate", "correct_cache"},
+    "quant_params": {*ORIGIN, "predictor", "quantizer"},
+    "quant_correction": {*ORIGIN, "predictor", "correct_quant", "quantizer"},
+    "output_correction": {*ORIGIN, "predictor", "correct_output", "quantizer"},
+    "acceleration": {*ORIGIN, "predictor"},
+    "samples": {*ORIGIN, "predictor", "sample", "engine"},
     "samples_full_precision": {*ORIGIN, "sample", "baseline_steps", "baseline_sampler", "compile"}
     - {"sampler", "sample.num_steps"},
-    "timing": {*LOOP, "latency", "baseline_steps", "baseline_sampler", "compile"},
+    "timing": {*ORIGIN, "predictor", "latency", "baseline_steps", "baseline_sampler", "engine"},
 }
 READS: dict[str, set[str]] = {  # stage to the stages before whose artefacts it reads
     "statistics": set(),
@@ -59,10 +65,10 @@ READS: dict[str, set[str]] = {  # stage to the stages before whose artefacts it 
     "quant_params": {"schedule", "cache_correction"},
     "quant_correction": {"schedule", "cache_correction", "quant_params"},
     "output_correction": {"schedule", "cache_correction", "quant_params", "quant_correction"},
-    "samples": {"schedule", "cache_correction", "quant_params", "quant_correction", "output_correction"},
     "samples_full_precision": set(),
-    "timing": {"schedule", "cache_correction"},
 }
+PARTS = {"schedule", "cache_correction", "quant_params", "quant_correction", "output_correction"}
+READS |= dict.fromkeys(("acceleration", "samples", "timing"), PARTS)  # of the whole
 DECIDES_NOTHING = {"store", "logger", "metrics", "protocol", "max_memory", "offload"}  # of what a stage stores
 
 
@@ -77,12 +83,12 @@ class Keys(Store):
     def get(self, stage: str, key: Mapping[str, Any], kind: type[Any], make: Callable[[Path], Any]) -> Any:
         self.keys[stage] = json.dumps(key, sort_keys=True)
         variant = self.variants.get(stage, 0)
-        table = {"a": torch.full((1,), float(variant))}
+        table = {"a": torch.full((50, 2, 1), float(variant))}
         nothing = torch.zeros(0)
         made: dict[type[Artifact], Callable[[], Artifact]] = {
             CacheSchedule: lambda: CacheSchedule(
                 num_calls=50,
-                refresh_calls=(0, 10 + variant % 2),
+                refresh_calls=(0, 10 + variant % 2, 20, 35),
                 planner="p",
                 interval=None,
                 phases=((0, ("a" * (1 + variant // 2),)),),
@@ -93,6 +99,8 @@ class Keys(Store):
                 seeds=(), images_NCHW=nothing, latents_NCHW=nothing, labels_N=nothing, trace_TNCHW=nothing
             ),
         }
+        if kind is Acceleration:
+            return make(self.root)
         return made[kind]() if kind in made else None
 
 
@@ -105,11 +113,12 @@ def keys(parts: Components, **variants: int) -> dict[str, str]:
     """Stage to its key, as the pipeline asks for it; nothing is computed."""
     store = Keys(parts.store.root, variants)
 
-    def outcome(this: Run, _: SampleSet, __: SampleSet, schedule: Any, correction: Any, params: Any, *___: Any) -> None:
-        this.statistics()
-        this.timing(schedule, correction, params)
+    def outcome(this: Run, _: SampleSet, __: SampleSet, acceleration: Acceleration) -> None:
+        Statistics(this).get(acceleration)
+        TimedRuns(this).get(acceleration)
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Accelerated, "make", lambda self, before, shards: before)  # would load the model
         patch.setattr(cq.run.pipeline, "_outcome", outcome)
         cq.run.pipeline.run(dataclasses.replace(parts, store=store))
     return store.keys
@@ -174,6 +183,9 @@ def test_a_part_is_in_the_keys_of_the_stages_that_it_decides_and_in_no_other(par
     for other in changed(parts, name):
         after = keys(other)
         differing = {stage for stage in before if after[stage] != before[stage]}
+        if isinstance(other.predictor, Other):  # a forecast is data: whoever makes the same one asks the same
+            assert differing == set()
+            continue
         assert differing == expected, getattr(other, name.partition(".")[0])
 
 
@@ -189,17 +201,13 @@ def test_an_artefact_is_in_the_keys_of_the_stages_that_read_it_and_in_no_other(
     assert differing == {stage for stage, read in READS.items() if before in read}
 
 
-def _not_called() -> Any:
-    raise AssertionError
-
-
 def test_what_is_compiled_and_not_quantized_draws_under_another_key(tiny_folder: Path, tmp_path: Path) -> None:
     plain = Components.of(composed(quick(tiny_folder, tmp_path, "schedule=uniform", "quantize=none"))[0])
     store = Keys(tmp_path, {})
     names = []
     for compile in (False, True):
         this = Run(dataclasses.replace(plain, store=store, compile=compile))
-        this.samples(_not_called, this.schedule(), ChannelAffine(schedule="", tables={}, r2={}), twin={})()
+        Samples(this).drawn(this.unaccelerated)()
         names.append(store.keys["samples"])
     assert names[0] != names[1]
 
@@ -210,7 +218,7 @@ def test_what_rounding_depends_on_is_in_every_key(
 ) -> None:
     before = keys(parts)
     found = arithmetic()
-    monkeypatch.setattr("cq.run.stages.arithmetic", lambda: {**found, what: "another"})
+    monkeypatch.setattr("cq.run.context.arithmetic", lambda: {**found, what: "another"})
     after = keys(parts)
     assert all(after[stage] != before[stage] for stage in before)
 
@@ -220,7 +228,7 @@ def test_other_weights_and_other_code_are_in_every_key(
 ) -> None:
     before = keys(parts)
     for target, value in (
-        ("cq.run.stages.source_digest", lambda module: f"of {module}"),
+        ("cq.run.context.source_digest", lambda module: f"of {module}"),
         ("cq.models.latent.LatentDiffusion.weights_digest", lambda self: "other"),
     ):
         with monkeypatch.context() as patch:
@@ -250,11 +258,11 @@ class Observed:
     """A whole run, quantized, cached, forecast and corrected everywhere.
 
     seen: stage to kind (noise, classes, prompts) to the seeds or texts that were drawn. loops: stage to (refreshes,
-    correction, predictor) of its loops. twins: stage to (parameters, correction) of the networks it quantized.
+    correction, forecast) of its loops. twins: stage to (parameters, correction) of the networks it quantized.
     """
 
     parts: Components
-    schedule: CacheSchedule
+    acceleration: Acceleration
     digests: dict[str, str]
     seen: dict[str, dict[str, set[Any]]]
     loops: dict[str, set[Any]]
@@ -270,7 +278,7 @@ def observed(tiny_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFac
     )  # fmt: skip
     folder = tiny_folders["sd"]
     parts = Components.of(text_run(folder, folder, tmp_path_factory.mktemp("observed"), *chosen)[0])
-    out = Observed(parts, every_call(1), {}, {}, {}, {}, [])
+    out = Observed(parts, Acceleration(schedule=every_call(1)), {}, {}, {}, {}, [])
     stages = [""]
     timed, noise, labels, encode = (
         Store.timed,
@@ -278,7 +286,7 @@ def observed(tiny_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFac
         cq.core.seeding.drawn_labels,
         TextModel._encode,
     )
-    loop, quantize, correct = cq.core.denoise.denoise, PTQ.quantize, corrected
+    loop, quantize, correct = cq.core.denoise.denoise, fake_quantized, corrected
 
     @contextmanager
     def named(self: Store, stage: str) -> Iterator[None]:
@@ -302,13 +310,14 @@ def observed(tiny_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFac
         met("prompts", set(texts) - {""})
         return encode(self, texts)
 
-    def looped(*args: Any, schedule: CacheSchedule, correction: ChannelAffine, predictor: Any, **rest: Any) -> Any:
-        out.loops.setdefault(stages[-1], set()).add((schedule.refresh_calls, correction.digest, predictor))
-        return loop(*args, schedule=schedule, correction=correction, predictor=predictor, **rest)
+    def looped(*args: Any, acceleration: Acceleration, **rest: Any) -> Any:
+        run = (acceleration.schedule.refresh_calls, acceleration.cache.digest, acceleration.forecast)
+        out.loops.setdefault(stages[-1], set()).add(run)
+        return loop(*args, acceleration=acceleration, **rest)
 
-    def quantized(self: PTQ, denoiser: Any, params: QuantParams, correction: ChannelAffine) -> Any:
+    def quantized(denoiser: Any, params: QuantParams, correction: ChannelAffine = NO_CORRECTION) -> Any:
         out.twins.setdefault(stages[-1], set()).add((params.digest, correction.digest))
-        return quantize(self, denoiser, params, correction)
+        return quantize(denoiser, params, correction)
 
     def deployed(denoiser: Any, correction: ChannelAffine) -> Any:
         out.noise.append((stages[-1], correction.digest))
@@ -322,11 +331,12 @@ def observed(tiny_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFac
             patch.setattr(module, "denoise", looped)
         patch.setattr(cq.core.seeding, "drawn_labels", labelled)
         patch.setattr(TextModel, "_encode", encoded)
-        patch.setattr(PTQ, "quantize", quantized)
-        patch.setattr(cq.run.pipeline, "corrected", deployed)
+        for where in (cq.engine.simulate, cq.run.stages.corrections):
+            patch.setattr(where, "fake_quantized", quantized)
+        patch.setattr(cq.engine.simulate, "corrected", deployed)
         outcome = cq.run.pipeline.run(parts)
     assert outcome is not None
-    return dataclasses.replace(out, schedule=outcome.schedule, digests=dict(outcome.digests))
+    return dataclasses.replace(out, acceleration=outcome.acceleration, digests=dict(outcome.digests))
 
 
 def test_calibration_sees_none_of_the_evaluations_noise_classes_or_prompts(observed: Observed) -> None:
@@ -351,10 +361,10 @@ PREPARED = ("quant_params", "quant_correction", "output_correction")
 
 def test_every_stage_runs_its_loops_on_what_the_stages_before_it_made(observed: Observed) -> None:
     """What is gathered before there is a cache sees full calls; the rest the schedule, forecast and correction."""
-    refreshes, digests = observed.schedule.refresh_calls, observed.digests
-    assert 1 < len(refreshes) < observed.schedule.num_calls
+    refreshes, digests = observed.acceleration.schedule.refresh_calls, observed.digests
+    assert 1 < len(refreshes) < observed.acceleration.num_calls
     assert digests["cache_correction"] != NO_CORRECTION.digest
-    deployed = (refreshes, digests["cache_correction"], observed.parts.predictor)
+    deployed = (refreshes, digests["cache_correction"], observed.acceleration.forecast)
     for stage in (*PREPARED, "samples"):
         assert observed.loops[stage] == {deployed}, stage
     for stage in ("statistics", "cache_correction", "samples_full_precision"):
@@ -407,9 +417,7 @@ def test_every_slot_of_a_configuration_becomes_the_part_of_its_name(tiny_folder:
 def test_the_twin_is_deployed_on_the_corrected_cached_trajectory(tiny: LatentDiffusion) -> None:
     """Lockstep loops follow the schedule and its correction where deployed, and refresh at every call where not."""
     model = dataclasses.replace(tiny.load(), sampler=DDIM())
-    loops = cq.calibrate.loops.Loops(
-        model=model, num_steps=10, predictor=Taylor(order=0, differences="divided"), run_seed=0
-    )
+    loops = cq.calibrate.loops.Loops(model=model, num_steps=10, run_seed=0)
     schedule = CacheSchedule(num_calls=10, refresh_calls=(0, 5), planner="p", interval=None)
     channels = 8
     table = torch.stack([torch.full((10, channels), 2.0), torch.ones(10, channels)], dim=1)
@@ -424,7 +432,9 @@ def test_the_twin_is_deployed_on_the_corrected_cached_trajectory(tiny: LatentDif
             met.append((call, dict(reuse), dict(out.features)))
             return out
 
-    lockstep = loops.lockstep(schedule, correction, num_samples=1, batch_size=1)
+    lockstep = loops.lockstep(
+        Acceleration(schedule=schedule, cache=correction), dataclasses.replace(PTQ_8, num_samples=1)
+    )
     assert [*lockstep(Watched(), deployed=True)] == [*range(10)]
     held: dict[str, torch.Tensor] = {}
     for call, reuse, features in met:

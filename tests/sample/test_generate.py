@@ -2,23 +2,24 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from cq.core.artifacts import CacheSchedule, ChannelAffine, SampleSet
+from cq.core.acceleration import Acceleration
+from cq.core.artifacts import CacheSchedule, SampleSet
 from cq.core.denoise import denoise
+from cq.core.denoiser import DenoiserOutput
 from cq.core.seeding import drawn_labels, initial_noise
 from cq.models.diffusion import DiffusionModel
 from cq.models.latent import LatentDiffusion
-from cq.predict.last import Last
 from cq.sample.generate import Sample, generate
 
 CALLS = 4
-SCHEDULE = CacheSchedule(num_calls=CALLS, refresh_calls=(0, 2), planner="test", interval=2)
-NO_CORRECTION = ChannelAffine(schedule="", tables={}, r2={})
+ACCELERATION = Acceleration(schedule=CacheSchedule(num_calls=CALLS, refresh_calls=(0, 2), planner="test", interval=2))
 SAMPLE = Sample(num_images=5, batch_size=2, num_steps=CALLS, labels="balanced", classes=None, trace=3)
 SEEDS = (10, 11, 12, 13, 14, 15, 16)
 
@@ -34,17 +35,23 @@ class StoppedError(Exception):
 
 def drawn(model: DiffusionModel, shards: Path, sample: Sample = SAMPLE, *, stop_after: int | None = None) -> SampleSet:
     shards.mkdir(exist_ok=True)
-    batches = 0
+    calls = 0
 
-    def on_batch() -> None:
-        nonlocal batches
-        batches += 1
-        if batches == stop_after:
-            raise StoppedError
+    class Stopping:
+        """Passes calls on until those of `stop_after` batches are done."""
+
+        sites = model.denoiser.sites
+
+        def __call__(self, x_NCHW: Tensor, **rest: Any) -> DenoiserOutput:
+            nonlocal calls
+            if stop_after is not None and calls == stop_after * CALLS:
+                raise StoppedError
+            calls += 1
+            return model.denoiser(x_NCHW, **rest)
 
     return generate(
-        model, model.denoiser, sample=sample, seeds=SEEDS[: sample.num_images], schedule=SCHEDULE,
-        correction=NO_CORRECTION, predictor=Last(), shards=shards, describe="test", on_batch=on_batch,
+        model, Stopping(), sample=sample, seeds=SEEDS[: sample.num_images], acceleration=ACCELERATION, shards=shards,
+        describe="test",
     )  # fmt: skip
 
 
@@ -55,7 +62,7 @@ def test_images_latents_and_traces_are_those_of_the_loop(model: DiffusionModel, 
         labels = torch.arange(first, last)
         steps = denoise(
             model.denoiser, model.noise_scheduler(CALLS), initial_noise(SEEDS[first:last], (4, 8, 8)),
-            cond=model.condition(labels), schedule=SCHEDULE, correction=NO_CORRECTION,
+            cond=model.condition(labels), acceleration=ACCELERATION,
         )  # fmt: skip
         states.append(torch.stack([step.x_NCHW for step in steps]))
         assert torch.equal(found.images_NCHW[first:last], model.decode(states[-1][-1]))

@@ -15,8 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cq.calibrate.loops import every_call
-from cq.core.artifacts import ChannelAffine
+from cq.core.acceleration import Acceleration, every_call
 from cq.core.contracts import Sampler
 from cq.core.denoise import denoise
 from cq.core.denoiser import DenoiserOutput
@@ -25,7 +24,6 @@ from cq.sampler.stored import CLASSES
 from tests.choices import built, names
 from tests.sampler.stored_configs import EULER, STORED
 
-NOTHING = ChannelAffine(schedule="", tables={}, r2={})
 FEW, MANY = (1, 2, 4, 10, 20, 50), (250, 999, 1000)
 CLIPPING = ("DDIMScheduler", "DDPMScheduler")
 START = torch.randn(2, 1, 3, 3, generator=torch.Generator().manual_seed(0))
@@ -75,8 +73,8 @@ def stock_loop(scheduler: Any) -> Tensor:
 
 def ours(sampler: Sampler, stored: Mapping[str, Any], num_steps: int) -> Tensor:
     *_, last = denoise(
-        Linear(), sampler.noise_scheduler(stored, num_steps), START, cond=None, correction=NOTHING,
-        schedule=every_call(sampler.num_calls(num_steps)),
+        Linear(), sampler.noise_scheduler(stored, num_steps), START, cond=None,
+        acceleration=Acceleration(schedule=every_call(sampler.num_calls(num_steps))),
     )  # fmt: skip
     return last.x_NCHW
 

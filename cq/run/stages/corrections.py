@@ -96,7 +96,18 @@ class CacheCorrection(_Correction):
             yield present(path, partial(batch_moments, batches[index], acceleration=before, sites=denoiser.sites))
 
 
-class QuantCorrection(_Correction):
+class _Calibrated(_Correction):
+    """One that is fitted along the quantizer's own trajectories, where anything is quantized."""
+
+    def key(self, before: Acceleration) -> Mapping[str, Any]:
+        return {**super().key(before), "quantizer": described(self.parts.quantizer)}
+
+    @property
+    def needed(self) -> bool:
+        return self.parts.quantized and super().needed
+
+
+class QuantCorrection(_Calibrated):
     """Gain and offset of what the quantized entry layers make of the cached half."""
 
     name = "quant_correction"
@@ -120,15 +131,11 @@ class QuantCorrection(_Correction):
         biases = {name: denoiser.network.backbone.get_submodule(name).bias for name in layers}
         return self.fitted(before, gather, biases=biases)
 
-    @property
-    def needed(self) -> bool:
-        return self.parts.quantized and super().needed
-
     def seconds(self, calls: CallSeconds) -> float:
         return self.parts.quantizer.num_samples * self.run.deployed_seconds(calls) * CORRECTION_FACTOR
 
 
-class OutputCorrection(_Correction):
+class OutputCorrection(_Calibrated):
     """Gain and offset of the quantized network's noise prediction; nothing where nothing is quantized."""
 
     name = "output_correction"
@@ -149,10 +156,6 @@ class OutputCorrection(_Correction):
             return {NOISE: output_moments(denoiser, twin, lockstep, num_calls=self.run.num_calls)}
 
         return self.fitted(before, gather, biases={NOISE: None})
-
-    @property
-    def needed(self) -> bool:
-        return self.parts.quantized and super().needed
 
     def seconds(self, calls: CallSeconds) -> float:
         return self.parts.quantizer.num_samples * self.run.deployed_seconds(calls) * (1 + calls.twin / calls.full)
