@@ -68,7 +68,8 @@ def test_torch_is_not_needed_to_look_at_a_configuration() -> None:
     heavy = ("torch", "diffusers", "wandb", "torchmetrics", "safetensors", "matplotlib", "pandas")
     light = ["cli/run", "cli/table", "cli/convert", "core/store", "core/phases", "models/headers", "models/latent",
              "models/sites", "models/stored", "models/pixel", "models/transformer", "models/stable_diffusion",
-             "models/sdxl", "models/pixart_sigma", "models/release", "models/architecture", "models/diffusion",
+             "models/sdxl", "models/pixart_sigma", "models/component", "models/folder", "models/release",
+             "models/architecture", "models/diffusion",
              "sample/generate",
              *(f"run/{name}" for name in ("config", "identity", "components", "preflight", "ledger", "record",
                                           "tracking")),

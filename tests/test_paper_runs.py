@@ -72,8 +72,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _room(monkeypatch: pytest.MonkeyPatch, judges_at_hand: None) -> None:
     """As if there were disk for 50,000 images, and the weights in their folders."""
     monkeypatch.setattr("cq.run.components.check_writable", lambda *_: None)
-    monkeypatch.setattr("cq.models.diffusion.check_weights", lambda _: None)
-    monkeypatch.setattr("cq.models.diffusion.check_tokenizer", lambda _: None)
+    monkeypatch.setattr("cq.models.folder.check_weights", lambda _: None)
+    monkeypatch.setattr("cq.models.folder.check_tokenizer", lambda _: None)
 
 
 def command(model: str, protocol: str) -> list[str]:

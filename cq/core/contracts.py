@@ -225,3 +225,11 @@ class ReadsFiles(Protocol):
 
     def check_files(self) -> None:
         """Raise ValueError for a file that is there and cannot serve; let pass one that is missing."""
+
+
+@runtime_checkable
+class ReadsContent(Protocol):
+    """What a component adds that knows what it reads of the files that it names, so that only that counts."""
+
+    def content_digest(self) -> str:
+        """SHA-256 over what decides its numbers in those files."""

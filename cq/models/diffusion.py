@@ -1,13 +1,8 @@
-"""What every loaded diffusion model offers the stages, whatever its family."""
+"""The nouns of a diffusion model: its component, which stands in a yaml, and what is loaded of it."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
-
-from cq.models.files import check_no_adapter, check_tokenizer, check_weights, weight_files
-from cq.models.stored import check_index, part_config, part_folder
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:  # these bring torch, which a check of a configuration does not need
     import torch
@@ -21,7 +16,7 @@ if TYPE_CHECKING:  # these bring torch, which a check of a configuration does no
 Family = Literal["unet", "transformer"]
 Purpose = Literal["evaluation", "calibration"]
 
-PIXELS = "round to nearest, uint8"  # what `to_pixels` does, as protocols state it
+PIXELS = "round to nearest, uint8"  # how `DiffusionModel.decode` rounds, as protocols state it
 
 
 class UnusableModelError(ValueError):
@@ -37,7 +32,8 @@ class ModelComponent(Protocol):
     """A model's yaml: where its weights are, what it takes, and how it is loaded.
 
     site: its own cut point. guidance: see `guiding`. num_classes: conditions to choose from (classes or prompts), 0
-    where unconditional. latent_shape: what the denoiser sees. image_shape: what is drawn.
+    where unconditional. latent_shape: what the denoiser sees. image_shape: what is drawn. release: facts about
+    published weights.
     """
 
     @property
@@ -54,6 +50,8 @@ class ModelComponent(Protocol):
     def latent_shape(self) -> tuple[int, int, int]: ...
     @property
     def image_shape(self) -> tuple[int, int, int]: ...
+    @property
+    def release(self) -> "Release | None": ...
 
     @property
     def noise(self) -> Mapping[str, Any]:
@@ -76,12 +74,28 @@ class ModelComponent(Protocol):
         """SHA-256 over the names and bytes of every file of the model."""
 
 
+@runtime_checkable
+class ReadsPrompts(Protocol):
+    """What the component of a text-to-image model adds. prompts: the folder of its prompts."""
+
+    @property
+    def prompts(self) -> str: ...
+
+    def read_prompts(self, purpose: Purpose) -> tuple[str, ...]:
+        """The prompts of one file. Raises ValueError where it is missing, empty or not as `captions` reads it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DiffusionModel:
-    """The loaded parts. sampler: makes the solver from the noise schedule that is stored with the weights."""
+    """A loaded model.
+
+    vae: the first stage, AutoencoderKL or VQModel; None where the denoiser sees the images themselves. sampler: makes
+    the solver from the noise schedule that is stored with the weights.
+    """
 
     component: ModelComponent
     denoiser: "GuidedDenoiser"
+    vae: Any
     sampler: "Sampler"
 
     @property
@@ -95,9 +109,9 @@ class DiffusionModel:
         from torch import nn
 
         for field in fields(self):
-            part = getattr(self, field.name)
-            if isinstance(part, nn.Module):
-                part.to(device)
+            module = getattr(self, field.name)
+            if isinstance(module, nn.Module):
+                module.to(device)
         nn.Module.to(self.denoiser.network.backbone, device=device, dtype=dtype)  # diffusers' own warns of any dtype
         return replace(self, denoiser=replace(self.denoiser, dtype=dtype))
 
@@ -117,108 +131,7 @@ class DiffusionModel:
         return ()
 
     def decode(self, latents_NCHW: "Tensor") -> "Tensor":
-        """Latents to uint8 images [N, C, H, W]: clamped to [-1, 1], mapped to 0..255 and rounded."""
-        raise NotImplementedError
+        """Latents to uint8 images [N, C, H, W]: clamped to [-1, 1], mapped to 0..255 and rounded to nearest."""
+        from cq.models.first_stage import decoded, to_pixels
 
-
-@dataclass(frozen=True, kw_only=True)
-class LatentSpaceModel(DiffusionModel):
-    """A first stage beside the denoiser."""
-
-    vae: Any
-
-    def decode(self, latents_NCHW: "Tensor") -> "Tensor":
-        """Latents to uint8 images [N, C, H, W]: clamped to [-1, 1], mapped to 0..255 and rounded."""
-        from cq.models.reading import decoded
-
-        return to_pixels(decoded(self.vae, latents_NCHW))
-
-
-def to_pixels(images_NCHW: "Tensor") -> "Tensor":
-    """-1..1 to uint8, clamped and rounded to nearest."""
-    import torch
-
-    pixels: Tensor = ((images_NCHW.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return pixels
-
-
-def stored_noise(weights: str, release: "Release | None") -> Mapping[str, Any]:
-    """The stored scheduler's configuration; sampled from as `release` says. Raises ValueError where it has no class."""
-    stored = part_config(weights, "scheduler")
-    if "_class_name" not in stored:
-        raise ValueError(
-            f"model.weights={weights!r}: its scheduler_config.json has no _class_name, without which nobody knows what "
-            "a key means that is not stored. Write it there, as in model_index.json."
-        )
-    return stored if release is None else release.noise(stored)
-
-
-def check_folder(
-    weights: str, parts: tuple[str, ...], release: "Release | None", *, pipelines: tuple[str, ...]
-) -> None:
-    """Raise ValueError where the model's folder, or a file of one of its parts, is missing or no such model's.
-
-    pipelines: of diffusers, as model_index.json may name them. release: what it must be, if anything.
-    """
-    from cq.models.locate import locate
-
-    remedy = "" if release is None else f" {release.how_to_get_it}"
-    try:
-        folder = locate(weights)
-    except ValueError as error:
-        raise ValueError(f"model.weights={error}{remedy}") from error
-    absent = [name for name in parts if not part_folder(weights, name).is_dir()]
-    if absent:
-        raise ValueError(
-            f"model.weights={weights!r}: there is no {' and no '.join(absent)} in {folder}. Give a folder in "
-            f"diffusers' layout, with {', '.join(parts)}.{remedy}"
-        )
-    check_index(weights, pipelines, parts)
-    networks = [name for name in parts if name != "scheduler" and not name.startswith("tokenizer")]
-    for name in networks:
-        if part_config(weights, name).get("quantization_config") is not None:
-            raise ValueError(
-                f"model.weights={weights!r}: its {name} is stored quantized (quantization_config), and networks are "
-                "quantized here from full precision. Give the folder that it was made of."
-            )
-    try:
-        check_no_adapter(folder)
-        for name in parts:
-            if name in networks:
-                check_weights(part_folder(weights, name))
-            elif name != "scheduler":
-                check_tokenizer(part_folder(weights, name))
-    except ValueError as error:
-        raise ValueError(f"model.weights={weights!r}: {error}") from error
-    if release is not None:
-        release.check(part_config(weights, "scheduler"))
-        release.check_converted(folder)
-
-
-def folder_digest(weights: str) -> str:
-    """SHA-256 over the names and bytes of every file of the model's folder."""
-    from cq.models.locate import HUB, locate
-
-    digest = hashlib.sha256()
-    folder = locate(weights)
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        if weights.startswith(HUB) and not _decides(path):
-            continue
-        digest.update(str(path.relative_to(folder)).encode() + b"\0" + _digest_of_file(path))
-    return digest.hexdigest()
-
-
-def _decides(path: Path) -> bool:
-    """Whether a hub's file is part of the model: not its documents, nor what diffusers would not open."""
-    if path.suffix in (".bin", ".safetensors"):
-        opened = weight_files(path.parent)
-        return opened is not None and path in opened.paths
-    return path.suffix in (".json", ".txt", ".model")
-
-
-def _digest_of_file(path: Path) -> bytes:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**24):
-            digest.update(block)
-    return digest.digest()
+        return to_pixels(latents_NCHW if self.vae is None else decoded(self.vae, latents_NCHW))

@@ -1,40 +1,29 @@
 """Class-conditional and unconditional latent diffusion U-Nets stored as diffusers folders."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cq.core.values import Guidance
-from cq.models.diffusion import (
-    Family,
-    LatentSpaceModel,
-    Purpose,
-    check_folder,
-    folder_digest,
-    guiding,
-    stored_noise,
-)
+from cq.models.component import StoredModel
+from cq.models.diffusion import DiffusionModel, Family, Purpose, guiding
 from cq.models.release import CAME_LATER, Release
-from cq.models.stored import check_classes, check_context, check_decoder, check_part, part_config, stored_layers
+from cq.models.stored import check_classes, check_context, part_config
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatentDiffusion:
-    """A folder with unet, vae, scheduler and, where guided, class_embedder (LDM, arXiv:2112.10752).
+class LatentDiffusion(StoredModel):
+    """A folder with unet, vae, scheduler and, where guided, class_embedder (LDM, arXiv:2112.10752); see `StoredModel`.
 
-    weights: `zoo:NAME`, `hub:ORG/NAME@REVISION` or a local folder. site: the entry ResNet of the cut. guidance: scale
-    of classifier-free guidance; up to 1, or None, there is none. num_classes: 0 where unconditional. release: facts
-    about published weights.
+    guidance: scale of classifier-free guidance; up to 1, or None, there is none. num_classes: 0 where unconditional.
+    release: facts about published weights.
     """
 
     family: ClassVar[Family] = "unet"
-    blocks: ClassVar[int] = 0
+    pipelines: ClassVar[tuple[str, ...]] = ("LDMPipeline",)
 
-    weights: str
-    site: str
     guidance: Guidance | None
     num_classes: int
     latent_shape: tuple[int, int, int]
@@ -42,19 +31,17 @@ class LatentDiffusion:
     release: Release | None = field(metadata=CAME_LATER)
 
     @property
-    def noise(self) -> Mapping[str, Any]:
-        """The stored scheduler's configuration."""
-        return stored_noise(self.weights, self.release)
+    def network(self) -> str:
+        """The conditional U-Net where there are classes."""
+        return "UNet2DConditionModel" if self.num_classes else "UNet2DModel"
 
-    def check(self) -> None:
-        """Raise ValueError, before anything is loaded, for a model that is not there or a site it does not have."""
-        from cq.models.sites import check_cut, cuts_of
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """With a class_embedder where there are classes."""
+        return ("unet", "vae", "scheduler", *(("class_embedder",) if self.num_classes else ()))
 
-        classes = ("class_embedder",) if self.num_classes else ()
-        check_folder(self.weights, ("unet", "vae", "scheduler", *classes), self.release, pipelines=("LDMPipeline",))
-        kind = "UNet2DConditionModel" if self.num_classes else "UNet2DModel"
-        check_part(self.weights, "unet", kind=kind, latent_shape=self.latent_shape)
-        check_decoder(self.weights, self.latent_shape, self.image_shape)
+    def check_conditions(self) -> None:
+        """Raise ValueError for guidance without classes, more classes than there are, or another model's embedder."""
         if self.num_classes == 0 and guiding(self.guidance) is not None:
             raise ValueError(
                 f"model.guidance={self.guidance}: an unconditional model (model.num_classes=0) has nothing to be "
@@ -64,38 +51,19 @@ class LatentDiffusion:
             check_classes(self.weights, "class_embedder", "num_classes", self.num_classes)
             made = part_config(self.weights, "class_embedder").get("dim")
             check_context(self.weights, "unet", key="cross_attention_dim", made=made, by="its class_embedder")
-        check_cut(self.site, cuts_of(part_config(self.weights, "unet")))
-
-    def layers(self) -> frozenset[str] | None:
-        """Layers of the denoiser, and perhaps embeddings; see `stored_layers`."""
-        return stored_layers(self.weights, "unet")
 
     def load(self) -> "LatentModel":
         """Read the weights as float32 in evaluation mode."""
-        from diffusers import UNet2DConditionModel, UNet2DModel
-
         from cq.models.class_embedder import ClassEmbedder
-        from cq.models.reading import guided, read_first_stage, read_part
-        from cq.models.unet import UNetCut
-        from cq.sampler.ddim import DDIM
+        from cq.models.reading import read_part
 
-        unet = read_part(UNet2DConditionModel if self.num_classes else UNet2DModel, self.weights, "unet")
-        return LatentModel(
-            component=self,
-            denoiser=guided(UNetCut(unet), self),
-            vae=read_first_stage(self.weights),
-            class_embedder=read_part(ClassEmbedder, self.weights, "class_embedder") if self.num_classes else None,
-            sampler=DDIM(),
-        )
-
-    def weights_digest(self) -> str:
-        """SHA-256 over the names and bytes of every file of the model."""
-        return folder_digest(self.weights)
+        embedder = read_part(ClassEmbedder, self.weights, "class_embedder") if self.num_classes else None
+        return self.opened(LatentModel, class_embedder=embedder)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatentModel(LatentSpaceModel):
-    """First stage and class embedder beside the denoiser."""
+class LatentModel(DiffusionModel):
+    """class_embedder: None where unconditional."""
 
     class_embedder: Any
 

@@ -3,13 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from cq.core.call import CallIndex
-from cq.core.denoiser import GuidedDenoiser
 from cq.core.failures import out_of_memory
 from cq.models.architecture import set_heads
-from cq.models.diffusion import ModelComponent, UnusableModelError, guiding
+from cq.models.diffusion import UnusableModelError
 from cq.models.files import MERGE, first_line, is_adapter, listed, weight_files
 from cq.models.stored import first_stage_kind, part_folder
 
@@ -70,15 +66,6 @@ def read_first_stage(weights: str) -> Any:
     return read_part(getattr(diffusers, first_stage_kind(weights)), weights, "vae")
 
 
-def guided(network: Any, component: ModelComponent, *, null_first: bool = True) -> GuidedDenoiser:
-    """A component's network as its denoiser, with its own site. null_first: which half of a condition comes first."""
-    denoiser = GuidedDenoiser(
-        network=network.eval(), sites=(), guidance=guiding(component.guidance), null_first=null_first,
-        call_index=CallIndex(),
-    )  # fmt: skip
-    return denoiser.with_sites((component.site,))
-
-
 def read_tokenizer(kind: Any, weights: str, name: str, encoder: Any) -> Any:
     """A tokenizer of a model's folder. Raises UnusableModelError where the text encoder lacks some of its tokens."""
     folder = part_folder(weights, name)
@@ -105,17 +92,3 @@ def read_tokenizer(kind: Any, weights: str, name: str, encoder: Any) -> Any:
             f"text encoder takes {longest}. Set model_max_length in {folder / 'tokenizer_config.json'} to that."
         )
     return tokenizer
-
-
-@torch.no_grad()
-def decoded(vae: Any, latents_NCHW: torch.Tensor) -> torch.Tensor:
-    """Latents as the denoiser has them to images, about -1..1: scale, mean and deviation are undone, then decoded."""
-    config = vae.config
-    mean, std = config.get("latents_mean"), config.get("latents_std")
-    if mean is None or std is None:
-        latents_NCHW = latents_NCHW / config.scaling_factor
-    else:
-        mean_C11, std_C11 = (torch.tensor(values).to(latents_NCHW).view(-1, 1, 1) for values in (mean, std))
-        latents_NCHW = latents_NCHW * std_C11 / config.scaling_factor + mean_C11
-    images_NCHW: torch.Tensor = vae.decode(latents_NCHW).sample
-    return images_NCHW

@@ -4,15 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from cq.core.contracts import Sampler
 from cq.models.stable_diffusion import StableDiffusion, TextModel
-from cq.models.stored import (
-    check_context,
-    check_decoder,
-    check_text_encoder,
-    index_setting,
-    of_part,
-    part_config,
-)
+from cq.models.stored import check_context, check_text_encoder, index_setting, of_part, part_config
+from cq.sampler.euler import Euler
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,13 +38,14 @@ def check_size_conditions(config: Mapping[str, Any], *, pooled: int) -> None:
 class StableDiffusionXL(StableDiffusion):
     """A folder as diffusers' StableDiffusionXLPipeline opens it; otherwise as `StableDiffusion`."""
 
-    parts: ClassVar[tuple[str, ...]] = (*StableDiffusion.parts, "text_encoder_2", "tokenizer_2")
+    folders: ClassVar[tuple[str, ...]] = (*StableDiffusion.folders, "text_encoder_2", "tokenizer_2")
     pipelines: ClassVar[tuple[str, ...]] = ("StableDiffusionXLPipeline",)
+    solver: ClassVar[Sampler] = Euler()
     amended: ClassVar[Mapping[str, Any]] = {}
+    moments: ClassVar[bool] = True
 
     def check_conditions(self) -> None:
-        """Raise ValueError where first stage, text encoders and U-Net are not of one model."""
-        check_decoder(self.weights, self.latent_shape, self.image_shape, moments=True)
+        """Raise ValueError where text encoders and U-Net are not of one model."""
         made = sum(
             check_text_encoder(self.weights, name, kind="clip_text_model", width="hidden_size")
             for name in ("text_encoder", "text_encoder_2")
@@ -60,34 +56,21 @@ class StableDiffusionXL(StableDiffusion):
 
     def load(self) -> "XLModel":
         """Read the weights as float32 in evaluation mode."""
-        from diffusers import UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-        from cq.models.reading import guided, read_first_stage, read_part, read_tokenizer
-        from cq.models.unet import UNetCut
-        from cq.sampler.euler import Euler
+        from cq.models.reading import read_part, read_tokenizer
 
-        network = UNetCut(read_part(UNet2DConditionModel, self.weights, "unet"))
-        text_encoder = read_part(CLIPTextModel, self.weights, "text_encoder")
-        text_encoder_2 = read_part(CLIPTextModelWithProjection, self.weights, "text_encoder_2")
-        tokenizer = read_tokenizer(CLIPTokenizer, self.weights, "tokenizer", text_encoder)
-        return XLModel(
-            component=self,
-            denoiser=guided(network, self),
-            vae=read_first_stage(self.weights),
-            text_encoder=text_encoder,
-            tokenizer=tokenizer,
-            text_encoder_2=text_encoder_2,
-            tokenizer_2=read_tokenizer(CLIPTokenizer, self.weights, "tokenizer_2", text_encoder_2),
+        second = read_part(CLIPTextModelWithProjection, self.weights, "text_encoder_2")
+        return self.opened_with_text(
+            XLModel, CLIPTextModel, CLIPTokenizer, text_encoder_2=second,
+            tokenizer_2=read_tokenizer(CLIPTokenizer, self.weights, "tokenizer_2", second),
             zero_null=bool(index_setting(self.weights, "force_zeros_for_empty_prompt", True)),
-            prompts=self.prompts_for(tokenizer, tokenizer.model_max_length),
-            sampler=Euler(),
-        )
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class XLModel(TextModel):
-    """A second text encoder beside Stable Diffusion's parts.
+    """A second text encoder beside what Stable Diffusion has.
 
     zero_null: whether zeros stand for no prompt, as model_index.json says (`force_zeros_for_empty_prompt`), or the
     states of an empty one.
@@ -123,11 +106,8 @@ class XLModel(TextModel):
 
         states, pooled = [], None
         for tokenizer, encoder in ((self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2)):
-            tokens = tokenizer(
-                texts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True,
-                return_tensors="pt",
-            )  # fmt: skip
-            out = encoder(tokens.input_ids.to(self.device), output_hidden_states=True)
+            tokens = self._tokenized(texts, tokenizer, tokenizer.model_max_length)
+            out = encoder(tokens.input_ids, output_hidden_states=True)
             states.append(out.hidden_states[-2])
             pooled = out[0]
         assert pooled is not None

@@ -9,7 +9,7 @@ from cq.models.files import weight_files
 from cq.models.headers import shapes_of
 from cq.models.known import check_first_stage, check_network, check_sides, completed
 from cq.models.locate import locate
-from cq.models.sites import check_blocks
+from cq.models.sites import check_blocks, check_cut, cuts_of
 
 LEGACY_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # diffusers renames at load
 FILES = {"scheduler": "scheduler_config.json"}  # where a part's configuration has a name of its own
@@ -51,8 +51,8 @@ def read_json(path: Path, key: str) -> Mapping[str, Any]:
     return config
 
 
-def check_index(weights: str, pipelines: tuple[str, ...], parts: tuple[str, ...]) -> None:
-    """Raise ValueError where model_index.json says that the folder is for another pipeline, or lacks one of `parts`."""
+def check_index(weights: str, pipelines: tuple[str, ...], folders: tuple[str, ...]) -> None:
+    """Raise ValueError where model_index.json says that it is another pipeline's, or lacks one of `folders`."""
     path = locate(weights) / "model_index.json"
     if not path.is_file():
         return
@@ -64,7 +64,7 @@ def check_index(weights: str, pipelines: tuple[str, ...], parts: tuple[str, ...]
             f"{' or '.join(pipelines)} does. Choose another model or folder; if the parts are those of such a "
             "pipeline all the same, say so there (_class_name)."
         )
-    absent = [name for name in parts if name in index and (not isinstance(index[name], list) or not index[name][0])]
+    absent = [name for name in folders if name in index and (not isinstance(index[name], list) or not index[name][0])]
     if absent:
         raise ValueError(
             f"model.weights={weights!r}: {path} says that there is no {absent[0]}, and this model component needs one. "
@@ -204,8 +204,10 @@ def num_blocks(weights: str) -> int:
     return int(part_config(weights, "transformer")["num_layers"])
 
 
-def check_block_site(weights: str, site: str) -> None:
-    """Raise ValueError unless `site` is one of the model's transformer."""
+def check_site(weights: str, family: str, site: str) -> None:
+    """Raise ValueError unless `site` is one of the model's U-Net or transformer, as `family` says."""
+    if family == "unet":
+        return check_cut(site, cuts_of(part_config(weights, "unet")))
     try:
         check_blocks((site,), num_blocks(weights))
     except ValueError as error:

@@ -102,7 +102,7 @@ class Components:
         """
         from cq.core import contracts
         from cq.evaluate.paper_protocol import NoProtocol, PaperProtocol
-        from cq.models.diffusion import ModelComponent
+        from cq.models.diffusion import ModelComponent, ReadsPrompts
         from cq.sample.generate import Sample
 
         check_top(config)
@@ -167,7 +167,7 @@ class Components:
         check_files(parts.metrics)
         check_sizes(parts.metrics, model.image_shape)
         drawn = contracts.Drawn(
-            num_images=sample.num_images, shape=model.image_shape, captioned=hasattr(model, "prompts")
+            num_images=sample.num_images, shape=model.image_shape, captioned=isinstance(model, ReadsPrompts)
         )
         check_metrics(parts.metrics, drawn)
         for name, metric in parts.metrics.items():

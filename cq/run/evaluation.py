@@ -10,10 +10,11 @@ import torch
 
 from cq.core.acceleration import Acceleration
 from cq.core.artifacts import SampleSet
+from cq.core.contracts import ReadsContent
 from cq.evaluate.efficiency import counted_cost
 from cq.evaluate.fidelity import SSIM_BYTES, SSIM_VALUES, Fidelity
 from cq.evaluate.protocol import EvaluationContext, MetricUnavailable
-from cq.models.diffusion import PIXELS
+from cq.models.diffusion import PIXELS, ReadsPrompts
 from cq.run.components import Components
 from cq.run.context import Run
 from cq.run.costs import METRIC_IMAGE_SECONDS, METRIC_SECONDS, CallBytes, CallSeconds
@@ -46,7 +47,7 @@ class Evaluation:
         """Every metric of the configuration; what cannot be computed here is missing, and said."""
         context = EvaluationContext(
             samples=samples, baseline=baseline, sampling=_sampling_protocol(self.parts),
-            captions=self.run.model.captions(samples.labels_N) if hasattr(self.parts.model, "prompts") else (),
+            captions=self.run.model.captions(samples.labels_N) if isinstance(self.parts.model, ReadsPrompts) else (),
             same_calls=self.parts.is_baseline, solver=_solver(self.parts),
         )  # fmt: skip
         scores: dict[str, Any] = {}
@@ -91,7 +92,7 @@ def _solver(parts: Components) -> str:
 
 def _sampling_protocol(parts: Components) -> dict[str, Any]:
     stated = parts.protocol.stated()
-    if stated and hasattr(parts.model, "content_digest"):  # prompts decide images as the weights do
+    if stated and isinstance(parts.model, ReadsContent):  # prompts decide images as the weights do
         stated["prompts"] = parts.model.content_digest()[:12]
     return {
         "model": parts.model.weights, "weights": parts.model.weights_digest()[:12],

@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
+from cq.core.contracts import ReadsContent
 from cq.models.locate import HUB, SCHEME, locate
 from cq.run.config import component_named
 from cq.run.origin import PACKAGE, git, wheel_files
@@ -36,7 +37,7 @@ def described(component: Any) -> dict[str, Any]:
         if value is None and field.metadata.get("came_later"):
             continue  # so that what was stored before there was such a field keeps its name
         out[field.name] = described(value) if dataclasses.is_dataclass(value) else value
-    if hasattr(component, "content_digest"):  # a component that knows what it reads of its files
+    if isinstance(component, ReadsContent):
         out["content"] = component.content_digest()
     elif files := files_named(kind, {field.name: getattr(component, field.name) for field in dataclasses.fields(kind)}):
         out["files"] = files

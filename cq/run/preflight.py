@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # these bring torch, which a check of a configuration does no
 def check_sampler(sampler: "Sampler", num_steps: int, model: "ModelComponent", key: str) -> None:
     """Raise ValueError, under `key`, for a number of steps that the sampler cannot take with the model.
 
-    Also for a sampler, or a model, that was written when samplers did not ask what is stored.
+    Also for a sampler that was written when samplers did not ask what is stored.
     """
     for call in ("check(num_steps, stored)", "noise_scheduler(stored, num_steps)", "num_calls(num_steps)"):
         method: Any = getattr(sampler, call.partition("(")[0], None)
@@ -44,11 +44,6 @@ def check_sampler(sampler: "Sampler", num_steps: int, model: "ModelComponent", k
                 f"sampler={type(sampler).__name__}: has no {call}, which every sampler needs: `stored` is the model's "
                 "scheduler_config.json. See Sampler in cq.core.contracts, or derive from cq.sampler.stock.StockSolver."
             ) from error
-    if not hasattr(model, "noise"):
-        raise ValueError(
-            f"model={type(model).__name__}: has no `noise`, the scheduler_config.json that its sampler reads. "
-            "See ModelComponent in cq/models/diffusion.py."
-        )
     try:
         sampler.check(num_steps, model.noise)
     except ValueError as error:
@@ -112,11 +107,11 @@ def check_protocol(
     sampler, num_steps: the baseline's.
     """
     from cq.evaluate.paper_protocol import PaperProtocol
-    from cq.models.diffusion import PIXELS
+    from cq.models.diffusion import PIXELS, ReadsPrompts
 
     if not isinstance(protocol, PaperProtocol):
         return
-    release = getattr(model, "release", None)  # of weights of one's own nobody knows what they were trained on
+    release = model.release  # of weights of one's own nobody knows what they were trained on
     found: dict[str, Any] = {
         "model.image_shape": model.image_shape,
         "model.guidance": model.guidance,
@@ -140,8 +135,8 @@ def check_protocol(
             "compare. Set it to that, choose another model or protocol, or set protocol=none."
         )
     if protocol.prompts_sha256 is not None:
-        text: Any = model  # only text models get here
-        check_prompts(protocol, text.read_prompts("evaluation"), named=f"model.prompts={text.prompts!r}")
+        assert isinstance(model, ReadsPrompts)  # see `check_protocol_choices`
+        check_prompts(protocol, model.read_prompts("evaluation"), named=f"model.prompts={model.prompts!r}")
     if protocol.reference is not None:
         check_reference(protocol)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from cq.core.acceleration import Acceleration, every_call
 from cq.core.artifacts import digest_of_tensor
 from cq.core.seeding import image_seeds
-from cq.models.diffusion import folder_digest
+from cq.models.folder import folder_digest
 from cq.models.latent import LatentDiffusion
 from cq.models.locate import locate
 from cq.run.config import CONF, build

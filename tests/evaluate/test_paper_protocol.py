@@ -42,6 +42,7 @@ class Model:
     num_classes: int
     lines: tuple[str, ...] = ()
     prompts: str = "prompts/parti"
+    release: None = None
 
     def read_prompts(self, purpose: str) -> tuple[str, ...]:
         return self.lines

@@ -71,11 +71,6 @@ def test_a_sampler_of_the_old_contract_is_told_the_new_one() -> None:
         check_sampler(sampler, 10, SimpleNamespace(noise=STORED["SD 1"]), "budget.num_steps")
 
 
-def test_a_model_that_does_not_say_its_noise_is_told_so() -> None:
-    with pytest.raises(ValueError, match="model=SimpleNamespace: has no `noise`"):
-        check_sampler(DDIM(), 10, SimpleNamespace(), "budget.num_steps")
-
-
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_remedy_works_when_it_is_followed(name: str) -> None:
     for stored in STORED.values():
