@@ -4,7 +4,6 @@ Which of the checkpoint's weights are taken stands in conf/model/MODEL.yaml (`re
 """
 
 import argparse
-import hashlib
 import json
 import logging
 import os
@@ -14,6 +13,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from cq.cli.commands import ended
+from cq.core.checksum import file_digest
 from cq.core.failures import writing
 from cq.core.store import check_writable
 from cq.models.release import PROVENANCE
@@ -41,16 +41,12 @@ def convert_file(checkpoint: Path, folder: Path, name: str, *, ema: bool) -> Non
         made = convert(state, parts, ema=ema)
     except ValueError as error:
         raise ValueError(f"checkpoint={checkpoint} as {name}: {error}") from error
-    with checkpoint.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(2**24):
-            digest.update(block)
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     try:
         for part, module in made.items():
             with writing(temporary / part):
                 module.save_pretrained(temporary / part)
-        document = {"architecture": name, "checkpoint_sha256": digest.hexdigest(), "ema": ema}
+        document = {"architecture": name, "checkpoint_sha256": file_digest(checkpoint), "ema": ema}
         (temporary / PROVENANCE).write_text(json.dumps(document, indent=1) + "\n")
         temporary.rename(folder)
     finally:

@@ -44,15 +44,8 @@ def score(images: Path, config: DictConfig) -> dict[str, Any]:
     import torch
 
     from cq.core.artifacts import SampleSet
-    from cq.evaluate.image_folder import (
-        EXACT,
-        LOSSY,
-        check_complete,
-        check_numbered,
-        list_images,
-        read_images,
-        read_npz,
-    )
+    from cq.evaluate.image_files import EXACT, LOSSY, check_complete, check_numbered, list_images
+    from cq.evaluate.image_pixels import read_images, read_npz
     from cq.evaluate.protocol import EvaluationContext, MetricUnavailable, NoBaselineError
 
     protocol: NoProtocol | PaperProtocol = build(config.protocol, "protocol")
@@ -130,7 +123,8 @@ def make_reference(images: Path, out: Path, config: DictConfig) -> Mapping[str, 
     from tqdm import tqdm
 
     from cq.evaluate.adm import AdmEvaluation
-    from cq.evaluate.image_folder import Fit, batches, check_data_set, list_images
+    from cq.evaluate.image_files import list_images
+    from cq.evaluate.image_pixels import Fit, batches, check_data_set
     from cq.evaluate.reference_batch import write_reference_batch
     from cq.evaluate.tf_inception import TFInception, find_weights
 

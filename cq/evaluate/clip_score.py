@@ -4,38 +4,21 @@ arXiv:2104.08718. Nothing here downloads: what is missing is an error that says 
 Legend of shape suffixes: N image, C channel, H W space, E embedding.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from cq.core.artifacts import digest_of
+from cq.core.checksum import file_digest
 from cq.core.contracts import Drawn
 from cq.core.values import Batch, Resamples
 from cq.evaluate.bootstrap import check_resamples
-from cq.evaluate.clip_judge import (
-    Judge,
-    check_captioned,
-    check_finite,
-    fits,
-    opening,
-    score_captions,
-)
-from cq.evaluate.features import sha256_of_file
+from cq.evaluate.clip_folder import WEIGHTS_FILE, ClipFolder
+from cq.evaluate.clip_judge import Judge, check_captioned, check_finite, fits, opening, score_captions
 from cq.evaluate.protocol import EvaluationContext, MetricUnavailable, Score
-from cq.models.files import check_tokenizer, first_line
 from cq.models.headers import fault_of
-from cq.models.locate import locate
 
-CONFIG_FILE = "open_clip_config.json"
-WEIGHTS_FILE = "open_clip_model.safetensors"  # the one open_clip takes where a folder holds several
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt", "spiece.model",
-)  # fmt: skip
 FROM_A_HUB = ("hf_model_name", "hf_tokenizer_name")  # keys of a text tower that open_clip would go and fetch
 
 
@@ -139,7 +122,7 @@ class ClipScore:
                 image_resize_mode=tag.get("resize_mode"),
             )
             check_finite(model)
-        digest = sha256_of_file(Path(self.weights))
+        digest = file_digest(Path(self.weights))
         return Judge(model.eval(), transform, open_clip.get_tokenizer(self.backbone), digest)
 
 
@@ -245,80 +228,15 @@ class FolderClipScore:
     def check(self, drawn: Drawn) -> None:
         """Raise ValueError for images without captions or a damaged folder, MetricUnavailable without one."""
         check_captioned(drawn, self.device)
-        folder, config, _ = self._files()
-        if fits(folder / WEIGHTS_FILE, config):
-            self._tokenizer(folder)
+        folder = ClipFolder.of(self.folder, metric=self.metric)
+        if fits(folder.path / WEIGHTS_FILE, folder.config):
+            folder.tokenizer()
         else:
-            self.load()
-
-    def _files(self) -> tuple[Path, dict[str, Any], list[str]]:
-        """The folder, the configuration of its model, and which files of a tokenizer are in it."""
-        try:
-            folder = locate(self.folder)
-        except ValueError as error:
-            raise MetricUnavailable(f"{self.metric}: {error}") from error
-        for needed in (CONFIG_FILE, WEIGHTS_FILE):
-            if not (folder / needed).is_file():
-                raise ValueError(
-                    f"folder={self.folder!r}: {folder} holds no {needed}. Give a folder in open_clip's layout."
-                )
-        try:
-            config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))["model_cfg"]
-            text, _ = dict(config["text_cfg"]), dict(config["vision_cfg"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"folder={self.folder!r}: {folder / CONFIG_FILE} describes no model ({first_line(error)}). It must "
-                "hold model_cfg with text_cfg and vision_cfg; get the file again."
-            ) from error
-        fault = fault_of(folder / WEIGHTS_FILE)
-        if fault is not None:
-            raise ValueError(f"folder={self.folder!r}: {folder / WEIGHTS_FILE} {fault}. Get the file again.")
-        if "hf_model_name" in text:
-            raise ValueError(
-                f"folder={self.folder!r}: open_clip fetches its text tower {text['hf_model_name']!r} from a hub, and "
-                "metrics download nothing. Choose a model whose text tower is open_clip's own."
-            )
-        tokenizer = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
-        if text.get("hf_tokenizer_name") and not tokenizer:
-            raise ValueError(
-                f"folder={self.folder!r}: {folder} holds no tokenizer, and {CONFIG_FILE} asks for one. "
-                f"Put {TOKENIZER_FILES[0]} there."
-            )
-        if text.get("hf_tokenizer_name"):
-            try:
-                check_tokenizer(folder)
-            except ValueError as error:
-                raise ValueError(f"folder={self.folder!r}: {error}") from error
-        return folder, config, tokenizer
-
-    def _tokenizer(self, folder: Path) -> Callable[[list[str]], Tensor]:
-        import open_clip
-
-        try:
-            tokenize: Callable[[list[str]], Tensor] = open_clip.get_tokenizer(f"local-dir:{folder}")
-            tokenize(["a prompt"])
-        except Exception as error:  # of transformers or tokenizers: each has its own
-            raise ValueError(
-                f"folder={self.folder!r}: the tokenizer in {folder} cannot be opened ({first_line(error)}). Get its "
-                "files again: tokenizer.json, or vocab.json and merges.txt, with tokenizer_config.json."
-            ) from error
-        return tokenize
+            folder.judge()
 
     def load(self) -> Judge:
         """Raises MetricUnavailable where there is no folder, ValueError where it is incomplete."""
-        import open_clip
-
-        folder, config, tokenizer = self._files()
-        with opening(
-            f"folder={self.folder!r}", folder / WEIGHTS_FILE, config,
-            f"Get it and {CONFIG_FILE} again, as they were saved.",
-        ):  # fmt: skip
-            model, transform = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
-            check_finite(model)
-        tokenize = self._tokenizer(folder)
-        # the transform and the tokenizer are files here, and change the score as the weights do
-        digest = digest_of({name: sha256_of_file(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE, *tokenizer)})
-        return Judge(model.eval(), transform, tokenize, digest)
+        return ClipFolder.of(self.folder, metric=self.metric).judge()
 
 
 def _url(tag: Mapping[str, Any]) -> str:

@@ -4,7 +4,6 @@ Numbers from this network are called `*_own`: they are not comparable with Incep
 Legend of shape suffixes: N image, F feature, K class, C channel, H W space.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cq.core.artifacts import digest_of, digest_of_tensor
+from cq.core.checksum import file_digest
 from cq.models.files import differing, first_line, listed
 from cq.models.headers import fault_of, shapes_of
 from cq.models.locate import locate
@@ -22,15 +22,6 @@ if TYPE_CHECKING:  # brings diffusers, which a check of a configuration does not
     from cq.evaluate.classifier import Classifier, ImageFeatures
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
-
-
-def sha256_of_file(path: Path) -> str:
-    """SHA-256 (hex) of the bytes of a file, as `sha256sum` prints it."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -82,7 +73,7 @@ class FeatureFolder:
                 f"features={reference!r}: {weights} is not what config.json beside it describes: it {difference}. Get "
                 "both again, as they were saved."
             )
-        digest = sha256_of_file(weights)
+        digest = file_digest(weights)
         if built.config.stride != usual.config.stride:
             digest = digest_of({"weights": digest, "stride": built.config.stride})
         return cls(weights, built, digest)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cq.core.store import write_atomically
-from cq.evaluate.features import sha256_of_file
+from cq.core.checksum import file_digest
 from cq.evaluate.gaussian import moments
 from cq.evaluate.npz import Head, check_image_array, read_array, read_heads
 from cq.evaluate.protocol import MetricUnavailable
@@ -41,7 +41,7 @@ class ReferenceBatch:
                 f"{metric}: needs the reference batch {file}. Download it (guided-diffusion, folder evaluations, lists "
                 "ADM's), or make one of a folder of images: cq-score FOLDER --reference OUT.npz"
             )
-        digest = sha256_of_file(file)
+        digest = file_digest(file)
         if sha256 is not None and digest != sha256:
             raise ValueError(
                 f"reference={path!r}: its SHA-256 is {digest}, and {sha256} is asked for: another reference set, or a "

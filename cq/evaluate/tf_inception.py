@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from cq.evaluate.features import check_images, sha256_of_file
+from cq.core.checksum import file_digest
+from cq.evaluate.features import check_images
 from cq.evaluate.protocol import MetricUnavailable
 
 if TYPE_CHECKING:  # brings diffusers, which a check of a configuration does not need
@@ -41,7 +42,7 @@ def find_weights(path: str, *, metric: str) -> Path:
         raise MetricUnavailable(
             f"{metric}: needs the Inception weights. Download {URL} to {wanted}, or into {folders[1]}."
         )
-    if not sha256_of_file(found).startswith(SHA256):
+    if not file_digest(found).startswith(SHA256):
         raise ValueError(f"{found}: SHA-256 does not start with {SHA256}. Delete it and download {URL}.")
     return found
 
@@ -60,7 +61,7 @@ class TFInception:
         network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(weights)).to(device)
         *trunk, self.classifier = network.children()  # registered in the order in which they run
         self.trunk = nn.Sequential(*trunk)
-        self.digest = f"{sha256_of_file(weights)}, resize {resize}"
+        self.digest = f"{file_digest(weights)}, resize {resize}"
         self.device = device
         self.prepare: Callable[[Tensor], Tensor] = _as_tensorflow if resize == "tensorflow" else _as_pytorch
         self._spatial = torch.empty(0)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cq.core.checksum import file_digest
 from cq.models.files import check_no_adapter, check_tokenizer, check_weights, weight_files
 from cq.models.locate import HUB, locate
 from cq.models.release import Release
@@ -69,7 +70,7 @@ def folder_digest(weights: str) -> str:
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         if weights.startswith(HUB) and not _decides(path):
             continue
-        digest.update(str(path.relative_to(folder)).encode() + b"\0" + _digest_of_file(path))
+        digest.update(str(path.relative_to(folder)).encode() + b"\0" + bytes.fromhex(file_digest(path)))
     return digest.hexdigest()
 
 
@@ -79,11 +80,3 @@ def _decides(path: Path) -> bool:
         opened = weight_files(path.parent)
         return opened is not None and path in opened.paths
     return path.suffix in (".json", ".txt", ".model")
-
-
-def _digest_of_file(path: Path) -> bytes:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**24):
-            digest.update(block)
-    return digest.digest()

@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
+from cq.core.checksum import file_digest
 from cq.core.contracts import ReadsContent
 from cq.models.locate import HUB, SCHEME, locate
 from cq.run.config import component_named
@@ -121,11 +122,7 @@ def changed(path: Path) -> str | None:
 @cache
 def _sha256(path: Path, *_: int) -> str:
     """Of a file in the state that its numbers tell."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**24):
-            digest.update(block)
-    return digest.hexdigest()
+    return file_digest(path)
 
 
 @cache

@@ -12,7 +12,7 @@ import logging
 from pathlib import Path
 from typing import Protocol
 
-from cq.evaluate.inception import URLS
+from cq.evaluate.inception_features import URLS
 from cq.models.locate import WEIGHTS
 from experiments.zoo.recipes.classifiers import ClassifierRecipe
 from experiments.zoo.recipes.clip import ClipRecipe

@@ -14,7 +14,7 @@ from cq.core.artifacts import SampleSet
 from cq.evaluate import adm, tf_inception
 from cq.evaluate.adm import AdmEvaluation, inception_score_in_parts
 from cq.evaluate.classifier import ImageFeatures
-from cq.evaluate.features import sha256_of_file
+from cq.core.checksum import file_digest
 from cq.evaluate.gaussian import moments
 from cq.evaluate.kernel import kernel_distance
 from cq.evaluate.protocol import EvaluationContext, MetricUnavailable
@@ -203,12 +203,12 @@ def test_stored_moments_come_before_those_of_the_stored_images(
 def test_another_reference_is_refused_by_its_hash_and_every_score_names_it(
     given: None, context: EvaluationContext, reference: Path
 ) -> None:
-    with pytest.raises(ValueError, match=rf"SHA-256 is {sha256_of_file(reference)}, and {'f' * 64} is asked for"):
+    with pytest.raises(ValueError, match=rf"SHA-256 is {file_digest(reference)}, and {'f' * 64} is asked for"):
         metric(reference, reference_sha256="f" * 64).compute(context)
-    scores = metric(reference, reference_sha256=sha256_of_file(reference)).compute(context)
+    scores = metric(reference, reference_sha256=file_digest(reference)).compute(context)
     of_reference = {key: score.protocol.get("reference") for key, score in scores.items()}
     assert of_reference.pop("inception_score_adm") is None
-    assert set(of_reference.values()) == {sha256_of_file(reference)}
+    assert set(of_reference.values()) == {file_digest(reference)}
 
 
 def test_a_reference_without_images_or_that_is_none_is_refused(
@@ -294,7 +294,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setattr(Published, "load_state_dict", lambda self, state: None)
         torch.save(Published("drawn", ["2048"], str(path)).state_dict(), path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tf_inception, "SHA256", sha256_of_file(path)[:8])
+        patch.setattr(tf_inception, "SHA256", file_digest(path)[:8])
         yield path
 
 
@@ -353,7 +353,7 @@ def test_the_whole_evaluation_on_the_true_architecture(
     kinds: tuple[adm.Kind, ...] = ("inception_score", "precision", "recall", "kid")
     found = metric(tmp_path / "a.npz", weights=str(weights), scores=kinds).compute(context)
     assert set(found) == {f"{kind}_adm" for kind in kinds}
-    assert found["kid_adm"].protocol["features"] == f"{sha256_of_file(weights)}, resize tensorflow"
+    assert found["kid_adm"].protocol["features"] == f"{file_digest(weights)}, resize tensorflow"
     assert found["inception_score_adm"].value == pytest.approx(1, abs=0.5)  # unsure of every image
 
 
@@ -373,5 +373,5 @@ def test_weights_are_found_in_the_cache_of_torch_hub_and_refused_where_they_are_
     (tmp_path / "hub/checkpoints" / NAMES[1]).write_bytes(b"pytorch-fid's")
     with pytest.raises(ValueError, match="SHA-256 does not start with"):
         find_weights(str(tmp_path / "gone.pth"), metric="adm")
-    monkeypatch.setattr(tf_inception, "SHA256", sha256_of_file(tmp_path / "hub/checkpoints" / NAMES[1])[:8])
+    monkeypatch.setattr(tf_inception, "SHA256", file_digest(tmp_path / "hub/checkpoints" / NAMES[1])[:8])
     assert find_weights(str(tmp_path / "gone.pth"), metric="adm").name == NAMES[1]

@@ -21,8 +21,9 @@ from transformers import PreTrainedTokenizerFast
 from cq.core.artifacts import SampleSet
 from cq.core.contracts import Drawn
 from cq.evaluate.bootstrap import interval_of_mean
-from cq.evaluate.clip_score import CONFIG_FILE, WEIGHTS_FILE, ClipScore, ClipScores, FolderClipScore
-from cq.evaluate.features import sha256_of_file
+from cq.evaluate.clip_folder import CONFIG_FILE, WEIGHTS_FILE
+from cq.evaluate.clip_score import ClipScore, ClipScores, FolderClipScore
+from cq.core.checksum import file_digest
 from cq.evaluate.protocol import EvaluationContext, MetricUnavailable
 from cq.models import locate
 
@@ -294,7 +295,7 @@ def test_the_protocol_holds_the_backbone_and_what_makes_its_scores(
     (name, score), *_ = named(named_weights, pretrained=TAG).compute(context(colour)).items()
     assert name == "clip_score_cq_tiny_drawn" == score.protocol["metric"]
     assert score.protocol["backbone"] == "open_clip cq-tiny, drawn"
-    assert score.protocol["features"] == sha256_of_file(named_weights)
+    assert score.protocol["features"] == file_digest(named_weights)
     assert (score.protocol["num_images"], score.protocol["guidance"]) == (5, 5.0)
     assert "40 resamples" in score.protocol["interval"]
     mine = own(judge_folder).compute(context(colour))["clip_score_own"].protocol["features"]

@@ -12,7 +12,8 @@ from torch import Tensor
 from cq.core.contracts import Drawn
 from cq.evaluate.classifier import Classifier
 from cq.evaluate.feature_distance import FeatureDistance
-from cq.evaluate.features import WEIGHTS_FILE, FeatureCache, FeatureFolder, FeatureNetwork, sha256_of_file
+from cq.core.checksum import file_digest
+from cq.evaluate.features import WEIGHTS_FILE, FeatureCache, FeatureFolder, FeatureNetwork
 from cq.models import locate as locate_module
 from cq.models.locate import locate
 
@@ -139,7 +140,7 @@ def test_packaged_networks_are_read_as_diffusers_reads_them_and_named_by_their_w
     name: str, channels: int
 ) -> None:
     loaded = FeatureNetwork.load(f"zoo:{name}")
-    assert loaded.digest == sha256_of_file(locate(f"zoo:{name}") / WEIGHTS_FILE)
+    assert loaded.digest == file_digest(locate(f"zoo:{name}") / WEIGHTS_FILE)
     theirs = Classifier.from_pretrained(locate(f"zoo:{name}")).float().eval()
     noise = torch.randn(2, channels, 32, 32, generator=torch.Generator().manual_seed(0))
     for mine, other in zip(loaded.network(noise), theirs(noise), strict=True):

@@ -11,17 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cq.evaluate.image_folder import (
-    Fit,
-    batches,
-    check_complete,
-    check_data_set,
-    check_numbered,
-    list_images,
-    numbers,
-    read_images,
-    read_npz,
-)
+from cq.evaluate.image_files import check_complete, check_numbered, list_images, numbers
+from cq.evaluate.image_pixels import Fit, batches, check_data_set, read_images, read_npz
 
 AS_IT_IS = Fit(fit=None, resize=None, crop=None)
 
@@ -190,7 +181,7 @@ def test_a_data_set_is_refused_before_its_features_are_computed(name: str, tmp_p
 
 
 def test_what_a_camera_did_to_a_data_set_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, logger="cq.evaluate.image_folder")
+    caplog.set_level(logging.INFO, logger="cq.evaluate.image_pixels")
     for i, image in enumerate((Image.fromarray(COLOURS), Image.fromarray(COLOURS).convert("CMYK"))):
         (tmp_path / f"{i}.jpg").write_bytes(saved("JPEG", image, exif=TURNED))
     files = list_images(tmp_path, lossy=True)

@@ -14,15 +14,13 @@ from cq.core.artifacts import SampleSet
 from cq.core.contracts import Drawn
 from cq.evaluate.gaussian import frechet_distance, moments
 from cq.evaluate.inception import (
-    CLEAN_NAME,
-    TORCHMETRICS_NAME,
     InceptionFrechet,
-    Mode,
-    inception_features,
     torchmetrics_distance,
     write_inception_reference,
 )
+from cq.evaluate.inception_features import CLEAN_NAME, Mode, inception_features
 from cq.evaluate.protocol import EvaluationContext, MetricUnavailable
+from cq.evaluate.tf_inception import NAMES
 from cq.run.preflight import check_files, check_metrics
 
 Images = Callable[[int, int], Tensor]
@@ -86,8 +84,8 @@ def context(samples: Samples, images: Images) -> EvaluationContext:
     [
         ("clean", CLEAN_NAME),
         ("legacy_tensorflow", CLEAN_NAME),
-        ("legacy_pytorch", TORCHMETRICS_NAME),
-        ("torchmetrics", TORCHMETRICS_NAME),
+        ("legacy_pytorch", NAMES[0]),
+        ("torchmetrics", NAMES[0]),
     ],
 )
 def test_missing_weights_name_the_download_and_touch_no_network(
@@ -105,9 +103,9 @@ def test_missing_reference_names_the_command_that_builds_it(clean_weights: Path,
 
 
 def test_a_file_that_is_not_the_published_one_is_not_unpickled(tmp_path: Path, context: EvaluationContext) -> None:
-    (tmp_path / TORCHMETRICS_NAME).write_bytes(b"anything")
+    (tmp_path / NAMES[0]).write_bytes(b"anything")
     with pytest.raises(ValueError, match="SHA-256 does not start with 6726825d"):
-        metric("torchmetrics", tmp_path / TORCHMETRICS_NAME, tmp_path / "reference.npz").compute(context)
+        metric("torchmetrics", tmp_path / NAMES[0], tmp_path / "reference.npz").compute(context)
 
 
 def test_statistics_of_clean_fid_are_told_by_their_name(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cq.evaluate import adm
 from cq.evaluate.classifier import ImageFeatures
-from cq.evaluate.features import sha256_of_file
+from cq.core.checksum import file_digest
 from cq.evaluate.paper_protocol import PaperProtocol
 from cq.run.config import CONF, build
 from cq.run.ledger import config_digest, execute
@@ -169,7 +169,7 @@ def test_a_missing_or_another_reference_is_refused_before_anything_is_drawn(fold
     pinned, _ = composed(["protocol=imagenet256_50k", data, f"protocol.reference_sha256={'f' * 64}"])
     with pytest.raises(ValueError, match=r"protocol.reference='.*its SHA-256 is .* and f+ is asked for"):
         check(pinned, model)
-    digest = sha256_of_file(folder / "adm/VIRTUAL_imagenet256_labeled.npz")
+    digest = file_digest(folder / "adm/VIRTUAL_imagenet256_labeled.npz")
     right, _ = composed(["protocol=imagenet256_50k", data, f"protocol.reference_sha256={digest}"])
     check(right, model)
 

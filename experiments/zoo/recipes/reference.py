@@ -6,7 +6,8 @@ from pathlib import Path
 from torch import Tensor
 
 from cq.evaluate.features import FeatureNetwork
-from cq.evaluate.inception import Mode, inception_features, write_inception_reference
+from cq.evaluate.inception import write_inception_reference
+from cq.evaluate.inception_features import Mode, inception_features
 from cq.evaluate.reference import ReferenceStatistics
 from experiments.zoo.data import fashion_mnist
 from experiments.zoo.scenes import evaluation_scenes
