@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typing_extensions import Self
 
+from cq.core.checksum import file_digest
 from cq.core.failures import writing
 from cq.core.phases import Phases, sites_at
 
@@ -33,15 +34,6 @@ def digest_of_tensor(tensor: Tensor) -> str:
     head = f"{tensor.dtype}{tuple(tensor.shape)}".encode()
     flat = tensor.detach().cpu().flatten()  # a tensor without dimensions has no bytes to view
     return hashlib.sha256(head + flat.view(torch.uint8).numpy().tobytes()).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**24):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)

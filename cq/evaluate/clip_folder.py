@@ -83,8 +83,8 @@ class ClipFolder:
             tokenize(["a prompt"])
         except Exception as error:  # of transformers or tokenizers: each has its own
             raise ValueError(
-                f"folder={self.reference!r}: the tokenizer in {self.path} cannot be opened ({first_line(error)}). Get its "
-                "files again: tokenizer.json, or vocab.json and merges.txt, with tokenizer_config.json."
+                f"folder={self.reference!r}: the tokenizer in {self.path} cannot be opened ({first_line(error)}). Get "
+                "its files again: tokenizer.json, or vocab.json and merges.txt, with tokenizer_config.json."
             ) from error
         return tokenize
 

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cq.core.store import write_atomically
 from cq.core.checksum import file_digest
+from cq.core.store import write_atomically
 from cq.evaluate.gaussian import moments
 from cq.evaluate.npz import Head, check_image_array, read_array, read_heads
 from cq.evaluate.protocol import MetricUnavailable

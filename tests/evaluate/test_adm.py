@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from cq.core.artifacts import SampleSet
+from cq.core.checksum import file_digest
 from cq.evaluate import adm, tf_inception
 from cq.evaluate.adm import AdmEvaluation, inception_score_in_parts
 from cq.evaluate.classifier import ImageFeatures
-from cq.core.checksum import file_digest
 from cq.evaluate.gaussian import moments
 from cq.evaluate.kernel import kernel_distance
 from cq.evaluate.protocol import EvaluationContext, MetricUnavailable

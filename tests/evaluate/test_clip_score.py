@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from cq.core.artifacts import SampleSet
+from cq.core.checksum import file_digest
 from cq.core.contracts import Drawn
 from cq.evaluate.bootstrap import interval_of_mean
 from cq.evaluate.clip_folder import CONFIG_FILE, WEIGHTS_FILE
 from cq.evaluate.clip_score import ClipScore, ClipScores, FolderClipScore
-from cq.core.checksum import file_digest
 from cq.evaluate.protocol import EvaluationContext, MetricUnavailable
 from cq.models import locate
 

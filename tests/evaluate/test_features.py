@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from cq.core.checksum import file_digest
 from cq.core.contracts import Drawn
 from cq.evaluate.classifier import Classifier
 from cq.evaluate.feature_distance import FeatureDistance
-from cq.core.checksum import file_digest
 from cq.evaluate.features import WEIGHTS_FILE, FeatureCache, FeatureFolder, FeatureNetwork
 from cq.models import locate as locate_module
 from cq.models.locate import locate

@@ -12,9 +12,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from cq.core.checksum import file_digest
 from cq.evaluate import adm
 from cq.evaluate.classifier import ImageFeatures
-from cq.core.checksum import file_digest
 from cq.evaluate.paper_protocol import PaperProtocol
 from cq.run.config import CONF, build
 from cq.run.ledger import config_digest, execute
