@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from cq.models.architecture import architecture, build_part
+from cq.models.architecture import architecture, build_module
 from tests.tiny import letter_tokenizer
 
 ARCHITECTURES = {  # choice of conf/model to cq/models/architectures
@@ -20,7 +20,7 @@ def write_true(model: str, folder: Path) -> dict[str, int]:
     sizes = {}
     for seed, (name, config) in enumerate(architecture(ARCHITECTURES[model]).items()):
         torch.manual_seed(seed)
-        part: Any = build_part(config)
+        part: Any = build_module(config)
         part.save_pretrained(folder / name)
         if hasattr(part, "parameters"):
             sizes[name] = sum(p.numel() for p in part.parameters())

@@ -1,4 +1,4 @@
-"""The denoising loops of calibration and timing: seeds of their own, conditions of their own, nothing else new."""
+"""The denoising loops of calibration and timing, with seeds and conditions of their own."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -16,6 +16,7 @@ from torch import Tensor
 from cq.core.artifacts import TrajectoryStatistics
 from cq.core.denoise import DenoiseStep
 from cq.core.phases import Phases, all_sites, sites_at
+from cq.core.precision import at_least_float32
 from cq.core.values import Batch, Count, Within
 
 log = logging.getLogger(__name__)
@@ -171,14 +172,14 @@ class _SiteSums:
             self._sum_TC = torch.zeros(num_calls, new.shape[1], dtype=torch.float64)
             self._square_TC = torch.zeros_like(self._sum_TC)
             self._cross_TDC = torch.zeros(num_calls, width, new.shape[1], dtype=torch.float64)
-        new = _wide(new)
+        new = at_least_float32(new)
         exact = new.double()
         rest = [0, *range(2, new.ndim)]
         self._sum_TC[call] = exact.sum(rest)
         self._square_TC[call] = exact.square().sum(rest)
         self._cross_TDC[call, 0] = self._square_TC[call]
         for distance, held in enumerate(reversed(ring), start=1):
-            old = _wide(held.to(new.device))
+            old = at_least_float32(held.to(new.device))
             if counted:
                 self._l1_TD[call, distance] = (new - old).abs_().sum(dtype=torch.float64)
             self._cross_TDC[call, distance] = (exact * old).sum(rest)
@@ -190,11 +191,6 @@ class _SiteSums:
             "l1_TD": self._l1_TD, "size_T": self._size_T, "sum_TC": self._sum_TC, "square_TC": self._square_TC,
             "cross_TDC": self._cross_TDC, "count": torch.tensor(self._count),
         }  # fmt: skip
-
-
-def _wide(x: Tensor) -> Tensor:
-    """As it is, but at least float32."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _squared_distances(square_TC: Tensor, cross_TDC: Tensor) -> Tensor:

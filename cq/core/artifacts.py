@@ -20,6 +20,7 @@ from typing_extensions import Self
 from cq.core.checksum import file_digest
 from cq.core.failures import writing
 from cq.core.phases import Phases, sites_at
+from cq.core.precision import at_least_float32
 
 DOCUMENT, TENSORS, PAGE = "artifact.json", "tensors.safetensors", "README.md"
 
@@ -165,13 +166,9 @@ class CacheSchedule(Artifact):
         """The sites that are reused at `call`; `default` where there are no phases."""
         return sites_at(self.phases, call) if self.phases else default
 
-    def source_of(self, call: int) -> int:
-        """The last refresh at or before `call`: where the reused map comes from."""
-        return max(s for s in self.refresh_calls if s <= call)
-
     @property
     def sources(self) -> tuple[int, ...]:
-        """`source_of` every call, [T]."""
+        """The last refresh at or before each call, [T]: where the reused map comes from."""
         out: list[int] = []
         refresh = set(self.refresh_calls)
         for call in range(self.num_calls):
@@ -239,7 +236,7 @@ class ChannelAffine(Artifact):
         """Correct a map [N, C, ...], in float32 at least; returned as it is where no table names it."""
         if name not in self.tables:
             return x_NCHW
-        wide_NCHW = x_NCHW.float() if x_NCHW.dtype in (torch.float16, torch.bfloat16) else x_NCHW
+        wide_NCHW = at_least_float32(x_NCHW)
         gain_C, offset_C = self.tables[name][call].to(wide_NCHW)
         shape = (1, -1) + (1,) * (x_NCHW.ndim - 2)
         return torch.addcmul(offset_C.view(shape), wide_NCHW, gain_C.view(shape)).to(x_NCHW.dtype)

@@ -1,7 +1,7 @@
 """A contrastive image-text model as a folder in open_clip's layout."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ class ClipFolder:
 
     reference: str
     path: Path
-    config: Mapping[str, Any]
+    config: dict[str, Any]
     tokenizer_files: tuple[str, ...]
 
     @classmethod

@@ -1,6 +1,6 @@
-"""The published networks as facts: diffusers configurations by model and part, and the modules they describe.
+"""The published networks as facts: diffusers configurations by model and subfolder, and the modules they describe.
 
-cq/models/architectures/NAME.json holds, for each part of a model's folder, what its config.json says. A number that
+cq/models/architectures/NAME.json holds, for each subfolder of a model, what its config.json says. A number that
 only a checkpoint knows is null.
 """
 
@@ -18,16 +18,16 @@ Architecture = Mapping[str, Mapping[str, Any]]
 
 
 def architecture(name: str) -> Architecture:
-    """Part to configuration. Raises ValueError for a model of another name."""
+    """Subfolder to configuration. Raises ValueError for a model of another name."""
     path = FOLDER / f"{name}.json"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.json")))
         raise ValueError(f"architecture={name!r}: there is no such architecture. Choose from: {known}.")
-    parts: Architecture = json.loads(path.read_text(encoding="utf-8"))
-    return parts
+    folders: Architecture = json.loads(path.read_text(encoding="utf-8"))
+    return folders
 
 
-def build_part(config: Mapping[str, Any]) -> Any:
+def build_module(config: Mapping[str, Any]) -> Any:
     """A module, or a noise scheduler, of the class that `config` names, with random weights where it has any."""
     import diffusers
     import transformers
@@ -54,7 +54,7 @@ def set_heads(unet: "nn.Module") -> None:
 
     LDM-8 Church has 8 heads at every width, and diffusers' UNet2DModel knows only a fixed width of a head. So its
     config.json carries `num_attention_heads`, a key that UNet2DModel stores and does not read: a folder that has it
-    must be opened with `cq.models.diffusion.read_part`, which calls this.
+    must be opened with `cq.models.reading.read_module`, which calls this.
     """
     from diffusers.models.attention_processor import Attention
 

@@ -93,17 +93,17 @@ def decoded(path: Path) -> str:
 
 
 def is_blank(text: str) -> bool:
-    """Whether nothing of it can be seen."""
+    """Whether it holds no visible character."""
     return not text[:1].isalnum() and not any(letter.isprintable() and not letter.isspace() for letter in text)
 
 
 def is_null(text: str) -> bool:
-    """Whether it is how programs write that there is nothing: None, NaN, <NA>, ..."""
+    """Whether it is a program's word for a missing value: None, NaN, <NA>, ..."""
     return text.strip().lower() in NULLS
 
 
 def flaw(prompt: str) -> str:
-    """Why a text should be no prompt, with a remedy; empty where it may be."""
+    """What is wrong with a text as a prompt, with a remedy; empty where nothing is."""
     if is_null(prompt):
         return f"is {prompt!r}, which is how a table writes that there is nothing. Write its prompt, or delete it."
     if re.fullmatch(r'\[".*"\]', prompt):
@@ -140,7 +140,7 @@ def shared(evaluation: Iterable[str], calibration: Iterable[str]) -> list[str]:
 
 
 def repeated(prompts: Sequence[str]) -> int:
-    """How many prompts are there a second time or more."""
+    """How many prompts repeat an earlier one."""
     return len(prompts) - len({_plain(prompt) for prompt in prompts})
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from cq.core.contracts import Sampler
 from cq.models.diffusion import DiffusionModel
 from cq.models.folder import check_folder, folder_digest, stored_noise
-from cq.models.stored import check_decoder, check_part, check_site, num_blocks, stored_layers
+from cq.models.stored import check_decoder, check_denoiser, check_site, num_blocks, stored_layers
 from cq.sampler.ddim import DDIM
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class StoredModel(Contract):
 
     @property
     def folders(self) -> tuple[str, ...]:
-        """That the model must have."""
+        """Those that the model must have."""
         raise NotImplementedError
 
     @property
@@ -58,10 +58,10 @@ class StoredModel(Contract):
         return num_blocks(self.weights) if self.family == "transformer" else 0
 
     def check(self) -> None:
-        """Raise ValueError, before anything is loaded, for what is not there, of two models, or without the site."""
+        """Raise ValueError, before anything is loaded, for missing folders, those of two models, or an unknown site."""
         check_folder(self.weights, self.folders, self.release, pipelines=self.pipelines)
         key = "model.latent_shape" if "vae" in self.folders else "model.image_shape"
-        check_part(self.weights, self.family, kind=self.network, latent_shape=self.latent_shape, key=key)
+        check_denoiser(self.weights, self.family, kind=self.network, latent_shape=self.latent_shape, key=key)
         if "vae" in self.folders:
             check_decoder(self.weights, self.latent_shape, self.image_shape, moments=self.moments)
         self.check_conditions()
@@ -83,9 +83,9 @@ class StoredModel(Contract):
         import diffusers
 
         from cq.models.cutting import denoiser_of
-        from cq.models.reading import read_first_stage, read_part
+        from cq.models.reading import read_first_stage, read_module
 
-        network = read_part(getattr(diffusers, self.network), self.weights, self.family)
+        network = read_module(getattr(diffusers, self.network), self.weights, self.family)
         return kind(
             component=self,
             denoiser=denoiser_of(network, site=self.site, guidance=self.guidance, null_first=self.null_first),

@@ -34,7 +34,7 @@ def denoiser_of(network: nn.Module, *, site: str, guidance: float | None, null_f
     """`network` as a denoiser that records the map at `site`.
 
     guidance: scale of classifier-free guidance; up to 1, or None, there is none. null_first: which half of a condition
-    comes first. Raises ValueError for a network that cannot be cut, or not there.
+    comes first. Raises ValueError for a network that cannot be cut, or has no such site.
     """
     denoiser = GuidedDenoiser(
         network=cut_of(network), sites=(), guidance=guiding(guidance), null_first=null_first, call_index=CallIndex()

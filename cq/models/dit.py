@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from cq.core.denoiser import FullCall
 from cq.models.known import check_network, completed
-from cq.models.sites import Part, Range, check_blocks, parse
+from cq.models.sites import Branch, Range, check_blocks, parse
 
-PARTS = ("attn", "mlp")
+BRANCHES = ("attn", "mlp")
 
 
 class DiTCut(nn.Module):
@@ -80,26 +80,26 @@ class DiTCut(nn.Module):
         """`full` with the sites fixed: the hooks stand while the block runs, and not only during a call."""
         places = {site: parse(site) for site in sites}
         hidden_NLC: dict[int, Tensor] = {}  # the state in front of a block
-        parts: dict[str, Tensor] = {}
+        branches: dict[str, Tensor] = {}
         handles = []
         for boundary in {b for p in places.values() if isinstance(p, Range) for b in (p.first, p.last)}:
             handles.append(self._in_front_of(boundary).register_forward_pre_hook(_keep_input(hidden_NLC, boundary)))
         for site, place in places.items():
-            if isinstance(place, Part):
-                handles.append(self._module(place).register_forward_hook(_keep_output(parts, site)))
+            if isinstance(place, Branch):
+                handles.append(self._module(place).register_forward_hook(_keep_output(branches, site)))
 
         def run(x_NCHW: Tensor, timestep: Tensor, cond: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
             out = self._whole(x_NCHW, timestep.to(x_NCHW.device).expand(len(x_NCHW)), cond)
             features = {}
             for site, place in places.items():
                 held_NLC = (
-                    parts[site]
-                    if isinstance(place, Part)
+                    branches[site]
+                    if isinstance(place, Branch)
                     else _deviation(hidden_NLC[place.first], hidden_NLC[place.last])
                 )
                 features[site] = held_NLC.transpose(1, 2)
             hidden_NLC.clear()
-            parts.clear()
+            branches.clear()
             return self._noise(out), features
 
         try:
@@ -109,15 +109,15 @@ class DiTCut(nn.Module):
                 handle.remove()
 
     def shallow(self, x_NCHW: Tensor, timestep: Tensor, cond: Tensor | None, *, reuse: Mapping[str, Tensor]) -> Tensor:
-        """The same prediction where the ranges and parts in `reuse` are not run."""
+        """The same prediction where the ranges and branches in `reuse` are not run."""
         ranges: dict[int, tuple[int, Tensor]] = {}
-        parts: dict[tuple[int, str], Tensor] = {}
+        branches: dict[tuple[int, str], Tensor] = {}
         for site, held in reuse.items():  # a loop: torch.compile breaks at an assignment inside a comprehension
             place = parse(site)
             if isinstance(place, Range):
                 ranges[place.first] = (place.last, held)
             else:
-                parts[place.block, place.part] = held
+                branches[place.block, place.name] = held
         size = self.backbone.config.patch_size
         height, width = x_NCHW.shape[-2] // size, x_NCHW.shape[-1] // size
         hidden = self.backbone.pos_embed(x_NCHW)
@@ -130,7 +130,7 @@ class DiTCut(nn.Module):
                 index = last
                 continue
             block = self.backbone.transformer_blocks[index]
-            attn, mlp = (parts.get((index, name)) for name in PARTS)
+            attn, mlp = (branches.get((index, name)) for name in BRANCHES)
             hidden = self._block(block, hidden, given, attn, mlp)
             index += 1
         return self._noise(self._map(self._head(hidden, given), height, width))
@@ -170,16 +170,16 @@ class DiTCut(nn.Module):
         module: nn.Module = self.backbone.norm_out if index == self.blocks else self.backbone.transformer_blocks[index]
         return module
 
-    def _module(self, place: Part) -> nn.Module:
+    def _module(self, place: Branch) -> nn.Module:
         block = self.backbone.transformer_blocks[place.block]
-        module: nn.Module = block.attn1 if place.part == "attn" else block.ff
+        module: nn.Module = block.attn1 if place.name == "attn" else block.ff
         return module
 
 
 def _run_block(
     block: Any, hidden: Tensor, timesteps_N: Tensor, labels_N: Tensor | None, attn: Tensor | None, mlp: Tensor | None
 ) -> Tensor:
-    """One block; a part [N, C, L] that is given is not computed, and neither is the norm in front of it."""
+    """One block; a branch [N, C, L] that is given is not computed, and neither is the norm in front of it."""
     if attn is None and mlp is None:
         out: Tensor = block(hidden, timestep=timesteps_N, class_labels=labels_N)
         return out

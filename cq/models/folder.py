@@ -9,12 +9,12 @@ from cq.core.checksum import file_digest
 from cq.models.files import check_no_adapter, check_tokenizer, check_weights, weight_files
 from cq.models.locate import HUB, locate
 from cq.models.release import Release
-from cq.models.stored import check_index, part_config, part_folder
+from cq.models.stored import check_index, subfolder, subfolder_config
 
 
 def stored_noise(weights: str, release: Release | None) -> Mapping[str, Any]:
     """The stored scheduler's configuration; sampled from as `release` says. Raises ValueError where it has no class."""
-    stored = part_config(weights, "scheduler")
+    stored = subfolder_config(weights, "scheduler")
     if "_class_name" not in stored:
         raise ValueError(
             f"model.weights={weights!r}: its scheduler_config.json has no _class_name, without which nobody knows what "
@@ -35,7 +35,7 @@ def check_folder(
         folder = locate(weights)
     except ValueError as error:
         raise ValueError(f"model.weights={error}{remedy}") from error
-    absent = [name for name in folders if not part_folder(weights, name).is_dir()]
+    absent = [name for name in folders if not subfolder(weights, name).is_dir()]
     if absent:
         raise ValueError(
             f"model.weights={weights!r}: there is no {' and no '.join(absent)} in {folder}. Give a folder in "
@@ -44,7 +44,7 @@ def check_folder(
     check_index(weights, pipelines, folders)
     networks = [name for name in folders if name != "scheduler" and not name.startswith("tokenizer")]
     for name in networks:
-        if part_config(weights, name).get("quantization_config") is not None:
+        if subfolder_config(weights, name).get("quantization_config") is not None:
             raise ValueError(
                 f"model.weights={weights!r}: its {name} is stored quantized (quantization_config), and networks are "
                 "quantized here from full precision. Give the folder that it was made of."
@@ -53,13 +53,13 @@ def check_folder(
         check_no_adapter(folder)
         for name in folders:
             if name in networks:
-                check_weights(part_folder(weights, name))
+                check_weights(subfolder(weights, name))
             elif name != "scheduler":
-                check_tokenizer(part_folder(weights, name))
+                check_tokenizer(subfolder(weights, name))
     except ValueError as error:
         raise ValueError(f"model.weights={weights!r}: {error}") from error
     if release is not None:
-        release.check(part_config(weights, "scheduler"))
+        release.check(subfolder_config(weights, "scheduler"))
         release.check_converted(folder)
 
 

@@ -9,7 +9,7 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def shapes_of(path: Path) -> dict[str, list[int]] | None:
-    """Tensor name to shape; None where the file is missing or no safetensors file, which whoever loads it will say."""
+    """Tensor name to shape; None for a file that is missing or no safetensors file, which loading it reports."""
     try:
         return {name: list(stored["shape"]) for name, stored in _tensors(path).items()}
     except (OSError, ValueError, AttributeError, KeyError, TypeError):
@@ -17,7 +17,7 @@ def shapes_of(path: Path) -> dict[str, list[int]] | None:
 
 
 def fault_of(path: Path) -> str | None:
-    """Why a file of weights cannot be what it is named, as the end of a sentence; None where nothing speaks against it.
+    """What is wrong with a file of weights, as the end of a sentence; None where nothing is.
 
     A .safetensors file must be as long as its head says and hold parameters as floats; of others only the beginning
     is looked at.

@@ -73,9 +73,9 @@ LEGACY = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTr
 
 
 def completed(config: Config) -> Config:
-    """A stored configuration with its class's own defaults under it; the one old name of two transformers resolved.
+    """A stored configuration with its class's defaults for absent keys; the old name of two transformers is resolved.
 
-    Raises ValueError, which begins with the setting, for one that is read here and cannot be what it is.
+    Raises ValueError, which begins with the setting, for one that is read here and has another type.
     """
     name = config.get("_class_name") or ""
     if not isinstance(name, str):
@@ -106,7 +106,7 @@ def _fits(value: Any, default: Any) -> bool:
 def check_network(config: Config) -> None:
     """Raise ValueError for a network of diffusers that cannot be cut, by the first setting that says so.
 
-    config: complete. A message begins with the setting; who knows the file puts it in front.
+    config: complete. A message begins with the setting; the caller puts the file's path in front.
     """
     name = config["_class_name"]
     for key, values in KNOWN.get(name, {}).items():
@@ -150,7 +150,7 @@ def check_sides(config: Config, shape: tuple[int, int, int], key: str) -> None:
 
 
 def check_first_stage(config: Config, *, moments: bool) -> None:
-    """Raise ValueError for a first stage whose latents are not told by `scaling_factor` alone.
+    """Raise ValueError for a first stage whose latents need more than `scaling_factor` to be decoded.
 
     moments: whether this pipeline of diffusers undoes `latents_mean` and `latents_std`.
     """

@@ -7,7 +7,7 @@ from cq.core.values import Guidance
 from cq.models.component import StoredModel
 from cq.models.diffusion import DiffusionModel, Family, Purpose, guiding
 from cq.models.release import CAME_LATER, Release
-from cq.models.stored import check_classes, check_context, part_config
+from cq.models.stored import check_classes, check_context, subfolder_config
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,15 +49,15 @@ class LatentDiffusion(StoredModel):
             )
         if self.num_classes:
             check_classes(self.weights, "class_embedder", "num_classes", self.num_classes)
-            made = part_config(self.weights, "class_embedder").get("dim")
+            made = subfolder_config(self.weights, "class_embedder").get("dim")
             check_context(self.weights, "unet", key="cross_attention_dim", made=made, by="its class_embedder")
 
     def load(self) -> "LatentModel":
         """Read the weights as float32 in evaluation mode."""
         from cq.models.class_embedder import ClassEmbedder
-        from cq.models.reading import read_part
+        from cq.models.reading import read_module
 
-        embedder = read_part(ClassEmbedder, self.weights, "class_embedder") if self.num_classes else None
+        embedder = read_module(ClassEmbedder, self.weights, "class_embedder") if self.num_classes else None
         return self.opened(LatentModel, class_embedder=embedder)
 
 

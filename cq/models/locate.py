@@ -66,7 +66,7 @@ def _snapshot(reference: str) -> Path:
         pass
     try:
         fetched = Path(snapshot_download(**wanted))
-        if (fetched / "model_index.json").is_file() and not _is_whole(fetched):  # parts as half-precision files alone
+        if (fetched / "model_index.json").is_file() and not _is_whole(fetched):  # half-precision alone
             wanted["allow_patterns"] += [f"*/{HALVES}"]
             wanted["ignore_patterns"].remove(HALVES)
             fetched = Path(snapshot_download(**wanted))
@@ -80,26 +80,26 @@ def _snapshot(reference: str) -> Path:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether every part that the repository lists was fetched; a killed download leaves some out."""
+    """Whether every folder that the repository lists was fetched; a killed download leaves some out."""
     index = folder / "model_index.json"
     if not index.is_file():
         return False
     try:
-        parts: dict[str, Any] = json.loads(index.read_text(encoding="utf-8"))
+        folders: dict[str, Any] = json.loads(index.read_text(encoding="utf-8"))
     except ValueError:
         return False
     skipped = {pattern.removesuffix("/*") for pattern in NOT_FETCHED}
-    names = [name for name, kind in parts.items() if isinstance(kind, list) and kind[0] and name not in skipped]
+    names = [name for name, kind in folders.items() if isinstance(kind, list) and kind[0] and name not in skipped]
     alone = (folder / "config.json").is_file()  # a repository of one network has its files at the top
     return all(_has_files(folder if alone and not (folder / name).is_dir() else folder / name) for name in names)
 
 
-def _has_files(part: Path) -> bool:
+def _has_files(folder: Path) -> bool:
     """A tokenizer or a scheduler has no weights; a network has, all of their files."""
-    if not (part / "config.json").is_file():
-        return part.is_dir() and any(part.glob("*.json"))
+    if not (folder / "config.json").is_file():
+        return folder.is_dir() and any(folder.glob("*.json"))
     try:
-        found = weight_files(part)
+        found = weight_files(folder)
     except ValueError:
         return False
     return found is not None and all(path.is_file() for path in found.paths)

@@ -19,7 +19,7 @@ from diffusers.loaders.single_file_utils import (
 )
 from torch import Tensor, nn
 
-from cq.models.architecture import Architecture, build_part
+from cq.models.architecture import Architecture, build_module
 from cq.models.files import listed
 
 State = dict[str, Tensor]
@@ -58,33 +58,33 @@ def read_checkpoint(path: Path) -> State:
     return state
 
 
-def convert(state: State, parts: Architecture, *, ema: bool) -> dict[str, Any]:
-    """The parts of a model's folder, with the weights of `state`.
+def convert(state: State, folders: Architecture, *, ema: bool) -> dict[str, Any]:
+    """The modules of a model's folder, with the weights of `state`.
 
     ema: take the averaged weights of the denoiser instead of the trained ones. Raises ValueError, with their names,
-    for keys that are left over or missing, and for a noise schedule other than that of `parts`.
+    for keys that are left over or missing, and for a noise schedule other than that of `folders`.
     """
     state = dict(state)
     unet = {key: state.pop(key) for key in list(state) if key.startswith(UNET)}
-    unet_names = _unet_names(unet, parts["unet"])
-    _checked(parts["unet"], unet, unet_names)  # before the averaged weights, which are known by these names
+    unet_names = _unet_names(unet, folders["unet"])
+    _checked(folders["unet"], unet, unet_names)  # before the averaged weights, which are known by these names
     _take_ema(state, unet, ema=ema)
-    _check_schedule(state, parts["scheduler"])
-    first_stage = dict(parts["vae"])
+    _check_schedule(state, folders["scheduler"])
+    first_stage = dict(folders["vae"])
     if first_stage["scaling_factor"] is None:
         if "scale_factor" not in state:
             raise ValueError("the checkpoint has no 'scale_factor', which this model's first stage is scaled by.")
         first_stage["scaling_factor"] = float(state.pop("scale_factor"))
     vae = {key: state.pop(key) for key in list(state) if key.startswith(FIRST_STAGE)}
     made = {
-        "unet": _filled(parts["unet"], unet, unet_names),
+        "unet": _filled(folders["unet"], unet, unet_names),
         "vae": _filled(first_stage, vae, _first_stage_names(vae, first_stage)),
-        "scheduler": build_part(parts["scheduler"]),
+        "scheduler": build_module(folders["scheduler"]),
     }
-    if "class_embedder" in parts:
+    if "class_embedder" in folders:
         embedder = {key: state.pop(key) for key in list(state) if key.startswith(CONDITION)}
         names = {key.removeprefix(CONDITION): key for key in embedder}
-        made["class_embedder"] = _filled(parts["class_embedder"], embedder, names)
+        made["class_embedder"] = _filled(folders["class_embedder"], embedder, names)
     left = sorted(set(state) - OF_TRAINING)
     if left:
         raise ValueError(f"the checkpoint has {listed(left)}, and this model has no use for it. Is it another model?")
@@ -111,7 +111,7 @@ def _check_schedule(state: State, config: Mapping[str, Any]) -> None:
     missing = sorted(OF_THE_SCHEDULE - set(state))
     if missing:
         raise ValueError(f"the checkpoint lacks {listed(missing)} of its noise schedule. Is it an original one?")
-    expected = build_part(config).alphas_cumprod
+    expected = build_module(config).alphas_cumprod
     found = state["alphas_cumprod"]
     if found.shape != expected.shape or not torch.allclose(found.double(), expected.double(), rtol=1e-4, atol=1e-7):
         raise ValueError(
@@ -174,7 +174,7 @@ def _asked(converter: Any, state: State) -> Names:
 def _checked(config: Mapping[str, Any], state: State, names: Names) -> nn.Module:
     """The part of `config` without weights; ValueError unless keys and parameters go up evenly."""
     with torch.device("meta"):  # nothing is drawn that would be overwritten
-        module: nn.Module = build_part(config)
+        module: nn.Module = build_module(config)
     expected = module.state_dict()
     missing = [_original(name, names) for name in sorted(set(expected) - set(names))]
     left = sorted({*(set(state) - set(names.values())), *(names[name] for name in set(names) - set(expected))})

@@ -55,7 +55,7 @@ class PixArtCut(DiTCut):
         )
 
     def _block(self, block: Any, hidden: Tensor, given: _Given, attn: Tensor | None, mlp: Tensor | None) -> Tensor:
-        """As diffusers' block; a part [N, C, L] that is given is not computed."""
+        """As diffusers' block; a branch [N, C, L] that is given is not computed."""
         modulation = block.scale_shift_table[None] + given.time_N6C
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation.chunk(6, dim=1)
         attn_NLC = block.attn1(block.norm1(hidden) * (1 + scale_a) + shift_a) if attn is None else attn.transpose(1, 2)

@@ -7,16 +7,16 @@ from cq.core.failures import out_of_memory
 from cq.models.architecture import set_heads
 from cq.models.diffusion import UnusableModelError
 from cq.models.files import MERGE, first_line, is_adapter, listed, weight_files
-from cq.models.stored import first_stage_kind, part_folder
+from cq.models.stored import first_stage_kind, subfolder
 
 
-def read_part(kind: Any, weights: str, name: str) -> Any:
+def read_module(kind: Any, weights: str, name: str) -> Any:
     """A diffusers or transformers module of a model's folder, in float32, for inference.
 
     Raises UnusableModelError where the files lack a tensor of the network, hold one that it has no place for or one of
     another shape, or one that is not finite: whoever loads them would draw at random what is missing.
     """
-    folder = part_folder(weights, name)
+    folder = subfolder(weights, name)
     found = weight_files(folder)
     options: dict[str, Any] = {} if found is None else {"variant": found.variant, "use_safetensors": found.safetensors}
     try:
@@ -63,12 +63,12 @@ def read_first_stage(weights: str) -> Any:
     """The first stage in folder `vae`: AutoencoderKL or VQModel, whose decode quantizes first as LDM's does."""
     import diffusers
 
-    return read_part(getattr(diffusers, first_stage_kind(weights)), weights, "vae")
+    return read_module(getattr(diffusers, first_stage_kind(weights)), weights, "vae")
 
 
 def read_tokenizer(kind: Any, weights: str, name: str, encoder: Any) -> Any:
     """A tokenizer of a model's folder. Raises UnusableModelError where the text encoder lacks some of its tokens."""
-    folder = part_folder(weights, name)
+    folder = subfolder(weights, name)
     try:
         tokenizer = kind.from_pretrained(folder, local_files_only=True)
         highest = max(tokenizer.get_vocab().values())

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from cq.core.contracts import Sampler
 from cq.models.stable_diffusion import StableDiffusion, TextModel
-from cq.models.stored import check_context, check_text_encoder, index_setting, of_part, part_config
+from cq.models.stored import check_context, check_text_encoder, index_setting, of_subfolder, subfolder_config
 from cq.sampler.euler import Euler
 
 if TYPE_CHECKING:
@@ -52,15 +52,15 @@ class StableDiffusionXL(StableDiffusion):
         )
         check_context(self.weights, "unet", key="cross_attention_dim", made=made, by="its text encoders together")
         pooled = check_text_encoder(self.weights, "text_encoder_2", kind="clip_text_model", width="projection_dim")
-        of_part(self.weights, "unet", check_size_conditions, part_config(self.weights, "unet"), pooled=pooled)
+        of_subfolder(self.weights, "unet", check_size_conditions, subfolder_config(self.weights, "unet"), pooled=pooled)
 
     def load(self) -> "XLModel":
         """Read the weights as float32 in evaluation mode."""
         from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-        from cq.models.reading import read_part, read_tokenizer
+        from cq.models.reading import read_module, read_tokenizer
 
-        second = read_part(CLIPTextModelWithProjection, self.weights, "text_encoder_2")
+        second = read_module(CLIPTextModelWithProjection, self.weights, "text_encoder_2")
         return self.opened_with_text(
             XLModel, CLIPTextModel, CLIPTokenizer, text_encoder_2=second,
             tokenizer_2=read_tokenizer(CLIPTokenizer, self.weights, "tokenizer_2", second),

@@ -15,19 +15,19 @@ class Range:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class Branch:
     """The attention or the MLP of one block."""
 
     block: int
-    part: str
+    name: str
 
 
-def parse(site: str) -> Range | Part:
+def parse(site: str) -> Range | Branch:
     """A site's name to what it names; ValueError for any other text."""
     if match := re.fullmatch(r"blocks\.(\d+)-(\d+)", site):
         return Range(first=int(match[1]), last=int(match[2]))
     if match := re.fullmatch(r"blocks\.(\d+)\.(attn|mlp)", site):
-        return Part(block=int(match[1]), part=match[2])
+        return Branch(block=int(match[1]), name=match[2])
     raise ValueError(
         f"site={site!r}: a transformer's sites are ranges of blocks, `blocks.1-7` (blocks 1 to 6), and parts of a "
         "block, `blocks.3.attn` and `blocks.3.mlp`. Correct model.site or the strategy's own fields."
@@ -63,7 +63,7 @@ def check_blocks(sites: tuple[str, ...], blocks: int) -> None:
         place = parse(site)
         if isinstance(place, Range) and not 0 <= place.first <= place.last <= blocks:
             raise ValueError(f"site={site!r}: this transformer has blocks 0 to {blocks - 1}; L <= R <= {blocks}.")
-        if isinstance(place, Part) and place.block >= blocks:
+        if isinstance(place, Branch) and place.block >= blocks:
             raise ValueError(f"site={site!r}: this transformer has blocks 0 to {blocks - 1}.")
 
 

@@ -1,4 +1,4 @@
-"""Text-conditional latent diffusion (Stable Diffusion v1's parts) stored as a diffusers folder."""
+"""Text-conditional latent diffusion (Stable Diffusion v1) stored as a diffusers folder."""
 
 import hashlib
 import logging
@@ -12,7 +12,7 @@ from cq.models.captions import read_folder, shared
 from cq.models.component import Loaded, StoredModel
 from cq.models.diffusion import DiffusionModel, Family, Purpose
 from cq.models.release import CAME_LATER, Release
-from cq.models.stored import check_context, check_text_encoder, of_part, part_config
+from cq.models.stored import check_context, check_text_encoder, of_subfolder, subfolder_config
 from cq.sampler.plms import PLMS
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class StableDiffusion(StoredModel):
         """Raise ValueError where text encoder and U-Net are not of one model."""
         made = check_text_encoder(self.weights, "text_encoder", kind="clip_text_model", width="hidden_size")
         check_context(self.weights, "unet", key="cross_attention_dim", made=made, by="its text_encoder")
-        of_part(self.weights, "unet", check_plain_text, part_config(self.weights, "unet"))
+        of_subfolder(self.weights, "unet", check_plain_text, subfolder_config(self.weights, "unet"))
 
     def content_digest(self) -> str:
         """SHA-256 of both prompt files, and of what is read of them where that is another text.
@@ -106,9 +106,9 @@ class StableDiffusion(StoredModel):
 
         Evaluation prompts of which the model, as the stock pipeline, reads no more than `tokens` are logged.
         """
-        from cq.models.reading import read_part, read_tokenizer
+        from cq.models.reading import read_module, read_tokenizer
 
-        text_encoder = read_part(encoder, self.weights, "text_encoder")
+        text_encoder = read_module(encoder, self.weights, "text_encoder")
         reader = read_tokenizer(tokenizer, self.weights, "tokenizer", text_encoder)
         length = tokens or reader.model_max_length
         prompts = {purpose: self.read_prompts(purpose) for purpose in PURPOSES}

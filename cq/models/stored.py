@@ -15,7 +15,7 @@ LEGACY_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "t
 FILES = {"scheduler": "scheduler_config.json"}  # where a part's configuration has a name of its own
 
 
-def part_folder(weights: str, name: str) -> Path:
+def subfolder(weights: str, name: str) -> Path:
     """Where a part lies: a folder of its name, or the model's own folder, as in repositories of one network.
 
     LDM's own pipeline calls the first stage vqvae.
@@ -27,12 +27,12 @@ def part_folder(weights: str, name: str) -> Path:
     return folder if alone and not (folder / name).is_dir() else folder / name
 
 
-def part_config(weights: str, name: str) -> Mapping[str, Any]:
+def subfolder_config(weights: str, name: str) -> Mapping[str, Any]:
     """The configuration of a part of the model's folder, its class's own defaults under it.
 
     Raises ValueError where there is none.
     """
-    path = part_folder(weights, name) / FILES.get(name, "config.json")
+    path = subfolder(weights, name) / FILES.get(name, "config.json")
     stored = read_json(path, f"model.weights={weights!r}")
     try:
         return completed(stored)
@@ -78,21 +78,21 @@ def index_setting(weights: str, key: str, default: Any) -> Any:
     return read_json(path, f"model.weights={weights!r}").get(key, default) if path.is_file() else default
 
 
-def check_part(
+def check_denoiser(
     weights: str, name: str, *, kind: str, latent_shape: tuple[int, int, int], key: str = "model.latent_shape"
 ) -> None:
     """Raise ValueError where the denoiser in folder `name` is no `kind`, cannot be cut, or takes other inputs.
 
     key: what the shape of its input is called in the configuration.
     """
-    config = part_config(weights, name)
+    config = subfolder_config(weights, name)
     found = config.get("_class_name")
     if found != kind:
         raise ValueError(
             f"model.weights={weights!r}: its {name} is a {found}, and this model component takes a {kind}. Conditional "
             "U-Nets go with model.num_classes above 0, unconditional ones with 0."
         )
-    of_part(weights, name, check_network, config)
+    of_subfolder(weights, name, check_network, config)
     channels = config["in_channels"]
     if latent_shape[0] != channels:
         raise ValueError(
@@ -102,9 +102,9 @@ def check_part(
     check_sides(config, latent_shape, key)
 
 
-def of_part(weights: str, name: str, check: Callable[..., None], *given: Any, **options: Any) -> None:
+def of_subfolder(weights: str, name: str, check: Callable[..., None], *given: Any, **options: Any) -> None:
     """Run a check of a part's configuration; what it refuses is told with the file's path in front."""
-    path = part_folder(weights, name) / FILES.get(name, "config.json")
+    path = subfolder(weights, name) / FILES.get(name, "config.json")
     try:
         check(*given, **options)
     except ValueError as error:
@@ -120,7 +120,7 @@ def check_context(weights: str, name: str, *, key: str, made: int | None, by: st
 
     by: what gives them, as the message names it.
     """
-    taken = part_config(weights, name).get(key)
+    taken = subfolder_config(weights, name).get(key)
     if taken != made:
         raise ValueError(
             f"model.weights={weights!r}: its {name} takes text or classes as states of {taken} numbers ({key}), and "
@@ -133,7 +133,7 @@ def check_text_encoder(weights: str, name: str, *, kind: str, width: str) -> int
 
     kind: transformers' model_type. width: the setting that says the width, 512 where it is not there (CLIP and T5).
     """
-    config = part_config(weights, name)
+    config = subfolder_config(weights, name)
     found = config.get("model_type", config.get("_class_name"))
     if found != kind:
         raise ValueError(
@@ -156,9 +156,9 @@ def check_decoder(
 
     moments: whether the model undoes the latents' mean and deviation; see `check_first_stage`.
     """
-    config = part_config(weights, "vae")
+    config = subfolder_config(weights, "vae")
     first_stage_kind(weights)
-    of_part(weights, "vae", check_first_stage, config, moments=moments)
+    of_subfolder(weights, "vae", check_first_stage, config, moments=moments)
     decodes = config.get("vq_embed_dim") or config["latent_channels"]
     if latent_shape[0] != decodes:
         raise ValueError(
@@ -176,7 +176,7 @@ def check_decoder(
 
 def first_stage_kind(weights: str) -> str:
     """The diffusers class of the first stage. Raises ValueError for one that no model here is decoded by."""
-    found = str(part_config(weights, "vae").get("_class_name"))
+    found = str(subfolder_config(weights, "vae").get("_class_name"))
     if found not in ("AutoencoderKL", "VQModel"):
         raise ValueError(
             f"model.weights={weights!r}: its vae is a {found}, and first stages are AutoencoderKL or VQModel. Give "
@@ -187,7 +187,7 @@ def first_stage_kind(weights: str) -> str:
 
 def check_classes(weights: str, name: str, key: str, num_classes: int) -> None:
     """Raise ValueError unless `num_classes` are 1 or more, and no more than the part in folder `name` tells apart."""
-    known = part_config(weights, name).get(key)
+    known = subfolder_config(weights, name).get(key)
     if type(known) is not int:
         raise ValueError(
             f"model.weights={weights!r}: its {name} says {key}={known!r}, which must be how many classes it tells "
@@ -201,13 +201,13 @@ def check_classes(weights: str, name: str, key: str, num_classes: int) -> None:
 
 def num_blocks(weights: str) -> int:
     """How many blocks the model's transformer has, by its configuration."""
-    return int(part_config(weights, "transformer")["num_layers"])
+    return int(subfolder_config(weights, "transformer")["num_layers"])
 
 
 def check_site(weights: str, family: str, site: str) -> None:
     """Raise ValueError unless `site` is one of the model's U-Net or transformer, as `family` says."""
     if family == "unet":
-        return check_cut(site, cuts_of(part_config(weights, "unet")))
+        return check_cut(site, cuts_of(subfolder_config(weights, "unet")))
     try:
         check_blocks((site,), num_blocks(weights))
     except ValueError as error:
@@ -222,7 +222,7 @@ def stored_layers(weights: str, name: str) -> frozenset[str] | None:
     None where no weights can be read as safetensors; a damaged file is named when it is loaded.
     """
     names: set[str] = set()
-    found = weight_files(part_folder(weights, name))
+    found = weight_files(subfolder(weights, name))
     for path in found.paths if found is not None else ():
         shapes = shapes_of(path)
         if shapes is None:

@@ -66,14 +66,14 @@ class UNetCut(nn.Module):
         """Time embedding, first convolution, every ResNet, attention and down- or upsampler, last convolution."""
         names = ["time_embedding", *(["add_embedding"] if _is_xl(self.backbone) else []), "conv_in"]
         for i, block in enumerate(self.backbone.down_blocks):
-            names += _parts(f"down_blocks.{i}", block, "downsamplers")
+            names += _modules_of(f"down_blocks.{i}", block, "downsamplers")
         if self.backbone.mid_block is not None:
             names.append("mid_block.resnets.0")
             for j, attention in enumerate(self.backbone.mid_block.attentions):
                 names += [] if attention is None else [f"mid_block.attentions.{j}"]
                 names.append(f"mid_block.resnets.{j + 1}")
         for i, block in enumerate(self.backbone.up_blocks):
-            names += _parts(f"up_blocks.{i}", block, "upsamplers")
+            names += _modules_of(f"up_blocks.{i}", block, "upsamplers")
         return [*names, "conv_out"]
 
     def readers(self, sites: tuple[str, ...]) -> list[str]:
@@ -160,7 +160,7 @@ class UNetCut(nn.Module):
         return out if out.shape[1] == channels else out[:, :channels]
 
 
-def _parts(name: str, block: Any, samplers: str) -> list[str]:
+def _modules_of(name: str, block: Any, samplers: str) -> list[str]:
     """ResNets and attentions of a down- or up-block by turns, then what changes the resolution."""
     attentions = len(getattr(block, "attentions", None) or ())
     names = []

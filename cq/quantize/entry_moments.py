@@ -61,7 +61,7 @@ def entry_moments(
 
 
 def _complete(name: str, rows: list[PairMoments | None], may_rest: bool) -> list[PairMoments]:
-    """The rows, all there: a missing one would move every later call's moments to the call before."""
+    """One row a call, with identity rows for calls at which the layer rested: a gap would shift all later calls."""
     missing = [call for call, row in enumerate(rows) if row is None]
     present = [row for row in rows if row is not None]
     if missing and not (may_rest and present):

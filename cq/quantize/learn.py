@@ -98,8 +98,8 @@ def learn_unit(bench: Workbench, unit: str, data: UnitData, training: Training, 
     """Codes of every weight of the unit, and the scales of its activations where they are learned.
 
     Minimises the mean squared error of the unit's output, in units of nearest rounding's, plus `regulariser` times
-    the mean indecision of the weights (AdaRound; a unit is a block, as in BRECQ, arXiv:2102.05426). One Adam for the
-    rounding and one for the scales, each kept over all iterations; the scales' rate falls to 0 on a cosine.
+    the mean indecision of the weights (AdaRound, eq. 25; a unit is a block, as in BRECQ, arXiv:2102.05426). One Adam
+    for the rounding and one for the scales, each kept over all iterations; the scales' rate falls to 0 on a cosine.
     The unit is left soft: install something.
     """
     nearest = bench.error(unit, data, training.batch_rows)

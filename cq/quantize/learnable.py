@@ -1,4 +1,4 @@
-"""The quantized layers' parts while their rounding is learned: soft weights, and activations of rows of many calls.
+"""What stands in for weights and quantizers of layers while their rounding is learned.
 
 A batch holds rows of different calls, so each row is quantized with its own call's scale. Legend: R rows, T call.
 """
@@ -38,7 +38,7 @@ class RowCalls:
 
 
 class SoftWeight(nn.Module):
-    """Stands in for a QuantWeight: between two levels of the grid, as alpha says. At first it is the float weight."""
+    """Stands in for a QuantWeight: alpha sets it between two levels of the grid, at first to the float weight."""
 
     scale: Tensor
     zero_point: Tensor
@@ -117,7 +117,7 @@ class RowQuantizer(nn.Module):
 class _StraightThrough(torch.autograd.Function):
     """`affine.fake_quantize` bit for bit; rounding passes gradients on, clamping stops them.
 
-    The scale's gradient is that of LSQ (arXiv:1902.08153): the rounding error inside the range, the limit outside.
+    The scale's gradient is LSQ's (arXiv:1902.08153, eq. 3): the rounding error inside the range, the limit outside.
     """
 
     @staticmethod

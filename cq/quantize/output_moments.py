@@ -12,7 +12,7 @@ from cq.core.moments import PairMoments
 
 @dataclass(frozen=True, kw_only=True)
 class _Compared:
-    """The full-precision denoiser, which leads the trajectory; the twin is asked the same question at every call."""
+    """The full-precision denoiser, which drives the trajectory; the twin runs on the same inputs at every call."""
 
     denoiser: Denoiser
     twin: Denoiser

@@ -1,4 +1,4 @@
-"""Passes through a network that wait at its units, so that what ran before a unit is not run again for it."""
+"""Calls of a network that wait at its units, so that nothing before a unit is run again for it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ class Pass(greenlet):
         self._found: Any = None
 
     def at(self, index: int) -> Any:
-        """What is found at the stop of that index, None where the pass does not come by. Indices must not fall."""
+        """What the call holds at stop `index`; None where it does not run that unit. Ask in rising order."""
         while self._index < index and not self.dead:
             with torch.no_grad():  # a pass leaves and takes up its own grad mode anywhere: let them all be the same
                 self._found = None
@@ -38,16 +38,16 @@ class Pass(greenlet):
         return self._found if self._index == index else None
 
     def close(self) -> None:
-        """End it where it is. Left to the garbage collector, it would change the grad mode of whatever runs then."""
+        """End the call where it waits. Ended by the garbage collector, it would change the grad mode of other code."""
         with torch.no_grad():
             self.throw()
 
 
 @contextmanager
 def waiting(network: CutNetwork, units: Sequence[str], *, behind: Callable[[Any], Any] | None = None) -> Iterator[None]:
-    """Every `Pass` through the network stops in front of each unit, with its positional and its named arguments.
+    """Every `Pass` through the network stops before each unit and holds the unit's positional and named arguments.
 
-    behind: stop behind it instead, with what this makes of its output. What runs outside of passes does not stop.
+    behind: stop after each unit instead, holding `behind(output)`. Calls that are no `Pass` do not stop.
     """
 
     def before(index: int) -> Callable[..., None]:

@@ -13,8 +13,9 @@ from cq.core.denoiser import CutNetwork
 
 @dataclass(frozen=True, kw_only=True)
 class LayerPolicy:
-    """One layer's lot. kind: conv, linear or attention. split: main-path channels of a concatenated input, or 0.
+    """How one layer is quantized.
 
+    kind: conv, linear or attention. split: main-path channels of a concatenated input, or 0.
     reason: why the layer stays in full precision; empty where it is quantized.
     """
 

@@ -190,7 +190,7 @@ class Reconstruct:
         return QuantParams.load(folder)
 
     def _learned(self, bench: Workbench, unit: str, data: UnitData, *, seed: int) -> dict[str, Tensor]:
-        """What the unit takes from learning, which is nothing where its error did not fall; and both errors."""
+        """The unit's learned tensors, none where its error did not fall; and its errors before and after."""
         nearest = error = bench.error(unit, data, self.batch_rows)
         learned: dict[str, Tensor] = {}
         if nearest > 0:

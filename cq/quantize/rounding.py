@@ -13,7 +13,7 @@ LOWEST = -0.1
 
 
 def rectified_sigmoid(alpha: Tensor) -> Tensor:
-    """h(alpha) = clip(1.2 sigmoid(alpha) - 0.1, 0, 1)."""
+    """h(alpha) = clip(1.2 sigmoid(alpha) - 0.1, 0, 1): AdaRound's eq. 23."""
     return alpha.sigmoid().mul(STRETCH).add(LOWEST).clamp(0, 1)
 
 
@@ -44,7 +44,7 @@ def hard_codes(lower: Tensor, alpha: Tensor, bits: int) -> Tensor:
 
 
 def indecision(alpha: Tensor, beta: float) -> Tensor:
-    """AdaRound's regulariser, the mean over weights of 1 - |2 h - 1|^beta: 0 where every h is 0 or 1.
+    """AdaRound's regulariser (eq. 24), the mean over weights of 1 - |2 h - 1|^beta: 0 where every h is 0 or 1.
 
     A large beta is flat around h = 0.5 and pulls only at what is nearly decided; beta = 2 pulls at everything.
     """

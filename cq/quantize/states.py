@@ -18,7 +18,7 @@ from cq.core.denoiser import CutNetwork, Denoiser, DenoiserOutput
 
 @dataclass(frozen=True, kw_only=True)
 class States:
-    """States that reuse the same sites; none for those of refresh calls.
+    """States that reuse maps at the same sites; refresh calls reuse at none.
 
     x_PCHW. calls_P, timesteps_P. cond: [P, K, ...] or None. maps: by site, what the denoiser was handed at this call,
     predicted and corrected with the call's own row, [P, K, ...].

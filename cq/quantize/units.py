@@ -156,7 +156,7 @@ class Collection:
 
 
 class _Batch:
-    """Some states, and how far both networks have come with them."""
+    """Some states, and the waiting calls of both networks on them."""
 
     def __init__(self, states: States, targets: Targets) -> None:
         self.states = states

@@ -1,4 +1,4 @@
-"""DDIM: one call a step, eta 0 (arXiv:2010.02502)."""
+"""DDIM: one call a step, eta 0 (arXiv:2010.02502, eq. 12 with sigma 0)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

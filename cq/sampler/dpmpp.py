@@ -1,4 +1,4 @@
-"""DPM-Solver++, second order, multistep: the usual choice for few steps (arXiv:2211.01095)."""
+"""DPM-Solver++(2M), second order and multistep: the usual choice for few steps (arXiv:2211.01095, algorithm 2)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""diffusers' DDIM with its own formula between any two timesteps; diffusers' steps are all of one length."""
+"""DDIM between any two timesteps; diffusers' own DDIM takes steps of one length only."""
 
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -18,13 +18,13 @@ def grid_ddim() -> Any:
         """Deterministic DDIM along a given grid, for a network that predicts the noise. One loop uses one."""
 
         def set_grid(self, timesteps: list[int]) -> None:
-            """timesteps: in sampling order, none below the one after it."""
+            """timesteps: in sampling order, each at least the next."""
             self.num_inference_steps = len(timesteps)
             self.timesteps = torch.tensor(timesteps)
             self._taken = 0
 
         def step(self, model_output: "Tensor", timestep: Any, sample: "Tensor", **_: Any) -> Any:
-            """From the timestep of this call to that of the next; behind the last one all noise is taken away."""
+            """From this call's timestep to the next: arXiv:2010.02502, eq. 12, sigma 0. The last one ends clean."""
             here = self.alphas_cumprod[int(self.timesteps[self._taken])]
             self._taken += 1
             last = self._taken == len(self.timesteps)

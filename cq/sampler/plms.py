@@ -1,4 +1,4 @@
-"""PLMS: pseudo linear multistep as in Stable Diffusion, one call more than it has steps (arXiv:2202.09778)."""
+"""PLMS (arXiv:2202.09778, eqs. 9 and 12) as in Stable Diffusion: pseudo linear multistep, one call more than steps."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class PLMS(StockSolver):
             )
 
     def fault(self, num_steps: int, stored: Stored) -> str:
-        """Also for a single step, which cannot be called twice."""
+        """Also for a single step: the step that is called twice is the second."""
         return super().fault(num_steps, stored) if num_steps > 1 else "PLMS needs at least 2 steps"
 
     def num_calls(self, num_steps: int) -> int:

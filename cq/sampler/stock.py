@@ -41,7 +41,7 @@ class StockSolver:
             raise ValueError(f"budget.num_steps={num_steps}: {fault}. {remedy}.")
 
     def check_stored(self, stored: Stored) -> None:
-        """Raise ValueError for a stored schedule that means something which this solver has not."""
+        """Raise ValueError for a stored schedule with a setting that this solver does not have."""
         name = f"sampler={type(self).__name__}"
         if stored.prediction not in self.predictions:
             raise ValueError(
@@ -57,7 +57,7 @@ class StockSolver:
                 )
 
     def fault(self, num_steps: int, stored: Stored) -> str:
-        """Why a grid of so many steps is none to start from noise on, or to be stepped along; empty where it is one."""
+        """Why a run cannot start from noise on a grid of so many steps, or step along it; empty where it can."""
         last = stored.steps - 1
         if not 1 <= num_steps <= stored.steps:
             return f"the model knows {stored.steps} timesteps, so 1 to {stored.steps} steps can be taken"

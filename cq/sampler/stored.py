@@ -90,7 +90,7 @@ class Stored:
             _refuse(" and ".join(chosen), True, "at most one of them can choose the noise levels")
 
     def _last_signal(self) -> float:
-        """The logarithm of alpha_bar at the last timestep; 0 for the cosine schedule, which keeps away from nothing."""
+        """The logarithm of alpha_bar at the last timestep; 0 for the cosine schedule, which is not computed."""
         import numpy as np
 
         kind, power = self.values.get("beta_schedule", "linear"), 1.0
@@ -108,7 +108,7 @@ class Stored:
 
     @property
     def own_levels(self) -> bool:
-        """Whether a solver that can chooses its noise levels by another rule than the spacing of timesteps."""
+        """Whether noise levels follow another rule than the timesteps' spacing, for solvers that know such rules."""
         clipped = self.values.get("lambda_min_clipped", -float("inf")) > -float("inf")
         return clipped or any(self.values.get(key) for key in OWN_LEVELS)
 

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from cq.core.denoiser import CutNetwork
 from cq.evaluate.efficiency import call_macs, counting
-from cq.models.architecture import architecture, build_part
+from cq.models.architecture import architecture, build_module
 from cq.models.dit import DiTCut
 from cq.models.unet import UNetCut
 from cq.run.config import CONF, build
@@ -84,11 +84,11 @@ def count(name: str, model: DictConfig) -> Counted:
     latent_shape = tuple(model.get("latent_shape", model.image_shape))
     with torch.device("meta"):
         if "transformer" in parts:
-            backbone = build_part(parts["transformer"]).eval()
+            backbone = build_module(parts["transformer"]).eval()
             network: CutNetwork = DiTCut(backbone)
             cond: torch.Tensor | None = torch.zeros(1, dtype=torch.int64)
         else:
-            backbone = build_part(parts["unet"]).eval()
+            backbone = build_module(parts["unet"]).eval()
             width = parts["unet"].get("cross_attention_dim")
             tokens = TEXT_TOKENS if "text_encoder" in parts else 1
             network = UNetCut(backbone)
@@ -96,7 +96,7 @@ def count(name: str, model: DictConfig) -> Counted:
         full, cached = call_macs(network, latent_shape=latent_shape, cond=cond, sites=(model.site,))
         decode = {}
         if "vae" in parts:
-            vae = build_part(parts["vae"]).eval()
+            vae = build_module(parts["vae"]).eval()
             with counting(vae) as decode:
                 vae.decode(torch.zeros(1, *latent_shape))
     return Counted(

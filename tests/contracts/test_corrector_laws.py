@@ -11,7 +11,7 @@ from cq.correct.fit import residual_sum_of_squares
 from cq.correct.from_statistics import moments_for_schedule
 from cq.correct.tables import fit_tables
 from tests.choices import built, names
-from tests.oracles.pairwise import SITE, drifting_maps, statistics_of
+from tests.oracles.pairwise import SITE, drifting_maps, last_refresh, statistics_of
 
 CALLS = 9
 SCHEDULE = CacheSchedule(num_calls=CALLS, refresh_calls=(0, 2, 5), planner="test", interval=3)
@@ -84,7 +84,7 @@ def test_constant_channels_get_finite_numbers_and_stay_constant_ones(name: str, 
     )  # fmt: skip
     assert found.r2[SITE].isfinite().all()
     for call in range(CALLS):
-        out = found.apply(maps[SCHEDULE.source_of(call)].float(), name=SITE, call=call)
+        out = found.apply(maps[last_refresh(SCHEDULE, call)].float(), name=SITE, call=call)
         torch.testing.assert_close(out[:, :3], maps[call][:, :3].float(), rtol=1e-5, atol=1e-5)
 
 

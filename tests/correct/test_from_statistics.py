@@ -8,7 +8,7 @@ from cq.core.artifacts import CacheSchedule
 from cq.core.moments import PairMoments
 from cq.correct.channel_affine import ChannelAffineFit
 from cq.correct.from_statistics import identity_at_refresh, moments_for_schedule
-from tests.oracles.pairwise import SITE, drifting_maps, statistics_of
+from tests.oracles.pairwise import SITE, drifting_maps, last_refresh, statistics_of
 
 T = 9
 NAMES = ("source_TC", "target_TC", "source_square_TC", "target_square_TC", "cross_TC")
@@ -22,7 +22,7 @@ def schedule_of(*calls: int, num_calls: int = T) -> CacheSchedule:
 def test_moments_equal_those_of_the_pairs_themselves(calls: tuple[int, ...]) -> None:
     maps, schedule = drifting_maps(T, seed=0), schedule_of(*calls)
     found = moments_for_schedule(statistics_of(maps, window=4), schedule, SITE)
-    direct = PairMoments.stack([PairMoments.of(maps[schedule.source_of(t)], maps[t]) for t in range(T)])
+    direct = PairMoments.stack([PairMoments.of(maps[last_refresh(schedule, t)], maps[t]) for t in range(T)])
     assert_close(found.count.expand(T, 1), direct.count)
     for name in NAMES:
         # sums of 75 numbers in another order

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from cq.models.sites import cuts_of
-from cq.models.stored import part_config, stored_layers
+from cq.models.stored import stored_layers, subfolder_config
 from cq.models.unet import main_channels
 from cq.quantize.policy import layer_policies
 from tests.families import KIND, WRITERS, component
@@ -27,7 +27,7 @@ def test_names_and_numbers_are_those_of_the_loaded_network(family: str, tmp_path
     assert all("embed" in name for name in names - {policy.name for policy in policies})
     assert model.blocks == network.blocks
     if KIND[family] == "unet":
-        assert cuts_of(part_config(model.weights, "unet")) == tuple(main_channels(network.backbone))
+        assert cuts_of(subfolder_config(model.weights, "unet")) == tuple(main_channels(network.backbone))
 
 
 def test_uneven_up_blocks_are_counted_from_the_other_end() -> None:
@@ -58,4 +58,4 @@ def test_weights_that_cannot_be_read_name_nothing(content: bytes, tmp_path: Path
 
 def test_a_part_without_a_configuration_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"model\.weights=.*config\.json cannot be read.*diffusers' layout"):
-        part_config(str(tmp_path), "unet")
+        subfolder_config(str(tmp_path), "unet")

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from cq.core.artifacts import TrajectoryStatistics
+from cq.core.artifacts import CacheSchedule, TrajectoryStatistics
 
 SITE = "deep"
 
@@ -38,6 +38,11 @@ def statistics_of(maps_TNCX: Tensor, *, window: int, sigma_T: Tensor | None = No
         timesteps_T=torch.arange(num_calls).flip(0),
         sigma_T=falling_sigma(num_calls) if sigma_T is None else sigma_T,
     )
+
+
+def last_refresh(schedule: CacheSchedule, call: int) -> int:
+    """The last refresh at or before `call`."""
+    return max(refresh for refresh in schedule.refresh_calls if refresh <= call)
 
 
 def drifting_maps(num_calls: int, *, seed: int, samples: int = 3, channels: int = 4, size: int = 5) -> Tensor:
