@@ -14,7 +14,8 @@ from cq.core.contracts import LockstepTrajectories
 from cq.core.denoiser import GuidedDenoiser
 from cq.core.values import Batch, Count, Distinct
 from cq.quantize.affine import MAX_BITS, MIN_BITS
-from cq.quantize.layers import ActQuantizer, QuantAttention, choose_weight_qparams, halves
+from cq.quantize.attention import QuantAttention
+from cq.quantize.layers import ActQuantizer, choose_weight_qparams, halves
 from cq.quantize.observers import Observer
 from cq.quantize.policy import LayerPolicy, layer_policies, refuse_all, refuse_unused
 from cq.quantize.twin import OPERANDS, quantizer_bits

@@ -7,7 +7,8 @@ from typing import Any
 from cq.core.acceleration import NO_CORRECTION
 from cq.core.artifacts import ChannelAffine, QuantParams
 from cq.core.denoiser import GuidedDenoiser
-from cq.quantize.layers import ActQuantizer, QuantAttention, QuantLayer, QuantWeight, halves
+from cq.quantize.attention import QuantAttention
+from cq.quantize.layers import ActQuantizer, QuantLayer, QuantWeight, halves
 
 OPERANDS = ("q", "k", "v", "p")
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from cq.core.call import CallIndex
-from cq.quantize.layers import ActQuantizer, QuantAttention
+from cq.quantize.attention import QuantAttention
+from cq.quantize.layers import ActQuantizer
 from cq.quantize.observers import MinMax
 from cq.quantize.twin import OPERANDS
 

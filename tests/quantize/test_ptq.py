@@ -11,7 +11,8 @@ from torch.testing import assert_close
 
 from cq.core.artifacts import ChannelAffine, QuantParams
 from cq.quantize.affine import choose_qparams
-from cq.quantize.layers import QuantAttention, QuantLayer, QuantWeight
+from cq.quantize.attention import QuantAttention
+from cq.quantize.layers import QuantLayer, QuantWeight
 from cq.quantize.none import FullPrecision
 from cq.quantize.observers import ErrorSearch
 from cq.quantize.twin import entry_layers, fake_quantized
