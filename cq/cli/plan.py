@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cq.cli.commands import ended
 from cq.core.contracts import Quantizer
-from cq.core.denoiser import GuidedDenoiser
+from cq.core.denoiser import Denoiser, GuidedDenoiser
 from cq.core.processes import device
 from cq.quantize.observers import MinMax
 from cq.quantize.passes import unit_bytes
@@ -83,7 +83,7 @@ def time_calls(
     base = quantizer if isinstance(quantizer, PTQ) else MIN_MAX
     marks: list[float] = []
 
-    def one_call(denoiser: GuidedDenoiser, *, deployed: bool) -> Iterator[int]:
+    def one_call(denoiser: Denoiser, *, deployed: bool) -> Iterator[int]:
         marks.append(clock())
         denoiser(x_NCHW, reuse={}, **options)
         marks.append(clock())

@@ -47,6 +47,24 @@ class Predictor(Protocol):
         """The weight of each refresh's map at `call`; refreshes: the last `depth` or fewer, newest first."""
 
 
+class Stepped(Protocol):
+    """What a step of a diffusers scheduler returns, as far as the loop reads it."""
+
+    @property
+    def prev_sample(self) -> Tensor: ...
+
+
+class NoiseScheduler(Protocol):
+    """A diffusers noise scheduler with its timesteps set, as the loop uses it."""
+
+    @property
+    def timesteps(self) -> Tensor: ...
+    @property
+    def init_noise_sigma(self) -> float | Tensor: ...
+    def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor: ...
+    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor) -> Stepped: ...
+
+
 @runtime_checkable
 class Sampler(Protocol):
     """The solver of the reverse process, as a diffusers noise scheduler.
@@ -60,7 +78,7 @@ class Sampler(Protocol):
     def num_calls(self, num_steps: int) -> int:
         """Denoiser calls of one trajectory."""
 
-    def noise_scheduler(self, stored: Mapping[str, Any], num_steps: int) -> Any:
+    def noise_scheduler(self, stored: Mapping[str, Any], num_steps: int) -> NoiseScheduler:
         """A fresh noise scheduler of a model's stored one, with its timesteps set; one loop uses one.
 
         Its `init_noise_sigma` and `scale_model_input` are applied by the loop.
@@ -133,7 +151,7 @@ class Corrector(Protocol):
 class LockstepTrajectories(Protocol):
     """The denoising loop over all batches of a sample set, one call of every batch before the next call."""
 
-    def __call__(self, denoiser: Any, *, deployed: bool) -> Iterator[int]:
+    def __call__(self, denoiser: Denoiser, *, deployed: bool) -> Iterator[int]:
         """Run and yield each finished call. deployed: on the cached, corrected path; else every call is full."""
 
 
@@ -150,7 +168,7 @@ class Quantizer(Protocol):
         """How many of them at once."""
 
     def calibrate(
-        self, denoiser: Any, trajectories: LockstepTrajectories, *, num_calls: int, shards: Path
+        self, denoiser: GuidedDenoiser, trajectories: LockstepTrajectories, *, num_calls: int, shards: Path
     ) -> QuantParams:
         """Every scale and zero point, from full-precision trajectories.
 

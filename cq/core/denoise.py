@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from cq.core.acceleration import Acceleration
+from cq.core.contracts import NoiseScheduler
 from cq.core.denoiser import Denoiser, DenoiserOutput
 
 
@@ -24,7 +24,7 @@ class DenoiseStep:
 @torch.no_grad()
 def denoise(
     denoiser: Denoiser,
-    noise_scheduler: Any,
+    noise_scheduler: NoiseScheduler,
     x_NCHW: Tensor,
     *,
     cond: Tensor | None,

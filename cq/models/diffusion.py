@@ -9,7 +9,7 @@ if TYPE_CHECKING:  # these bring torch, which a check of a configuration does no
     from torch import Tensor
     from typing_extensions import Self
 
-    from cq.core.contracts import Sampler
+    from cq.core.contracts import NoiseScheduler, Sampler
     from cq.core.denoiser import GuidedDenoiser
     from cq.models.release import Release
 
@@ -115,7 +115,7 @@ class DiffusionModel:
         nn.Module.to(self.denoiser.network.backbone, device=device, dtype=dtype)  # diffusers' own warns of any dtype
         return replace(self, denoiser=replace(self.denoiser, dtype=dtype))
 
-    def noise_scheduler(self, num_steps: int) -> Any:
+    def noise_scheduler(self, num_steps: int) -> "NoiseScheduler":
         """A fresh diffusers scheduler with its timesteps set; one loop uses one."""
         return self.sampler.noise_scheduler(self.component.noise, num_steps)
 

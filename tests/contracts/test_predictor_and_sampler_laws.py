@@ -105,7 +105,7 @@ def test_loops_with_schedulers_of_their_own_do_not_disturb_each_other(name: str,
 def test_the_last_call_ends_near_the_prediction_of_a_perfect_denoiser(name: str, folders: dict[str, Path]) -> None:
     """One image is all data: the noise in x is then known exactly, and every solver ends at that image."""
     sampler: Sampler = built("sampler", name)
-    scheduler = sampler.noise_scheduler(_scheduler_config("ldm", folders), 50)
+    scheduler: Any = sampler.noise_scheduler(_scheduler_config("ldm", folders), 50)
     alphas = scheduler.alphas_cumprod
     image = torch.randn(1, 3, 4, 4).clamp(-1, 1)
     x = torch.randn_like(image) * scheduler.init_noise_sigma
