@@ -23,7 +23,8 @@ from cq.evaluate.latency import Timing
 from cq.run.components import Components
 from cq.run.context import Run
 from cq.run.ledger import execute
-from cq.run.record import RunRecord, read
+from cq.run.record import RunRecord
+from cq.run.record_file import read
 from tests.tiny_runs import composed, quick
 
 KINDS: dict[str, type[Artifact]] = {

@@ -16,7 +16,7 @@ from cq.run import identity
 from cq.run.components import Components
 from cq.run.context import Run
 from cq.run.ledger import execute
-from cq.run.record import read
+from cq.run.record_file import read
 from tests.killed_runs import ended, fork
 from tests.tiny_runs import composed, quick
 

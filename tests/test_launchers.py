@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cq.run.record import read
+from cq.run.record_file import read
 from tests.tiny_runs import quick
 
 REPOSITORY = Path(__file__).parents[1]

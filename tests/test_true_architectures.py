@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cq.run.record import read
+from cq.run.record_file import read
 from tests.tiny_runs import composed
 from tests.true_models import ARCHITECTURES, write_true
 

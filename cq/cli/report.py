@@ -15,7 +15,8 @@ from cq.cli.commands import ended
 from cq.report.render import render_table
 from cq.report.tables import TITLES
 from cq.run.config import PAPER
-from cq.run.record import RunRecord, read, reseal
+from cq.run.record import RunRecord
+from cq.run.record_file import read, reseal
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +32,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--paper", type=Path, default=PAPER, metavar="FILE", help="published numbers to set beside")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="gets tables/ and figures/; default: the records'")
     parser.add_argument("--no-figures", action="store_true", help="write the tables only")
+    parser.add_argument("--svg", action="store_true", help="write figures also as SVG, panels apart, as for a paper")
+    parser.add_argument(
+        "--prune", action="store_true", help="with --all: delete strips of images beside the records that none shows"
+    )
     parser.add_argument("--seal", nargs="+", type=Path, metavar="FILE", help="accept record files as they are edited")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     if [options.all, bool(options.tables), bool(options.seal)].count(True) != 1:
         parser.error("name the tables, or give --all, or --seal (one of the three)")
+    if options.prune and (not options.all or options.no_figures or options.records):
+        parser.error("--prune goes with --all, of all records here and with figures: what any of them shows is kept")
     return ended("cq-report", lambda: _seal(options.seal) if options.seal else _write(options))
 
 
@@ -48,10 +55,17 @@ def _write(options: argparse.Namespace) -> None:
     files = options.records or found_here()
     records = [record for path in files for record in _read(path)]
     out = options.out or files[0].parent
+    shown: set[Path] = set()
     for name in _names(options.tables, records):
-        rendered = render_table(name, records, options.paper, out, figures=not options.no_figures)
+        rendered = render_table(name, records, options.paper, out, figures=not options.no_figures, svg=options.svg)
         print(rendered.markdown)
         print("\n".join(f"wrote {path}" for path in rendered.files))
+        shown |= set(rendered.strips)
+    if options.prune:
+        strips = {Path(record.thumbnails) for record in records if record.thumbnails}
+        for path in sorted(path for path in strips - shown if path.is_file()):
+            path.unlink()
+            print(f"deleted {path}")
 
 
 def found_here() -> list[Path]:

@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from cq.core import summary
-from cq.core.artifacts import Artifact, CacheSchedule, ChannelAffine, QuantParams, digest_of
+from cq.core.artifacts import Artifact, CacheSchedule, ChannelAffine, QuantParams
+from cq.core.checksum import digest_of
 from cq.core.combine import combine
 
 NO_CORRECTION = ChannelAffine(schedule="", tables={}, r2={})

@@ -17,17 +17,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typing_extensions import Self
 
-from cq.core.checksum import file_digest
+from cq.core.checksum import digest_of, file_digest
 from cq.core.failures import writing
 from cq.core.phases import Phases, sites_at
 from cq.core.precision import at_least_float32
 
 DOCUMENT, TENSORS, PAGE = "artifact.json", "tensors.safetensors", "README.md"
-
-
-def digest_of(value: Any) -> str:
-    """SHA-256 (hex) of a JSON value in canonical form; the name of whatever it fully determines."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def digest_of_tensor(tensor: Tensor) -> str:

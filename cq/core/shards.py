@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from cq.core.artifacts import digest_of, digest_of_tensor
+from cq.core.artifacts import digest_of_tensor
+from cq.core.checksum import digest_of
 from cq.core.store import write_atomically
 
 log = logging.getLogger(__name__)

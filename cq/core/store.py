@@ -21,6 +21,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from cq.core.checksum import digest_of
 from cq.core.failures import writing
 from cq.core.processes import Processes, here
 
@@ -116,8 +117,6 @@ class Store:
 
     def folder(self, stage: str, key: Mapping[str, Any], kind: type[A]) -> Path:
         """Where the artefact of `stage` for `key` lies, or will."""
-        from cq.core.artifacts import digest_of
-
         return self.root / stage / digest_of({"stage": stage, "schema": kind.schema, "key": dict(key)})[:20]
 
     def _found_or_made(
@@ -249,8 +248,6 @@ def _check_key(folder: Path, description: str) -> None:
 
 
 def _seconds_document(made: Mapping[str, float | None]) -> str:
-    from cq.core.artifacts import digest_of
-
     return json.dumps({"seconds": dict(made), "digest": digest_of(dict(made))}, indent=1) + "\n"
 
 

@@ -9,8 +9,7 @@ from typing import Any
 from torch import Tensor
 from typing_extensions import Self
 
-from cq.core.artifacts import digest_of
-from cq.core.checksum import file_digest
+from cq.core.checksum import digest_of, file_digest
 from cq.evaluate.clip_judge import Judge, check_finite, opening
 from cq.evaluate.protocol import MetricUnavailable
 from cq.models.files import check_tokenizer, first_line

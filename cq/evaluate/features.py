@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from cq.core.artifacts import digest_of, digest_of_tensor
-from cq.core.checksum import file_digest
+from cq.core.artifacts import digest_of_tensor
+from cq.core.checksum import digest_of, file_digest
 from cq.models.files import differing, first_line, listed
 from cq.models.headers import fault_of, shapes_of
 from cq.models.locate import locate

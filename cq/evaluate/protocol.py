@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from cq.core.artifacts import SampleSet, digest_of
+from cq.core.artifacts import SampleSet
+from cq.core.checksum import fingerprint_of
 from cq.evaluate.features import FeatureCache
 
 
@@ -50,7 +51,7 @@ class Score:
     @property
     def fingerprint(self) -> str:
         """Names the protocol: scores share a column only where it is equal."""
-        return digest_of(dict(self.protocol))[:12]
+        return fingerprint_of(self.protocol)
 
     def as_json(self) -> dict[str, Any]:
         return {

@@ -1,12 +1,12 @@
 """Class-conditional and unconditional latent diffusion U-Nets stored as diffusers folders."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cq.core.values import Guidance
 from cq.models.component import StoredModel
 from cq.models.diffusion import DiffusionModel, Family, Purpose, guiding
-from cq.models.release import CAME_LATER, Release
+from cq.models.release import Release
 from cq.models.stored import check_classes, check_context, subfolder_config
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class LatentDiffusion(StoredModel):
     num_classes: int
     latent_shape: tuple[int, int, int]
     image_shape: tuple[int, int, int]
-    release: Release | None = field(metadata=CAME_LATER)
+    release: Release | None
 
     @property
     def network(self) -> str:

@@ -1,11 +1,11 @@
 """Unconditional diffusion in pixel space (DDPM, arXiv:2006.11239) stored as a diffusers folder."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from cq.models.component import StoredModel
 from cq.models.diffusion import Family
-from cq.models.release import CAME_LATER, Release
+from cq.models.release import Release
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class PixelDiffusion(StoredModel):
     num_classes: ClassVar[int] = 0
 
     image_shape: tuple[int, int, int]
-    release: Release | None = field(metadata=CAME_LATER)
+    release: Release | None
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

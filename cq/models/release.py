@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-CAME_LATER = {"came_later": True}  # a field that counts in a name only where it is set: older runs keep their names
 PROVENANCE = "converted_from.json"  # in a folder that was made of an original checkpoint
 TRAINED = ("beta_schedule", "beta_start", "beta_end")  # with other betas these are not the weights that are meant
 

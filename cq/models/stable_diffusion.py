@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from cq.core.contracts import Sampler
@@ -11,7 +11,7 @@ from cq.core.values import Guidance
 from cq.models.captions import read_folder, shared
 from cq.models.component import Loaded, StoredModel
 from cq.models.diffusion import DiffusionModel, Family, Purpose
-from cq.models.release import CAME_LATER, Release
+from cq.models.release import Release
 from cq.models.stored import check_context, check_text_encoder, of_subfolder, subfolder_config
 from cq.sampler.plms import PLMS
 
@@ -52,7 +52,7 @@ class StableDiffusion(StoredModel):
     prompts: str
     latent_shape: tuple[int, int, int]
     image_shape: tuple[int, int, int]
-    release: Release | None = field(metadata=CAME_LATER)
+    release: Release | None
 
     @property
     def num_classes(self) -> int:

@@ -1,12 +1,12 @@
 """Class-conditional diffusion transformers (DiT, arXiv:2212.09748) stored as diffusers folders."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from cq.core.values import Guidance
 from cq.models.component import StoredModel
 from cq.models.diffusion import DiffusionModel, Family, Purpose
-from cq.models.release import CAME_LATER, Release
+from cq.models.release import Release
 from cq.models.stored import check_classes
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class DiffusionTransformer(StoredModel):
     num_classes: int
     latent_shape: tuple[int, int, int]
     image_shape: tuple[int, int, int]
-    release: Release | None = field(metadata=CAME_LATER)
+    release: Release | None
 
     def check_conditions(self) -> None:
         """Raise ValueError for more classes than the network tells apart."""

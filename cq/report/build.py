@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from cq.report.cells import COSTS, Stat, mean_of
-from cq.report.making import Makers
+from cq.report.making import preparation
 from cq.report.metrics import columns_of
 from cq.report.paper import Paper
 from cq.report.tables import Row, Table, baseline_steps
@@ -62,7 +62,6 @@ def build_table(name: str, records: Sequence[RunRecord], paper: Paper) -> Table:
         _one_record_a_seed(members)
     metrics = columns_of([record for members in groups.values() for record in members])
     rows, unmatched = [], []
-    makers = Makers(records)
     budgets = [_beside(members[0]) for members in groups.values()]
     spread = {key: {budget[key] for budget in budgets if budget[key] is not None} for key in BUDGET}
     named = titles([(label, model, members[0].budget) for (label, model, *_), members in groups.items()])
@@ -85,7 +84,7 @@ def build_table(name: str, records: Sequence[RunRecord], paper: Paper) -> Table:
                 costs={key: stat for key in COSTS if (stat := _cost(ok, key)) is not None},
                 published=published,
                 paper=published if beside else {},  # else the paper's number belongs to another row of this table
-                preparation=makers.preparation(ok),
+                preparation=preparation(ok),
             )
         )
     return Table(

@@ -26,7 +26,6 @@ FIDELITY = "latent_error_fp"
 CORRECTIONS = ("correct_cache", "correct_quant", "correct_output")
 CACHING = ("schedule", "cost", "cache", "predict")  # choices that decide what is reused when
 SHARED = ("sampler", "sample")  # choices in which all four rows agree
-BEFORE = {"sampler": "ddim", "cache": "cut", "predict": "last"}  # in records from before there was a choice
 PARTS = ("quantization alone", "caching alone", "sum of the two", "both, plainly combined")
 VERDICTS = {1: "more than the sum", -1: "less than the sum", 0: "undecided"}
 NOTE = (
@@ -74,7 +73,7 @@ class Losses:
 
 def couplings(rows: Sequence[Row], paper: Paper) -> list[Coupling]:
     """One for every plainly combined row whose parts are among `rows` too."""
-    plain = [row for row in rows if row.ok and all(_choice(row, key) in NONE for key in CORRECTIONS)]
+    plain = [row for row in rows if row.ok and all(row.records[0].choices.get(key) in NONE for key in CORRECTIONS)]
     found = []
     for both in plain:
         if not (_cached(both) and both.records[0].quantized):
@@ -102,7 +101,7 @@ def couplings(rows: Sequence[Row], paper: Paper) -> list[Coupling]:
 
 def _told_apart(found: Sequence[Coupling]) -> list[Coupling]:
     """Named by their cache strategy, too, where there are several."""
-    caches = [str(_choice(coupling.both, "cache")) for coupling in found]
+    caches = [str(coupling.both.records[0].choices["cache"]) for coupling in found]
     if len(set(caches)) < 2:
         return list(found)
     return [replace(c, schedule=f"{c.schedule}, {cache}") for c, cache in zip(found, caches, strict=True)]
@@ -210,16 +209,11 @@ def _cached(row: Row) -> bool:
     return any(record.counted["num_refreshes"] < record.counted["num_calls"] for record in row.ok)
 
 
-def _choice(row: Row, key: str) -> Any:
-    return row.records[0].choices.get(key) or BEFORE.get(key)
-
-
 def _alike(a: Row, b: Row, keys: Sequence[str]) -> bool:
-    """Whether they made these choices alike, and configured them alike as far as both records say how."""
-    ours, theirs = a.records[0].config, b.records[0].config
+    """Whether they made these choices alike, and configured them alike."""
+    one, other = a.records[0], b.records[0]
     return all(
-        _choice(a, key) == _choice(b, key) and (key not in ours or key not in theirs or ours[key] == theirs[key])
-        for key in keys
+        one.choices.get(key) == other.choices.get(key) and one.config.get(key) == other.config.get(key) for key in keys
     )
 
 

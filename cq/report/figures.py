@@ -1,20 +1,16 @@
-"""Figures of a table: schedules, error by step, images row by row, sweeps over budgets, and others beside the paper's.
+"""Figures with a place for each row: schedules, error by call, images, and all three side by side.
 
-Figures with a place a row draw the rows of one budget (`cq.report.budgets`), which their titles name. The same records
-and the same matplotlib give the same bytes.
+They draw the rows of one budget (`cq.report.budgets`), which their titles name.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cq.report.budgets import Chosen, choose
-from cq.report.coupling import couplings
-from cq.report.looks import Looks, look, looks_of, new_figure, style, wrapped
-from cq.report.panels import coupling_figure, preparation_figure
-from cq.report.sweeps import interval_figure, tradeoff_figure
-from cq.report.tables import Row, Table
+from cq.report.budgets import Chosen
+from cq.report.looks import Looks, look, new_figure, wrapped
+from cq.report.tables import Row
 from cq.run.record import RunRecord
 
 if TYPE_CHECKING:
@@ -23,40 +19,8 @@ if TYPE_CHECKING:
 
 CURVE = "latent_error_fp"
 SCHEDULES = "Calls on which the whole network runs"
-COUPLING = "Loss of each technique alone and combined"
 ERRORS = "Error against full precision, same seeds"
-
-
-def write_figures(table: Table, folder: Path, *, thumbnails: Path) -> list[Path]:
-    """Write `<table>_<figure>.png` and `.svg` for each figure that the records can fill; the paths written.
-
-    thumbnails: the folder to which the records' thumbnail paths are relative.
-    """
-    from matplotlib.figure import Figure
-
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    looks, chosen = looks_of(table.rows), choose(table.rows)
-    makers: dict[str, Callable[[], Figure | None]] = {
-        "schedules": lambda: schedule_figure(chosen, looks),
-        "error": lambda: error_figure(chosen, looks),
-        "images": lambda: image_figure(chosen, thumbnails=thumbnails),
-        "tradeoff": lambda: tradeoff_figure(table, looks),
-        "intervals": lambda: interval_figure(table, looks),
-        "coupling": lambda: coupling_figure(table, couplings(chosen.rows, table.paper), chosen.titled(COUPLING)),
-        "preparation": lambda: preparation_figure(table, chosen, looks),
-        "overview": lambda: overview_figure(chosen, looks, thumbnails=thumbnails, title=table.title),
-    }
-    for name, make in makers.items():
-        with style():
-            figure = make()
-            if figure is None:
-                continue
-            for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
-                path = folder / f"{table.name}_{name}{suffix}"
-                figure.savefig(path, metadata=metadata, bbox_inches="tight", pad_inches=0.12)
-                files.append(path)
-    return files
+NOT_KEPT = 1 / 24  # height over width of the line that stands where a strip would
 
 
 def schedule_figure(chosen: Chosen, looks: Looks) -> "Figure | None":
@@ -83,7 +47,7 @@ def error_figure(chosen: Chosen, looks: Looks) -> "Figure | None":
 
 def image_figure(chosen: Chosen, *, thumbnails: Path) -> "Figure | None":
     """The first images of each configuration, same seeds in one column; None without thumbnails."""
-    shown = _with_images(chosen.rows, thumbnails)
+    shown = with_images(chosen.rows, thumbnails)
     if not shown:
         return None
     figure = new_figure(7.2, sum(_strip_height(path, 5.2) + 0.1 for _, path in shown))
@@ -97,7 +61,7 @@ def image_figure(chosen: Chosen, *, thumbnails: Path) -> "Figure | None":
 def overview_figure(chosen: Chosen, looks: Looks, *, thumbnails: Path, title: str) -> "Figure | None":
     """Images row by row on the left, schedules and error by call on the right; None where one of these is missing."""
     rows = chosen.rows
-    images, schedules, curves = _with_images(rows, thumbnails), _with_schedule(rows), _with_curve(rows)
+    images, schedules, curves = with_images(rows, thumbnails), _with_schedule(rows), _with_curve(rows)
     if not (images and schedules and curves):
         return None
     strips = sum(_strip_height(path, 5.8) + 0.12 for _, path in images)
@@ -158,12 +122,15 @@ def _draw_errors(axes: "Axes", looks: Looks, shown: Sequence[Row], title: str) -
     axes.set_title(title)
 
 
-def _draw_strip(axes: "Axes", row: Row, path: Path) -> None:
-    strip = _strip(path)
-    axes.imshow(strip, interpolation="nearest", cmap="gray", vmin=0, vmax=1)  # PNG pixels arrive as 0..1
-    height, width = strip.shape[:2]
-    if width % height == 0:  # squares without gaps between them: part them, or neighbours read as one image
-        axes.vlines([x - 0.5 for x in range(height, width, height)], -0.5, height - 0.5, color="white", linewidth=2)
+def _draw_strip(axes: "Axes", row: Row, path: Path | None) -> None:
+    if path is None:
+        axes.text(0.01, 0.5, "images not kept", transform=axes.transAxes, va="center", color="#777777", fontsize=8.5)
+    else:
+        strip = _strip(path)
+        axes.imshow(strip, interpolation="nearest", cmap="gray", vmin=0, vmax=1)  # PNG pixels arrive as 0..1
+        height, width = strip.shape[:2]
+        if width % height == 0:  # squares without gaps between them: part them, or neighbours read as one image
+            axes.vlines([x - 0.5 for x in range(height, width, height)], -0.5, height - 0.5, color="white", linewidth=2)
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
@@ -179,19 +146,11 @@ def _with_curve(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if any(value > 0 and math.isfinite(value) for value in _curve(row))]
 
 
-def _with_images(rows: Sequence[Row], thumbnails: Path) -> list[tuple[Row, Path]]:
-    """Rows that have a strip. Raises ValueError where a record names one that is not there."""
-    found = []
-    for row in rows:
-        if row.ok and _first(row).thumbnails:
-            path = thumbnails / _first(row).thumbnails
-            if not path.exists():
-                raise ValueError(
-                    f"thumbnails={_first(row).thumbnails!r} of row {row.label!r}: no such file as {path}. "
-                    "Keep it beside the record file, or write the report without figures."
-                )
-            found.append((row, path))
-    return found
+def with_images(rows: Sequence[Row], thumbnails: Path) -> list[tuple[Row, Path | None]]:
+    """Rows that have images with their strip, None where that was not kept; [] where none was."""
+    named = [(row, thumbnails / _first(row).thumbnails) for row in rows if row.ok and _first(row).thumbnails]
+    found = [(row, path if path.is_file() else None) for row, path in named]
+    return found if any(path for _, path in found) else []
 
 
 def _first(row: Row) -> RunRecord:
@@ -217,12 +176,14 @@ def _strip(path: Path) -> Any:
     return imread(path)
 
 
-def _strip_height(path: Path, width: float) -> float:
+def _strip_height(path: Path | None, width: float) -> float:
     """Height in inches of a strip drawn `width` inches wide."""
+    if path is None:
+        return width * NOT_KEPT
     height_px, width_px = _strip(path).shape[:2]
     return float(width * height_px / width_px)
 
 
-def _column_of_axes(figure: Any, shown: Sequence[tuple[Row, Path]]) -> "list[Axes]":
+def _column_of_axes(figure: Any, shown: Sequence[tuple[Row, Path | None]]) -> "list[Axes]":
     ratios = [_strip_height(path, 1.0) for _, path in shown]
     return list(figure.subplots(len(shown), 1, squeeze=False, height_ratios=ratios)[:, 0])

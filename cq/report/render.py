@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RenderedTable:
-    """A written table: its Markdown, and every file it went to."""
+    """A written table: its Markdown, every file it went to, and the strips of images that its figures show."""
 
     markdown: str
     files: tuple[Path, ...]
+    strips: tuple[Path, ...]
 
 
 def render_table(
@@ -36,21 +37,30 @@ def render_table(
     out: Path,
     *,
     figures: bool = True,
+    svg: bool = False,
     thumbnails: Path = Path(),
 ) -> RenderedTable:
-    """Write `out`/tables/<name>.md, .csv, .tex and, unless `figures` is False, `out`/figures/<name>_*.png, .svg.
+    """Write `out`/tables/<name>.md, .csv, .tex and, unless `figures` is False, the figures and `out`/figures/<name>.md.
 
     Also `out`/tables/<name>_winners.md, .csv where rows differ in nothing but their schedule, <name>_coupling.* where
     each technique stands alone and combined, and <name>_preparation.* where the time to prepare differs. Where the
-    table is one a model, all that for each. thumbnails: the folder to which the records' thumbnail paths are relative.
-    Raises ValueError as `build_tables`.
+    table is one a model, all that for each. svg: figures also as SVG. thumbnails: the folder to which the records'
+    thumbnail paths are relative. Raises ValueError as `build_tables`.
     """
     tables = build_tables(name, records, read_paper(paper_csv))
-    files = [path for table in tables for path in _write(table, out, figures=figures, thumbnails=thumbnails)]
-    return RenderedTable(markdown="\n".join(map(to_markdown, tables)), files=tuple(files))
+    files = [path for table in tables for path in _write(table, out)]
+    strips: list[Path] = []
+    if figures:
+        from cq.report.gallery import strips_shown, write_figures
+
+        for table in tables:
+            files += write_figures(table, out / "figures", thumbnails=thumbnails, svg=svg)
+            strips += strips_shown(table, thumbnails)
+    markdown = "\n".join(map(to_markdown, tables))
+    return RenderedTable(markdown=markdown, files=tuple(files), strips=tuple(strips))
 
 
-def _write(table: Table, out: Path, *, figures: bool, thumbnails: Path) -> list[Path]:
+def _write(table: Table, out: Path) -> list[Path]:
     name = table.name
     texts = {f"{name}.md": to_markdown(table), f"{name}.csv": to_csv(table.numbers()), f"{name}.tex": to_latex(table)}
     if text := winners_markdown(table):
@@ -65,10 +75,6 @@ def _write(table: Table, out: Path, *, figures: bool, thumbnails: Path) -> list[
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content.encode())  # bytes: line ends do not depend on the platform
         files.append(path)
-    if figures:
-        from cq.report.figures import write_figures
-
-        files += write_figures(table, out / "figures", thumbnails=thumbnails)
     return files
 
 

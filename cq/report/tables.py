@@ -26,11 +26,9 @@ TITLES: Mapping[str, str] = {
 }
 
 
-def baseline_steps(record: RunRecord) -> int | None:
-    """Steps of the full-precision images that a run is compared with; its own where it says nothing else."""
-    baseline = record.config.get("baseline") or {}
-    steps = baseline.get("num_steps", record.budget["num_steps"])
-    return None if steps is None else int(steps)
+def baseline_steps(record: RunRecord) -> int:
+    """Steps of the full-precision images that a run is compared with."""
+    return int(record.config["baseline"]["num_steps"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +74,11 @@ class Row:
     def is_at_full_length(self) -> bool:
         """Whether it takes the steps and the sampler of the full-precision images; else it is one of fewer steps."""
         first = self.records[0]
-        sampler = first.config.get("sampler")
-        baseline = first.config.get("baseline") or {}  # records from before there was a choice have none
-        return self.baseline_steps == first.budget["num_steps"] and baseline.get("sampler", sampler) == sampler
+        same: bool = first.config["baseline"]["sampler"] == first.config["sampler"]
+        return same and self.baseline_steps == first.budget["num_steps"]
 
     @property
-    def baseline_steps(self) -> int | None:
+    def baseline_steps(self) -> int:
         """Steps of the full-precision images that this row is compared with."""
         return baseline_steps(self.records[0])
 

@@ -35,8 +35,6 @@ def described(component: Any) -> dict[str, Any]:
     out: dict[str, Any] = {"class": f"{kind.__module__}.{kind.__qualname__}"}
     for field in dataclasses.fields(component):
         value = getattr(component, field.name)
-        if value is None and field.metadata.get("came_later"):
-            continue  # so that what was stored before there was such a field keeps its name
         out[field.name] = described(value) if dataclasses.is_dataclass(value) else value
     if isinstance(component, ReadsContent):
         out["content"] = component.content_digest()

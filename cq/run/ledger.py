@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from cq import __version__
+from cq.core.checksum import digest_of
 from cq.core.failures import mendable, sentence
 from cq.core.processes import here
 from cq.core.store import Store, locked, write_atomically
@@ -22,7 +23,8 @@ from cq.run.components import Components
 from cq.run.config import place
 from cq.run.identity import beside
 from cq.run.origin import PACKAGE, Source
-from cq.run.record import SCHEMA, RunRecord, append, latest, read
+from cq.run.record import SCHEMA, RunRecord, latest
+from cq.run.record_file import append, read
 from cq.run.unread import unread
 
 if TYPE_CHECKING:  # these bring torch, which a refusal or a look into the records does not need
@@ -31,19 +33,10 @@ if TYPE_CHECKING:  # these bring torch, which a refusal or a look into the recor
 
 log = logging.getLogger(__name__)
 
-IDENTITY = ("model", "calibrate", "cost", "schedule", "correct", "quantize", "sample", "metrics", "latency", "seed")
-LATER: Mapping[str, Any] = {  # groups and slots that came later, with what every run had before there was a choice
-    "sampler": {"_target_": "cq.sampler.ddim.DDIM"},
-    "cache": {"_target_": "cq.cache.cut.CutPoint"},
-    "predict": {"_target_": "cq.predict.last.Last"},
-    "correct.output": {"_target_": "cq.correct.none.NoCorrection"},
-    "engine": {"_target_": "cq.engine.simulate.Simulate"},
-    "compute": {"dtype": "float32", "compile": False},
-    "model.release": None,
-    "quantize.wait": None,
-    "protocol": {"_target_": "cq.evaluate.paper_protocol.NoProtocol"},
-}
-DECIDING = tuple(dict.fromkeys(key.partition(".")[0] for key in (*IDENTITY, *LATER, "baseline")))
+IDENTITY = (  # groups that can change a number
+    "model", "sampler", "cache", "predict", "calibrate", "cost", "schedule", "correct", "quantize", "engine", "compute",
+    "baseline", "sample", "metrics", "protocol", "latency", "seed",
+)  # fmt: skip
 PACKAGES = ("torch", "diffusers", "torchmetrics", "clean-fid", "hydra-core", "numpy", "scipy")
 THUMBNAILS = 10
 REPOSITORY = PACKAGE.parent
@@ -62,22 +55,10 @@ def config_digest(config: DictConfig) -> str:
     """Names the question: every group that can change a number, resolved; not paths, logger or row label.
 
     Files that it names count with their content, and code that is not the committed one counts (`cq.run.identity`).
-    What `LATER` names counts only where it is not what it was before it could be chosen, so that runs from before keep
-    their names.
     """
-    from cq.core.artifacts import digest_of
-
     resolved = _resolved(config)
-    extra = beside({key: resolved[key] for key in DECIDING if key in resolved})
-    same = {"num_steps": resolved["sample"]["num_steps"], "sampler": resolved["sampler"]}
-    counts = (*IDENTITY, *LATER, *(() if resolved["baseline"] == same else ("baseline",)))
-    for key, before in LATER.items():
-        group, _, slot = key.partition(".")
-        holder, name = (resolved[group], slot) if slot else (resolved, group)
-        if name in holder and holder[name] == before:
-            del holder[name]
-    question = {key: resolved[key] for key in counts if key in resolved}
-    return digest_of(question | extra)[:20]
+    question = {key: resolved[key] for key in IDENTITY}
+    return digest_of(question | beside(question))[:20]
 
 
 def execute(config: DictConfig, choices: Mapping[str, str], overrides: Sequence[str] = ()) -> RunRecord:
@@ -113,7 +94,6 @@ def execute(config: DictConfig, choices: Mapping[str, str], overrides: Sequence[
                 append(twin, path)
                 parts.logger.log_run(twin, path.parent / twin.thumbnails, place(config, "tracking"))
         return twin
-    from cq.core.artifacts import digest_of
     from cq.run.memory import within_budget
     from cq.run.pipeline import run
 

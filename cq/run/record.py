@@ -1,26 +1,10 @@
-"""The record of one run, and the file of records that only ever grows.
+"""The record of one run: what was asked, on what, what it cost and how it scored."""
 
-One JSON object a line, sealed (`cq.run.sealed`): a changed byte and a lost, repeated or moved line are found when the
-file is read. A line counts once its newline is written. A last line without a newline was cut off when its writer was
-killed: it is kept where it is a whole record, and dropped with a warning where it is not.
-
-After an edit on purpose, or for a file of an earlier version: `cq-report --seal FILE...` seals the lines anew.
-"""
-
-import fcntl
 import json
-import logging
 import math
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_origin
-
-from cq.core.failures import writing
-from cq.core.store import write_atomically
-from cq.run.sealed import count_file, counted, is_torn, opened, seal, unsealed, write_count, write_line
 
 SCHEMA = 1  # raised when the meaning of a field changes
 
@@ -46,8 +30,6 @@ PREPARATION = (  # stages before the first image is drawn
 )  # fmt: skip
 NON_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
-log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
@@ -66,7 +48,7 @@ class RunRecord:
         batch sizes of the run, which budget.max_memory may have made smaller than those in `config`.
     seconds, artifacts: stage to wall clock in seconds of this run and to digest.
     made: stage to seconds of making its artefact, by whichever run made it, and of the stages that were asked for in
-        the making; None where it was not kept whole; {} in records from before it was kept.
+        the making; None where that is not known.
     schedule: {} or {num_calls, refresh_calls}.
     thumbnails: PNG strip of the first images, relative to the folder of the record file, or "".
     status: incomplete where the images are drawn and a score is missing, which the same command adds.
@@ -95,7 +77,7 @@ class RunRecord:
     measured: Mapping[str, Any] | None
     scores: Mapping[str, Any]
     seconds: Mapping[str, Any]
-    made: Mapping[str, Any] = field(default_factory=dict)
+    made: Mapping[str, Any]
     artifacts: Mapping[str, Any]
     images_digest: str
     schedule: Mapping[str, Any]
@@ -158,8 +140,11 @@ class RunRecord:
         return json.dumps(_plain(asdict(self)), sort_keys=False, allow_nan=False)
 
     @classmethod
-    def from_json(cls, line: str) -> "RunRecord":
-        """The record in one line. Raises ValueError on broken JSON and on unknown, missing or mistyped keys."""
+    def from_json(cls, line: str, protocol: Callable[[str], Mapping[str, Any]] | None = None) -> "RunRecord":
+        """The record in one line. protocol: of a fingerprint, for scores that name theirs without holding it.
+
+        Raises ValueError on broken JSON and on unknown, missing or mistyped keys.
+        """
         try:
             document = json.loads(line)
         except json.JSONDecodeError as error:
@@ -170,10 +155,9 @@ class RunRecord:
             raise ValueError(
                 f"schema={document.get('schema')!r}: this version reads schema {SCHEMA}; run the experiment again."
             )
-        document.setdefault("made", {})
         _require("record", document, tuple(each.name for each in fields(cls)), exact=True)
         if isinstance(document["scores"], dict):
-            document["scores"] = {name: _numbers(score) for name, score in document["scores"].items()}
+            document["scores"] = {name: _whole(score, protocol) for name, score in document["scores"].items()}
         return cls(**document)
 
     def _check_type(self, name: str, expected: Any) -> None:
@@ -191,68 +175,6 @@ class RunRecord:
             raise ValueError(f"{name}={value!r}: is a {type(value).__name__}, which this field of a record may not be.")
 
 
-def append(record: RunRecord, path: Path) -> None:
-    """Add one line and force it to the disk, under a lock, so that parallel runs never mix their lines.
-
-    The folder of `path` is made where it is missing. A torn last line is repaired first (see the module's rule).
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with writing(path), _locked(path) as count:
-        written = counted(path)  # refused, where it is broken, before there is a line
-        with path.open("a+b") as file:
-            before = _repair(file.fileno(), path)
-            write_line(file.fileno(), seal(record.to_json(), before))
-        write_count(count, max(before, written) + 1)  # what is lost stays missed
-
-
-def read(path: Path) -> list[RunRecord]:
-    """Every record of a file, oldest first; the file is not changed.
-
-    Raises FileNotFoundError where there is no file, and ValueError, with file and line, at a line that is no record,
-    was changed, or does not stand where it was written, and where the last lines are gone.
-    A torn last line is left out with a warning.
-    """
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such record file. Run an experiment first, or name another file.")
-    written = counted(path)  # before the file: a line may be added in between
-    records = []
-    for number, line in enumerate(_lines(path)):
-        try:
-            records.append(RunRecord.from_json(opened(line, number)))
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number + 1}: {error} {_remedy(path)}") from error
-    if len(records) < written:
-        raise ValueError(
-            f"{path}: holds {len(records)} records, and {count_file(path).name} says that {written} were written: the "
-            f"last {written - len(records)} are lost. {_remedy(path)}"
-        )
-    return records
-
-
-def reseal(path: Path) -> int:
-    """Seal every line anew, after an edit on purpose or by an earlier version; return how many there are.
-
-    Raises ValueError, and changes nothing, where a line is no record whatever its seal.
-    """
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such record file. Name one.")
-    with writing(path), _locked(path) as count:
-        documents = [unsealed(line) for line in _lines(path)]
-        for number, document in enumerate(documents, 1):
-            try:
-                RunRecord.from_json(document)
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: {error} Mend or delete the line.") from error
-        lines = [seal(document, before) for before, document in enumerate(documents)]
-        write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
-        write_count(count, len(lines))
-    return len(lines)
-
-
-def _remedy(path: Path) -> str:
-    return f"Put the file back from a copy; or, to go on with what it holds now: cq-report --seal {path}"
-
-
 def latest(records: Iterable[RunRecord]) -> list[RunRecord]:
     """The last record of every (experiment, seed, config_digest), in the order in which each key first appeared.
 
@@ -265,41 +187,6 @@ def latest(records: Iterable[RunRecord]) -> list[RunRecord]:
         if better or record.model["weights_digest"] != by_key[record.key].model["weights_digest"]:
             by_key[record.key] = record
     return list(by_key.values())
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[int]:
-    # What is locked is the count: a file of its own outlives a replacement of the record file by an editor.
-    lock = os.open(count_file(path), os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield lock
-    finally:
-        os.close(lock)
-
-
-def _lines(path: Path) -> list[str]:
-    """The lines of a file without their newlines; a torn last one is left out with a warning."""
-    *whole, tail = path.read_bytes().decode(errors="surrogateescape").split("\n")
-    if tail and is_torn(tail) and count_file(path).exists():
-        log.warning("%s: dropped its last line, %d characters that a killed run left unfinished", path, len(tail))
-    elif tail:  # a copy, which nobody was killed at, is checked to its end
-        whole.append(tail)
-    return whole
-
-
-def _repair(descriptor: int, path: Path) -> int:
-    """Make the file end in a newline, keeping a last line that only lacks it; return the number of lines."""
-    content = path.read_bytes()
-    *_, tail = content.rpartition(b"\n")
-    lines = content.count(b"\n")
-    if tail and is_torn(tail.decode(errors="surrogateescape")):
-        log.warning("%s: dropped its last line, %d bytes that a killed run left unfinished", path, len(tail))
-        os.ftruncate(descriptor, len(content) - len(tail))
-    elif tail:
-        os.write(descriptor, b"\n")
-        lines += 1
-    return lines
 
 
 def _require(name: str, found: Mapping[str, Any], keys: tuple[str, ...], *, exact: bool = False) -> None:
@@ -332,10 +219,12 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _numbers(score: Any) -> Any:
-    """A score with the names of non-finite numbers turned back into numbers."""
+def _whole(score: Any, protocol: Callable[[str], Mapping[str, Any]] | None) -> Any:
+    """A score with its protocol, and with the names of non-finite numbers turned back into numbers."""
     if not isinstance(score, dict):
         return score
+    if protocol is not None and "protocol" not in score and "fingerprint" in score:
+        score = {**score, "protocol": protocol(score["fingerprint"])}
     back = {key: _number(score[key]) for key in ("value", "low", "high") if key in score}
     if isinstance(score.get("curve"), list):
         back["curve"] = [_number(item) for item in score["curve"]]

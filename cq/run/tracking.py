@@ -189,7 +189,9 @@ def _fill_run(run: Any, entry: Mapping[str, Any]) -> None:
         run.log({"call": call, **{name: curve[call] for name, curve in curves.items() if call < len(curve)}})
     columns = ["metric", "value", "low", "high", "better", "fingerprint"]
     rows = [[name, *(score[key] for key in columns[1:])] for name, score in record.scores.items()]
-    run.log({"scores": wandb.Table(columns=columns, data=rows), "images": wandb.Image(entry["thumbnails"])})
+    kept = Path(entry["thumbnails"]).is_file()  # that of a question which was answered before may not be
+    images = {"images": wandb.Image(entry["thumbnails"])} if kept else {}
+    run.log({"scores": wandb.Table(columns=columns, data=rows), **images})
 
 
 def _fill_table(run: Any, entry: Mapping[str, Any]) -> None:

@@ -238,7 +238,7 @@ def judged(
 
 def draw(results: dict[str, Any], path: Path) -> None:
     """Memory, distances, cost and error against the bytes of the maps that are kept."""
-    from cq.report.looks import PALETTE, new_figure, style, wrapped
+    from cq.report.looks import PALETTE, new_figure, save_png, style, wrapped
 
     rows = [row for row in results["collections"] if row["method"] != LOOP]
     (whole,) = [row for row in rows if row["method"] == EXACT]
@@ -303,8 +303,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
             f"{results['model']}: schedules from a part of each map ({results['steps']} steps, {results['samples']} "
             f"trajectories, {results['images']} images)", x=0.01, ha="left", fontweight="bold",
         )  # fmt: skip
-        for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
-            figure.savefig(path.with_suffix(suffix), metadata=metadata, bbox_inches="tight", pad_inches=0.12)
+        save_png(figure, path.with_suffix(".png"))
 
 
 def at_least(axes: Any, span: float) -> None:

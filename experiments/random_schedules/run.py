@@ -111,7 +111,7 @@ def compare(model: DiffusionModel, num_random: int) -> dict[str, Any]:
 
 def draw(results: dict[str, Any], path: Path, model: str) -> None:
     """A histogram of random schedules for each interval, and a line for each planned one."""
-    from cq.report.looks import new_figure, style
+    from cq.report.looks import new_figure, save_png, style
 
     colours = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
     dashes = ("-", "--", "-.", "-", "--", "-.")
@@ -132,8 +132,7 @@ def draw(results: dict[str, Any], path: Path, model: str) -> None:
             f"{model}: planned schedules among random ones of the same budget ({STEPS} steps, {IMAGES} images)",
             x=0.01, ha="left",
         )  # fmt: skip
-        for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
-            figure.savefig(path.with_suffix(suffix), metadata=metadata, bbox_inches="tight", pad_inches=0.12)
+        save_png(figure, path.with_suffix(".png"))
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cq.cli.run import expand_globs, main
-from cq.run.record import read
+from cq.run.record_file import read
 from tests.refusals import DPS, OF_A_TRANSFORMER, OF_TWO_PARTS, PTQ
 from tests.tiny_runs import quick
 

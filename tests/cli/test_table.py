@@ -14,7 +14,7 @@ import cq.run.pipeline
 from cq.cli.table import fill, jobs_of, main
 from cq.run.components import Components
 from cq.run.config import CONF
-from cq.run.record import read, reseal
+from cq.run.record_file import read, reseal
 from cq.run.tracking import NoLogger
 from tests.tiny_runs import quick
 
@@ -67,7 +67,7 @@ def test_a_table_is_filled_and_a_second_call_runs_nothing(
         *("table5_winners.md", "table5_winners.csv"),  # two rows differ in nothing but their schedule
     }
     assert list((out / "figures").glob("*.png"))
-    assert tables == [("table5", 3, {".md", ".csv", ".tex", ".png", ".svg"})]
+    assert tables == [("table5", 3, {".md", ".csv", ".tex", ".png"})]
 
     monkeypatch.setattr(cq.run.pipeline, "run", lambda _: pytest.fail("a run was started"))
     monkeypatch.setattr("cq.models.latent.LatentDiffusion.load", lambda _: pytest.fail("the model was loaded"))

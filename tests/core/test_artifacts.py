@@ -15,9 +15,9 @@ from cq.core.artifacts import (
     QuantParams,
     SampleSet,
     TrajectoryStatistics,
-    digest_of,
     digest_of_tensor,
 )
+from cq.core.checksum import digest_of
 from tests.oracles.pairwise import drifting_maps, statistics_of
 
 

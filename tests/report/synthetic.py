@@ -1,10 +1,10 @@
 """Records of runs that never happened: for tests only, written nowhere but under tmp_path."""
 
-import hashlib
 import random
 from pathlib import Path
 from typing import Any
 
+from cq.core.checksum import fingerprint_of
 from cq.run.record import RunRecord
 
 PROTOCOL = {"metric": "frechet_own", "num_images": 64, "model": "synthetic", "steps": 100}
@@ -19,13 +19,13 @@ def score(value: float, *, better: str = "down", curve: list[float] | None = Non
         "high": value + 0.5,
         "better": better,
         "protocol": full,
-        "fingerprint": hashlib.sha256(repr(sorted(full.items())).encode()).hexdigest()[:12],
+        "fingerprint": fingerprint_of(full),
         "curve": curve or [],
     }
 
 
 def record(label: str = "synthetic row", **changes: Any) -> RunRecord:
-    """A whole record; `changes` replace fields."""
+    """A whole record; `changes` replace fields, but in choices and configuration add to what every record has."""
     fields: dict[str, Any] = {
         "schema": 1,
         "experiment": f"synthetic/{label}",
@@ -57,6 +57,7 @@ def record(label: str = "synthetic row", **changes: Any) -> RunRecord:
         "measured": None,
         "scores": {"frechet_own": score(10.0)},
         "seconds": {"sample": 1.0},
+        "made": {},
         "artifacts": {"schedule": "d" * 64},
         "images_digest": "e" * 64,
         "schedule": {"num_calls": CALLS, "refresh_calls": list(range(0, CALLS, 20))},
@@ -64,7 +65,11 @@ def record(label: str = "synthetic row", **changes: Any) -> RunRecord:
         "status": "ok",
         "note": "",
     }
-    return RunRecord(**{**fields, **changes})
+    found = fields | changes
+    steps = {"num_steps": found["budget"]["num_steps"], "sampler": "ddim"}
+    found["choices"] = {"sampler": "ddim", "cache": "cut", "predict": "last", **found["choices"]}
+    found["config"] = {"sampler": "ddim", "baseline": steps, **found["config"]}
+    return RunRecord(**found)
 
 
 def strip(path: Path, *, shade: int) -> None:

@@ -9,9 +9,9 @@ import pytest
 from cq.report.budgets import choose
 from cq.report.build import build_table
 from cq.report.coupling import coupling_frame, coupling_markdown, couplings, loss_columns, losses, published_losses
-from cq.report.figures import write_figures
+from cq.report.gallery import write_figures
 from cq.report.looks import looks_of
-from cq.report.making import Makers
+from cq.report.making import preparation, stages_of
 from cq.report.panels import coupling_figure, preparation_figure
 from cq.report.paper import Paper, read_paper
 from cq.report.preparation import preparation_frame, preparation_markdown
@@ -60,7 +60,7 @@ def test_rows_of_other_models_samplers_or_corrections_are_no_parts(runs: list[Ru
 
     assert without("cache only, uniform", correct_cache="channel_affine") == 6
     assert without("cache only, uniform", predict="taylor1") == 6
-    assert without("cache only, uniform", predict="last") == 12  # what records from before the choice had
+    assert without("cache only, uniform", predict="last") == 12
     assert without("full precision", sampler="plms") == 0
     assert without("quantized only", quantize="minmax") == 0
     other = [replace(run, model={**run.model, "name": "b"}) for run in runs if run.label == "quantized only"]
@@ -116,48 +116,15 @@ def test_a_table_without_the_four_rows_has_no_such_file(paper: Paper, tmp_path: 
     assert not names & {"table5_coupling.png", "table5_preparation.png"}
 
 
-def timed(seed: int, schedule: str, seconds: dict[str, float], **changes: object) -> RunRecord:
-    """A run that lists these stages in the order in which they ended."""
-    artifacts = {"statistics": f"S{seed}", "schedule": schedule, "quant_params": f"Q{schedule}{seed}"}
-    found = {stage: digest for stage, digest in artifacts.items() if stage in seconds}
-    return record(seed=seed, seconds=seconds, artifacts=found, **changes)  # type: ignore[arg-type]
-
-
-def test_what_a_run_found_made_counts_with_the_time_of_its_making() -> None:
-    maker = timed(0, "dps", {"load": 3.0, "statistics": 20.0, "schedule": 1.0, "quant_params": 7.0})
-    finder = timed(0, "dps", {"schedule": 0.01, "load": 2.0, "quant_params": 0.02})
-    other_seed = timed(1, "dps", {"schedule": 0.01, "quant_params": 5.0})
-    makers = Makers([finder, maker, other_seed])
-    expected = {"statistics": 20.0, "schedule": 1.0, "quant_params": 7.0}
-    assert makers.stages(maker) == makers.stages(finder) == expected
-    assert list(makers.stages(other_seed) or ()) == ["schedule", "quant_params"]  # nobody says what its seed needed
-
-
-def test_statistics_that_a_correction_asked_for_do_not_count_for_the_schedule() -> None:
-    corrected = record(
-        seconds={"schedule": 0.0, "load": 1.0, "statistics": 20.0, "cache_correction": 2.0},
-        artifacts={"schedule": "uniform", "statistics": "S", "cache_correction": "C"},
-    )
-    plain = record(seconds={"schedule": 0.0}, artifacts={"schedule": "uniform"})
-    again = record(seconds={"cache_correction": 0.0}, artifacts={"cache_correction": "C"})
-    makers = Makers([plain, corrected, again])
-    assert makers.stages(plain) == {"schedule": 0.0}
-    assert makers.stages(again) == {"statistics": 20.0, "cache_correction": 2.0}
-
-
-def test_what_a_record_says_itself_goes_first_and_a_gap_leaves_it_unknown() -> None:
-    old = timed(0, "dps", {"schedule": 1.0})
-    said = timed(0, "dps", {"schedule": 0.0}, made={"statistics": 30.0, "schedule": 2.0, "samples": 99.0})
-    lent = timed(0, "dps", {"schedule": 0.0}, made={"schedule": None})
-    resumed = timed(0, "other", {"schedule": 4.0}, made={"schedule": None})
-    makers = Makers([old, said, lent, resumed])
-    assert makers.stages(said) == {"statistics": 30.0, "schedule": 2.0}
-    assert makers.stages(lent) == {"schedule": 1.0}
-    assert makers.stages(resumed) is None
-    assert makers.preparation([resumed]) is None
-    both = makers.preparation([said, lent])
+def test_a_stage_whose_time_is_not_known_leaves_the_preparation_unknown() -> None:
+    said = record(made={"statistics": 30.0, "schedule": 2.0, "samples": 99.0})
+    lent, resumed, old = (record(made=made) for made in ({"schedule": 1.0}, {"schedule": None}, {}))
+    assert stages_of(said) == {"statistics": 30.0, "schedule": 2.0}
+    assert stages_of(resumed) is None
+    assert preparation([resumed, old]) is None
+    both = preparation([said, lent, resumed])
     assert both is not None
-    assert both.total.mean == (32.0 + 1.0) / 2
+    assert (both.total.mean, both.total.num) == ((32.0 + 1.0) / 2, 2)
 
 
 def test_preparation_has_a_table_and_a_figure_where_it_differs(runs: list[RunRecord], paper: Paper) -> None:
@@ -182,6 +149,7 @@ def test_preparation_has_a_table_and_a_figure_where_it_differs(runs: list[RunRec
 
 
 def test_preparation_is_all_that_a_run_makes_before_its_images() -> None:
-    source = (Path(__file__).parents[2] / "cq/run/stages.py").read_text()
-    for stage in PREPARATION:
-        assert re.search(rf'self\.store\.get\(\s*"{stage}"', source)
+    sources = [path.read_text() for path in (Path(__file__).parents[2] / "cq/run/stages").glob("*.py")]
+    stages = {name for source in sources for name in re.findall(r'^    name = "(\w+)"$', source, re.MULTILINE)}
+    assert stages - set(PREPARATION) == {"acceleration", "samples", "samples_full_precision", "timing"}
+    assert set(PREPARATION) <= stages

@@ -1,12 +1,14 @@
 """Which rows of a table with several budgets the figures draw, and how configurations look."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from cq.report.budgets import choose
 from cq.report.build import build_table
-from cq.report.figures import write_figures
+from cq.report.figures import image_figure
+from cq.report.gallery import strips_shown, write_figures
 from cq.report.looks import looks_of
 from cq.report.metrics import judging
 from cq.report.paper import Paper, read_paper
@@ -89,11 +91,43 @@ def test_configurations_that_choices_do_not_tell_apart_still_look_different(pape
 
 
 def test_a_sweep_gets_the_figure_by_interval(table: Table, folder: Path, tmp_path: Path) -> None:
-    names = {path.name for path in write_figures(table, tmp_path, thumbnails=folder)}
-    assert {"table5_intervals.png", "table5_intervals.svg", "table5_tradeoff.png"} <= names
+    names = {path.name for path in write_figures(table, tmp_path, thumbnails=folder, svg=True)}
+    assert {"table5_intervals.png", "table5_intervals.svg", "table5_tradeoff.png", "table5_error.svg"} <= names
     svg = (tmp_path / "table5_overview.svg").read_text()
     assert "<!-- table5: Ablation of the parts (N = 20, W8A8) -->" in svg
     assert "N=5" not in svg
+
+
+def test_the_page_shows_what_is_written_and_what_it_shows_no_longer_goes(
+    table: Table, paper: Paper, folder: Path, tmp_path: Path
+) -> None:
+    files = write_figures(table, tmp_path, thumbnails=folder)
+    names = [f"table5_{figure}.png" for figure in ("overview", "intervals", "tradeoff", "coupling")]
+    assert [path.name for path in files] == ["table5.md", *names]
+    shown = [line.partition("](")[2].rstrip(")") for line in files[0].read_text().splitlines() if line.startswith("!")]
+    assert shown == names
+    (tmp_path / "table5_mine.png").touch()
+    write_figures(build_table("table5", [record()], paper), tmp_path, thumbnails=tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "table5.md", "table5_mine.png", "table5_tradeoff.png", "table5_schedules.png",
+    }  # fmt: skip
+    failed = record(status="failed", note="synthetic", scores={}, counted={}, schedule={})
+    write_figures(build_table("table5", [failed], paper), tmp_path, thumbnails=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["table5_mine.png"]
+
+
+def test_a_strip_that_was_not_kept_is_said_in_its_place(table: Table, folder: Path, tmp_path: Path) -> None:
+    kept = strips_shown(table, folder)
+    (tmp_path / "thumbnails").mkdir()
+    shutil.copy(kept[0], tmp_path / "thumbnails")
+    assert strips_shown(table, tmp_path) == [tmp_path / "thumbnails" / kept[0].name]
+    figure = image_figure(choose(table.rows), thumbnails=tmp_path)
+    assert figure is not None
+    said = [
+        axes.get_ylabel() for axes in figure.axes if [text.get_text() for text in axes.texts] == ["images not kept"]
+    ]
+    assert len(said) == len(figure.axes) - 1 == len(kept) - 1
+    assert image_figure(choose(table.rows), thumbnails=tmp_path / "nothing") is None
 
 
 def test_the_first_metric_and_psnr_judge(table: Table) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from cq.run.record import RunRecord, append, latest, read, reseal
+from cq.run.record import RunRecord, latest
+from cq.run.record_file import append, read, reseal
 from cq.run.sealed import count_file
 from tests.report.synthetic import record, score
 
@@ -50,12 +51,6 @@ def test_a_broken_record_is_refused_with_its_key(change: dict[str, Any], message
             document[key] = value
     with pytest.raises(ValueError, match=message):
         RunRecord.from_json(json.dumps(document))
-
-
-def test_a_record_from_before_the_times_of_making_were_kept_is_read() -> None:
-    document = json.loads(record().to_json())
-    del document["made"]
-    assert RunRecord.from_json(json.dumps(document)).made == {}
 
 
 def test_real_low_bit_kernels_may_be_timed() -> None:
@@ -190,6 +185,49 @@ def test_records_of_an_earlier_version_are_refused_until_they_are_sealed(tmp_pat
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"absent\.jsonl: no such record file"):
         read(tmp_path / "absent.jsonl")
+
+
+def test_a_protocol_is_kept_once_beside_the_file_and_joined_again(tmp_path: Path) -> None:
+    path = tmp_path / "runs.jsonl"
+    runs = [
+        record(scores={"a": score(1.0, guidance=3.0), "b": score(2.0, guidance=1.5)}),
+        record(seed=1, scores={"a": score(3.0, guidance=3.0)}),
+    ]
+    for run in runs:
+        append(run, path)
+    assert read(path) == runs
+    names = {f"{each['fingerprint']}.json" for run in runs for each in run.scores.values()}
+    assert {file.name for file in (tmp_path / "protocols").iterdir()} == names
+    assert len(names) == 2
+    assert "guidance" not in path.read_text()
+    assert reseal(path) == 2
+    assert read(path) == runs
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [("3.0", "3.5", "was changed after"), ("}", "", "cannot be read"), ("", None, "is not there")],
+)
+def test_a_record_without_its_protocol_is_refused(tmp_path: Path, old: str, new: str | None, said: str) -> None:
+    path = tmp_path / "runs.jsonl"
+    append(record(), path)
+    append(record(seed=1, scores={"a": score(1.0, guidance=3.0)}), path)
+    file = tmp_path / "protocols" / f"{score(1.0, guidance=3.0)['fingerprint']}.json"
+    text = file.read_text()
+    file.unlink() if new is None else file.write_text(text.replace(old, new))
+    for ask in (read, reseal):
+        with pytest.raises(ValueError, match=rf"runs\.jsonl, line 2: .*{said}.*goes with its record files") as refused:
+            ask(path)
+        assert "--seal" not in str(refused.value)  # which would not help
+    file.write_text(text)
+    assert len(read(path)) == 2
+
+
+def test_a_protocol_under_a_wrong_name_is_not_written(tmp_path: Path) -> None:
+    wrong = {"a": {**score(1.0), "fingerprint": score(1.0, guidance=3.0)["fingerprint"]}}
+    with pytest.raises(ValueError, match="Name a protocol by its own"):
+        append(record(scores=wrong), tmp_path / "runs.jsonl")
+    assert not (tmp_path / "runs.jsonl").exists()
 
 
 def test_parallel_writers_never_mix_lines(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The same records give the same bytes, and the command says what is wrong."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,11 @@ import pytest
 from cq.cli.report import main
 from cq.report.render import render_table
 from cq.run.config import PAPER
-from cq.run.record import append, read
+from cq.run.record_file import append, read
 from tests.report.synthetic import ablation, record
 
-FIGURES = {"schedules", "error", "images", "tradeoff", "overview", "coupling"}  # no "intervals": one interval only
+FIGURES = {"tradeoff", "overview", "coupling"}  # no "intervals": one interval only
+INSIDE = {"schedules", "error", "images"}  # of the overview
 
 
 @pytest.fixture(name="runs", scope="module")
@@ -28,12 +30,14 @@ def _report(runs: Path, out: Path, *arguments: str) -> int:
 
 def test_two_renders_are_equal_byte_for_byte(runs: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        assert _report(runs, tmp_path / name, "table5") == 0
+        assert _report(runs, tmp_path / name, "table5", "--svg") == 0
     first = {path.relative_to(tmp_path / "a"): path.read_bytes() for path in (tmp_path / "a").rglob("*.*")}
     second = {path.relative_to(tmp_path / "b"): path.read_bytes() for path in (tmp_path / "b").rglob("*.*")}
     assert {str(path) for path in first} == {
         *(f"tables/table5{suffix}" for suffix in (".md", ".csv", ".tex", "_coupling.md", "_coupling.csv")),
-        *(f"figures/table5_{figure}.{suffix}" for figure in FIGURES for suffix in ("png", "svg")),
+        *(f"figures/table5_{figure}.png" for figure in FIGURES),
+        *(f"figures/table5_{figure}.svg" for figure in FIGURES | INSIDE),
+        "figures/table5.md",
     }
     assert first == second
 
@@ -75,6 +79,7 @@ def test_the_report_works_in_any_folder(
     assert main(["--all"]) == 2
     assert f"there is no record file in {tmp_path}" in capsys.readouterr().err
     (tmp_path / "runs").mkdir()
+    shutil.copytree(runs.parent / "protocols", "runs/protocols")
     shutil.copy(runs, "runs/records.jsonl")  # where `cq` keeps what is of no table
     assert main(["--all", "--no-figures"]) == 0
     assert capsys.readouterr().out.startswith("# table5: ")
@@ -85,6 +90,7 @@ def test_a_record_file_edited_on_purpose_is_sealed(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, *_ = runs.read_text().splitlines(keepends=True)
+    shutil.copytree(runs.parent / "protocols", tmp_path / "protocols")
     copy = tmp_path / "copy.jsonl"
     copy.write_text(first.replace('"seed": 0', '"seed": 7'))
     assert _report(copy, tmp_path, "--all", "--no-figures") == 2
@@ -111,9 +117,22 @@ def test_a_label_cannot_tear_the_table_apart(tmp_path: Path) -> None:
     assert r"a$|$b $<$i$>$\_c \& 5\%" in (tmp_path / "tables/table5.tex").read_text()
 
 
-def test_a_missing_strip_is_named_with_a_remedy(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"thumbnails='gone\.png' of row 'synthetic row'"):
-        render_table("table5", [record(thumbnails="gone.png")], PAPER, tmp_path, thumbnails=tmp_path)
+def test_strips_that_no_figure_shows_are_pruned(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(runs.parent / "thumbnails", "runs/thumbnails")
+    shutil.copy("runs/thumbnails/0.png", "runs/thumbnails/elsewhere.png")  # of no record
+    shutil.copy("runs/thumbnails/0.png", "runs/thumbnails/second.png")
+    for run in read(runs):
+        append(run if run.seed == 0 else replace(run, thumbnails="thumbnails/second.png"), Path("runs/records.jsonl"))
+    before = {path.name for path in Path("runs/thumbnails").iterdir()}
+    for wrong in (["table5"], ["--all", "--no-figures"], ["--all", "--records", "runs/records.jsonl"]):
+        with pytest.raises(SystemExit):
+            main([*wrong, "--prune"])
+    assert main(["--all", "--prune"]) == 0
+    assert "deleted runs/thumbnails/second.png\n" in capsys.readouterr().out
+    assert {path.name for path in Path("runs/thumbnails").iterdir()} == before - {"second.png"}
 
 
 def test_records_without_figures_still_give_tables(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from cq.cli.report import committed
 from cq.report.render import render_table
-from cq.run.record import read
+from cq.run.record_file import read
 
 RESULTS = Path(__file__).parents[2] / "results"
 

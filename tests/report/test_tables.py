@@ -146,8 +146,8 @@ def test_fewer_steps_are_judged_against_the_full_length(paper: Paper) -> None:
     full = record("full", choices={"quantize": "none"}, **uncached)
     short = record("short", row=1, choices={"quantize": "none"}, **uncached)
     steps = full.budget["num_steps"]
-    full = replace(full, config={**full.config, "baseline": {"num_steps": steps}})
-    short = replace(short, config={**short.config, "baseline": {"num_steps": 2 * steps}})
+    full = replace(full, config={**full.config, "baseline": {"num_steps": steps, "sampler": "ddim"}})
+    short = replace(short, config={**short.config, "baseline": {"num_steps": 2 * steps, "sampler": "ddim"}})
     rows = build_table("table5", [full, short], paper).rows
     assert [row.is_full_precision for row in rows] == [True, False]
     assert [row.baseline_steps for row in rows] == [steps, 2 * steps]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,12 +12,14 @@ from omegaconf import DictConfig, OmegaConf
 
 import cq.run.pipeline
 from cq.cli.report import committed
-from cq.core.artifacts import SampleSet, digest_of
+from cq.core.artifacts import SampleSet
+from cq.core.checksum import digest_of
 from cq.run import ledger, origin
 from cq.run.components import Components
 from cq.run.ledger import RunError, check_committed, config_digest, execute, find, known, write_strip
 from cq.run.origin import Source
-from cq.run.record import RunRecord, read
+from cq.run.record import RunRecord
+from cq.run.record_file import read
 from tests.tiny_runs import composed, quick
 
 DPS = "experiment=table5/cache_dps"
@@ -49,6 +52,11 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Components]:
 
     monkeypatch.setattr(cq.run.pipeline, "run", ask)
     return asked
+
+
+def copy_records(records: Path, to: Path) -> None:
+    shutil.copytree(records.parent / "protocols", to.parent / "protocols")
+    shutil.copy(records, to)
 
 
 def test_a_record_holds_what_is_needed_to_believe_it(answered: Answered) -> None:
@@ -93,7 +101,7 @@ def test_the_same_question_is_answered_from_the_records(answered: Answered, runs
 )
 def test_another_question_is_run(answered: Answered, runs: list[Components], override: str, tmp_path: Path) -> None:
     records = tmp_path / "records.jsonl"
-    records.write_bytes(answered.records.read_bytes())
+    copy_records(answered.records, records)
     with pytest.raises(RunError):
         execute(*composed([*answered.arguments, f"paths.records={records}", override]))
     assert len(runs) == 1
@@ -108,21 +116,18 @@ def test_other_bits_are_another_question(answered: Answered) -> None:
     assert len(digests) == 3
 
 
-def test_what_came_later_is_no_part_of_an_older_question(answered: Answered) -> None:
-    """Questions of the time before there were samplers, strategies, forecasts and a corrected output."""
+def test_the_question_is_named_by_all_groups_that_can_change_a_number(answered: Answered) -> None:
     config, _ = composed(answered.arguments)
     document = OmegaConf.to_container(config, resolve=True)
     assert isinstance(document, dict)
-    old = {key: document[key] for key in ledger.IDENTITY}
-    del old["model"]["release"]
-    old["correct"] = {slot: document["correct"][slot] for slot in ("cache", "quant")}
-    assert config_digest(config) == digest_of(old)[:20]
-    later = (
+    assert config_digest(config) == digest_of({key: document[key] for key in ledger.IDENTITY})[:20]
+    assert document.keys() - set(ledger.IDENTITY) == {"row", "force", "budget", "paths", "logger"}
+    others = (
         "sampler=plms", "predict=taylor1", "correct@correct.output=offset_only", "compute.dtype=bfloat16",
-        "compute.compile=true",
+        "compute.compile=true", "engine=plain", "baseline.num_steps=20",
     )  # fmt: skip
-    digests = {config_digest(composed([*answered.arguments, override])[0]) for override in later}
-    assert len({*digests, config_digest(config)}) == 6
+    digests = {config_digest(composed([*answered.arguments, override])[0]) for override in others}
+    assert len({*digests, config_digest(config)}) == 1 + len(others)
 
 
 def test_a_limit_of_memory_is_no_part_of_the_question(answered: Answered) -> None:
@@ -131,21 +136,14 @@ def test_a_limit_of_memory_is_no_part_of_the_question(answered: Answered) -> Non
 
 
 def test_every_committed_record_is_found_by_its_configuration() -> None:
-    """Questions are named as they were when the committed runs were made; a part that came later changes no name.
-
-    One record for each row of a table: its own configuration, with what came later added, has its own name.
-    """
-    files = committed(ledger.REPOSITORY / "results")
-    records = {record.experiment: record for path in files for record in known(path)}
+    """All by the groups alone; one a model of a table as a run asks, for files and code as committed count nothing."""
+    records = [record for path in committed(ledger.REPOSITORY / "results") for record in read(path)]
     assert records
-    for record in records.values():
-        config = OmegaConf.create(dict(record.config))
-        for key, before in ledger.LATER.items():
-            if OmegaConf.select(config, key) is None:
-                OmegaConf.update(config, key, before, force_add=True)
-        if "baseline" not in config:
-            config.baseline = {"num_steps": config.sample.num_steps, "sampler": config.sampler}
-        assert config_digest(config) == record.config_digest, record.experiment
+    for record in records:
+        question = {key: record.config[key] for key in ledger.IDENTITY}
+        assert digest_of(question)[:20] == record.config_digest, record.experiment
+    for record in {(record.table, record.choices["model"]): record for record in records}.values():
+        assert config_digest(OmegaConf.create(dict(record.config))) == record.config_digest, record.experiment
 
 
 def test_numbers_that_no_component_reads_are_no_part_of_the_question(answered: Answered) -> None:
@@ -168,7 +166,7 @@ def test_a_row_of_another_table_answers_the_same_question_and_is_written_under_t
     answered: Answered, runs: list[Components], tmp_path: Path, place: str
 ) -> None:
     """In one file for all tables, and in a file each."""
-    (tmp_path / place).write_bytes(answered.records.read_bytes())
+    copy_records(answered.records, tmp_path / place)
     row = "row={table: mine, name: twin, order: 7, label: a twin, paper: published}"
     here = tmp_path / place.replace("table5", "mine")
     arguments = [*answered.arguments, row, f"paths.records={here}", f"paths.tracking={tmp_path}/wandb"]

@@ -14,7 +14,8 @@ from omegaconf import DictConfig
 
 import cq.run.pipeline
 from cq.run.ledger import RunError, execute, find, known
-from cq.run.record import RunRecord, read
+from cq.run.record import RunRecord
+from cq.run.record_file import read
 from tests.families import component
 from tests.tiny_runs import composed, quick
 

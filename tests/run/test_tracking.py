@@ -120,6 +120,14 @@ def test_an_offline_run_holds_config_scores_curves_table_and_images(run: RunReco
     assert {row[0]: row[1] for row in table["data"]} == {"latent_error_fp": 0.5, "other_fp": 0.75, "frechet_own": 10.0}
 
 
+def test_a_run_whose_strip_was_not_kept_is_logged_without(run: RunRecord, tmp_path: Path) -> None:
+    (tmp_path / "strip.png").unlink()
+    log_run(run, tmp_path)
+    last = logged(tmp_path / "tracking")["history"][-1]
+    assert "scores/path" in last
+    assert "images/path" not in last
+
+
 def test_a_table_run_holds_every_config_the_table_and_the_figures(run: RunRecord, tmp_path: Path) -> None:
     files = []
     for name in ("tables/table5.md", "tables/table5.csv", "figures/table5_error.png", "figures/table5_error.svg"):

@@ -9,7 +9,7 @@ from cq.evaluate.fidelity import Fidelity
 from cq.evaluate.protocol import MetricUnavailable
 from cq.run.components import Components
 from cq.run.ledger import execute
-from cq.run.record import read
+from cq.run.record_file import read
 from cq.run.unread import unread
 from tests.refusals import DPS
 from tests.tiny_runs import composed, quick
@@ -86,7 +86,7 @@ def test_a_run_without_a_score_is_incomplete_and_the_same_command_completes_it_w
         first = execute(config, choices)
     assert (first.status, dict(first.scores)) == ("incomplete", {})
     assert first.note == "fidelity: needs its weights. Download them."
-    monkeypatch.setattr("cq.run.stages.generate", lambda *_, **__: pytest.fail("images were drawn again"))
+    monkeypatch.setattr("cq.run.stages.samples.generate", lambda *_, **__: pytest.fail("images were drawn again"))
     second = execute(config, choices)
     assert second.status == "ok"
     assert second.images_digest == first.images_digest
