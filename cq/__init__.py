@@ -1,3 +1,18 @@
 """cq: joint caching and quantization of diffusion models."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cq.adapt.acceleration import Acceleration, load, remove
+
 __version__ = "0.1.0"
+__all__ = ["Acceleration", "load", "remove"]
+
+
+def __getattr__(name: str) -> Any:
+    """The Python API, imported when it is asked for: it brings torch, and a look at a configuration needs none."""
+    if name not in __all__:
+        raise AttributeError(f"module 'cq' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module("cq.adapt.acceleration"), name)

@@ -37,13 +37,15 @@ class Artifact:
     """A frozen record of tensors (fields of type Tensor or Mapping[str, Tensor]) and JSON values."""
 
     schema: ClassVar[int] = 1  # raised when the meaning of a field changes: old folders are then not found
+    remedy: ClassVar[str] = "Delete {folder}; the stage is computed again on the next run."  # where one is refused
 
     def save(self, folder: Path) -> None:
         """Write `tensors.safetensors` and `artifact.json`, which comes last and holds the checksums of the others."""
         folder.mkdir(parents=True, exist_ok=True)
         tensors, _ = self._split()
         with writing(folder):
-            (folder / DOCUMENT).unlink(missing_ok=True)  # what is written over is no artefact until all of it is there
+            for name in (DOCUMENT, TENSORS, PAGE):  # what is written over is no artefact until all of it is there
+                (folder / name).unlink(missing_ok=True)
             if tensors:
                 save_file(tensors, folder / TENSORS)
             if page := self.describe():
@@ -52,19 +54,23 @@ class Artifact:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote. Raises ValueError where a byte differs from what was written."""
-        remedy = f"Delete {folder}; the stage is computed again on the next run."
+        """Read what `save` wrote. Raises ValueError where a byte differs from that, or for another kind of artefact."""
+        name, document, remedy = cls.__name__, folder / DOCUMENT, cls.remedy.format(folder=folder)
+        if not document.is_file():
+            raise ValueError(f"{folder}: holds no whole {name}, for {DOCUMENT} is missing. {remedy}")
         try:
-            text = (folder / DOCUMENT).read_text()
+            text = document.read_bytes().decode()
+            values = json.loads(text)
+            if (values["kind"], values["schema"]) != (name, cls.schema):
+                found = f"{values['kind']} of schema {values['schema']}"
+                raise ValueError(f"it is a {found}, not a {name} of schema {cls.schema}")
             path = folder / TENSORS
-            artifact = cls._joined(load_file(path) if path.exists() else {}, json.loads(text))
+            artifact = cls._joined(load_file(path) if path.exists() else {}, values)
             intact = artifact._document(folder) == text
         except Exception as error:
-            raise ValueError(f"{folder}: the stored {cls.__name__} cannot be read ({error}). {remedy}") from error
+            raise ValueError(f"{folder}: the stored {name} cannot be read ({error}). {remedy}") from error
         if not intact:
-            raise ValueError(
-                f"{folder}: the stored {cls.__name__} was changed or damaged after it was written. {remedy}"
-            )
+            raise ValueError(f"{folder}: the stored {name} was changed or damaged after it was written. {remedy}")
         return artifact
 
     def describe(self) -> str:

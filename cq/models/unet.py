@@ -64,7 +64,7 @@ class UNetCut(nn.Module):
 
     def units(self) -> list[str]:
         """Time embedding, first convolution, every ResNet, attention and down- or upsampler, last convolution."""
-        names = ["time_embedding", *(["add_embedding"] if _is_xl(self.backbone) else []), "conv_in"]
+        names = ["time_embedding", *(["add_embedding"] if is_xl(self.backbone) else []), "conv_in"]
         for i, block in enumerate(self.backbone.down_blocks):
             names += _modules_of(f"down_blocks.{i}", block, "downsamplers")
         if self.backbone.mid_block is not None:
@@ -178,14 +178,15 @@ def packed(context_NLC: Tensor, pooled_NP: Tensor, ids_NI: Tensor) -> Tensor:
 
 def unpacked(unet: Any, cond: Tensor) -> tuple[Tensor, dict[str, Tensor] | None]:
     """The context, and what else diffusers' forward takes; undoes `packed` for the U-Nets that it was made for."""
-    if not _is_xl(unet):
+    if not is_xl(unet):
         return cond, None
     ids = 6  # original size, crop corner, target size
     pooled = int(unet.config.projection_class_embeddings_input_dim) - ids * int(unet.config.addition_time_embed_dim)
     return cond[:, :-1], {"text_embeds": cond[:, -1, :pooled], "time_ids": cond[:, -1, pooled : pooled + ids]}
 
 
-def _is_xl(unet: Any) -> bool:
+def is_xl(unet: Any) -> bool:
+    """Whether a U-Net is told a pooled text and the size of the image beside the prompt, as SDXL's."""
     return getattr(unet.config, "addition_embed_type", None) == "text_time"
 
 

@@ -26,10 +26,13 @@ class Accelerated(Stage[Acceleration]):
         parts = self.parts
         scheduler = self.run.model.noise_scheduler(parts.sample.num_steps)
         made_from = {
-            "model": {"weights": parts.model.weights, **fingerprint(self.run.model.denoiser)},
+            "model": {
+                "weights": parts.model.weights, "latent_shape": list(parts.model.latent_shape),
+                **fingerprint(self.run.model.denoiser),
+            },
             "sampler": {
                 "num_inference_steps": parts.sample.num_steps, **described(parts.sampler),
-                "timesteps": [float(t) for t in scheduler.timesteps],
+                "scheduler": type(scheduler).__name__, "timesteps": [float(t) for t in scheduler.timesteps],
             },
             "calibration": {
                 "run_seed": parts.run_seed, "calibrate": described(parts.calibrate),

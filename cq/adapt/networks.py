@@ -1,0 +1,177 @@
+"""The networks of diffusers that an Acceleration can be put on: how each is cut, and how its forward is called.
+
+Legend: N batch as the pipeline passes it (doubled where guided), C channel, H W space, L token.
+"""
+
+import copy
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cq.core.denoiser import CutNetwork
+from cq.models.architecture import set_heads
+from cq.models.dit import DiTCut
+from cq.models.pixart import PixArtCut
+from cq.models.unet import UNetCut, is_xl, packed
+
+PLACES = ("unet", "transformer")  # attributes of a pipeline that hold its network
+PATCHES = ("forward", "_old_forward", "_hf_hook")  # instance attributes that others, as accelerate's hooks, put there
+
+Given = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A class of networks. state: the argument that holds it. condition: takes what it reads out of the arguments."""
+
+    cut: Callable[[Any], CutNetwork]
+    state: str
+    condition: Callable[[Any, Given], Tensor | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """What a pipeline asks of its network. timestep: one for all."""
+
+    x_NCHW: Tensor
+    timestep: Tensor
+    cond: Tensor | None
+    return_dict: bool
+
+
+def _text(network: Any, given: Given) -> Tensor:
+    context: Tensor = given.pop("encoder_hidden_states")
+    added = dict(given.pop("added_cond_kwargs", None) or {})
+    if is_xl(network):
+        context = packed(context, added.pop("text_embeds"), added.pop("time_ids"))
+    given |= {f"added_cond_kwargs.{key}": value for key, value in added.items()}
+    return context
+
+
+def _masked_text(_: Any, given: Given) -> Tensor:
+    states: Tensor = given.pop("encoder_hidden_states")
+    mask_NL = given.pop("encoder_attention_mask")
+    added = given.pop("added_cond_kwargs", None) or {}
+    given |= {f"added_cond_kwargs.{key}": value for key, value in added.items()}
+    return torch.cat([states, mask_NL[..., None].to(states)], dim=-1)
+
+
+def _cut_plain(unet: Any) -> CutNetwork:
+    set_heads(unet)
+    return UNetCut(unet)
+
+
+KINDS: Mapping[str, Kind] = {
+    "UNet2DModel": Kind(cut=_cut_plain, state="sample", condition=lambda network, given: None),
+    "UNet2DConditionModel": Kind(cut=UNetCut, state="sample", condition=_text),
+    "DiTTransformer2DModel": Kind(
+        cut=DiTCut, state="hidden_states", condition=lambda network, given: given.pop("class_labels")
+    ),
+    "PixArtTransformer2DModel": Kind(cut=PixArtCut, state="hidden_states", condition=_masked_text),
+}
+
+
+def place_of(pipe: Any) -> str:
+    """The attribute of a pipeline that holds its network. Raises ValueError where none can be cut, or it is patched."""
+    name = next((name for name in PLACES if getattr(pipe, name, None) is not None), None)
+    if name is None or not hasattr(pipe, "scheduler"):
+        raise ValueError(
+            f"pipe={type(pipe).__name__}: has no {' or '.join(PLACES)} with a scheduler. Give a pipeline of diffusers, "
+            "such as StableDiffusionPipeline or DiTPipeline."
+        )
+    network = getattr(pipe, name)
+    where = f"pipe.{name}={type(network).__name__}"
+    if type(network).__name__ not in KINDS:
+        raise ValueError(f"{where}: no such network can be cut. Known are {', '.join(KINDS)}; apply before compiling.")
+    if any(tensor.is_meta for tensor in network.parameters()):
+        raise ValueError(
+            f"{where}: its weights are on no device (sequential offload). Use pipe.enable_model_cpu_offload(), or "
+            "pipe.to(device)."
+        )
+    for path, module in network.named_modules():
+        patch = module.__dict__.get("forward" if path or "_old_forward" not in module.__dict__ else "_old_forward")
+        if patch is not None and getattr(patch, "__func__", None) is not type(module).forward:
+            raise ValueError(
+                f"{where}: the forward of {path or 'the network'} was replaced already, by another program such as "
+                "DeepCache or by an Acceleration. Undo that first; cq.remove(pipe) takes an Acceleration away."
+            )
+    check_untouched(network, where)
+    return name
+
+
+def check_untouched(network: Any, where: str) -> None:
+    """Raise ValueError for a switch of diffusers under which a cached call would not be the network's own."""
+    for block in getattr(network, "up_blocks", ()):
+        if any(getattr(block, key, None) is not None for key in ("s1", "s2", "b1", "b2")):
+            raise ValueError(f"{where}: FreeU is on, which a cached call does not do. Call pipe.disable_freeu() first.")
+
+
+def read_call(network: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
+    """The call of a network's forward. Raises ValueError for an argument that would change numbers and is not known."""
+    kind = KINDS[type(network).__name__]
+    given: Given = inspect.signature(type(network).forward).bind(network, *args, **kwargs).arguments
+    given.pop("self")
+    x_NCHW, timestep, return_dict = given.pop(kind.state), given.pop("timestep"), given.pop("return_dict", True)
+    cond = kind.condition(network, given)
+    for key, value in given.items():
+        if value is not None and not (isinstance(value, dict) and not value):
+            raise ValueError(
+                f"{key}: the pipeline hands this to its network, and an accelerated network knows only the state, the "
+                "timestep and the prompt or class. Leave it out (ControlNet, IP-Adapter, LoRA scales and the like), "
+                "or take the Acceleration away with cq.remove(pipe)."
+            )
+    return Call(
+        x_NCHW=x_NCHW, timestep=torch.as_tensor(timestep).flatten()[0], cond=cond, return_dict=bool(return_dict)
+    )
+
+
+@contextmanager
+def inferring(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """No parameter asks for a gradient: by that torch chooses kernels, which round otherwise, without autograd, too."""
+    asking = [each for each in parameters if each.requires_grad]
+    try:
+        for each in asking:
+            each.requires_grad_(False)
+        yield
+    finally:
+        for each in asking:
+            each.requires_grad_(True)
+
+
+def cut_copy(network: Any) -> CutNetwork:
+    """A copy of a network's modules that shares every parameter and buffer with it, cut, for inference.
+
+    What stands in the copy (hooks that record, quantized layers) never touches the network, and what happens to its
+    tensors, as a move to another device, happens to the copy's.
+    """
+    shared = {id(held): held for part in network.modules() for held in (part._parameters, part._buffers)}
+    shared |= {id(held): held for key in PATCHES if (held := network.__dict__.get(key)) is not None}
+    twin = copy.deepcopy(network, shared)
+    for key in PATCHES:
+        twin.__dict__.pop(key, None)
+    for hooks in (twin._forward_hooks, twin._forward_pre_hooks):  # they run around the network's own call
+        hooks.clear()
+    cut = KINDS[type(network).__name__].cut(twin)
+    assert isinstance(cut, nn.Module)
+    done: CutNetwork = cut.eval()
+    return done
+
+
+def answered(network: Any, eps_NCHW: Tensor, call: Call) -> Any:
+    """What the network's forward returns for a noise prediction; zeros where it would have learned a variance."""
+    from diffusers.models.modeling_outputs import Transformer2DModelOutput
+    from diffusers.models.unets.unet_2d import UNet2DOutput
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
+
+    more = int(network.config.out_channels or eps_NCHW.shape[1]) - eps_NCHW.shape[1]
+    out_NCHW = nn.functional.pad(eps_NCHW, (0, 0, 0, 0, 0, more)) if more else eps_NCHW
+    out_NCHW = out_NCHW.to(call.x_NCHW.dtype)
+    if not call.return_dict:
+        return (out_NCHW,)
+    kinds = {"UNet2DModel": UNet2DOutput, "UNet2DConditionModel": UNet2DConditionOutput}
+    return kinds.get(type(network).__name__, Transformer2DModelOutput)(sample=out_NCHW)
