@@ -26,7 +26,7 @@ def earlier(record: RunRecord) -> dict[str, Any]:
     config["logger"]["_target_"] = "cq.tracking.WandbLogger"
     for group in CHOSEN:
         del document["choices"][group]
-    return document | {"config_digest": old_name(config)}
+    return document | {"schema": 1, "config_digest": old_name(config)}
 
 
 def write(path: Path, documents: list[dict[str, Any]]) -> None:

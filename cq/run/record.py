@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_origin
 
-SCHEMA = 1  # raised when the meaning of a field changes
+SCHEMA = 2  # raised when the meaning of a field changes; 2: the configuration leaves nothing implicit
 
 Status = Literal["ok", "incomplete", "failed", "not run"]
 
@@ -29,6 +29,10 @@ PREPARATION = (  # stages before the first image is drawn
     "statistics", "schedule", "cache_correction", "quant_params", "quant_correction", "output_correction",
 )  # fmt: skip
 NON_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
+
+
+class EarlierLayoutError(ValueError):
+    """A record that an earlier version wrote."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +155,11 @@ class RunRecord:
             raise ValueError(f"not a JSON object: {error}. Every line must hold one whole record.") from error
         if not isinstance(document, dict):
             raise ValueError(f"{type(document).__name__} instead of a JSON object: every line must hold one record.")
+        if document.get("schema") == 1:
+            raise EarlierLayoutError(
+                f"schema=1: an earlier version wrote it, and this one reads schema {SCHEMA}. Write the file anew with "
+                "experiments/migrate/records.py of the repository, or go on in another one."
+            )
         if document.get("schema") != SCHEMA:
             raise ValueError(
                 f"schema={document.get('schema')!r}: this version reads schema {SCHEMA}; run the experiment again."

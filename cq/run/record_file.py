@@ -20,8 +20,10 @@ from pathlib import Path
 from cq.core.failures import writing
 from cq.core.store import write_atomically
 from cq.run.protocols import ProtocolError, keep, kept
-from cq.run.record import RunRecord
+from cq.run.record import EarlierLayoutError, RunRecord
 from cq.run.sealed import count_file, counted, is_torn, opened, seal, unsealed, write_count, write_line
+
+OWN_REMEDY = (EarlierLayoutError, ProtocolError)  # errors that sealing anew does not mend
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +57,7 @@ def read(path: Path) -> list[RunRecord]:
     for number, line in enumerate(_lines(path)):
         try:
             records.append(RunRecord.from_json(opened(line, number), protocol))
-        except ProtocolError as error:
+        except OWN_REMEDY as error:
             raise ValueError(f"{path}, line {number + 1}: {error}") from error
         except ValueError as error:
             raise ValueError(f"{path}, line {number + 1}: {error} {_remedy(path)}") from error
@@ -80,7 +82,7 @@ def reseal(path: Path) -> int:
         for number, document in enumerate(documents, 1):
             try:
                 RunRecord.from_json(document, protocol)
-            except ProtocolError as error:
+            except OWN_REMEDY as error:
                 raise ValueError(f"{path}, line {number}: {error}") from error
             except ValueError as error:
                 raise ValueError(f"{path}, line {number}: {error} Mend or delete the line.") from error

@@ -24,7 +24,7 @@ from cq.core.checksum import digest_of
 from cq.run.config import component_named
 from cq.run.ledger import IDENTITY
 from cq.run.protocols import kept
-from cq.run.record import PREPARATION, RunRecord
+from cq.run.record import PREPARATION, SCHEMA, RunRecord
 from cq.run.record_file import append, read
 from cq.run.sealed import count_file, opened
 
@@ -135,7 +135,8 @@ def migrated(document: Mapping[str, Any], makers: Makers) -> dict[str, Any]:
     choices = {**document["choices"]}
     for group, chosen in CHOSEN.items():
         choices[group] = choices.get(group) or chosen
-    return {**document, "config": config, "config_digest": name, "choices": choices, "made": makers.made(document)}
+    made = makers.made(document)
+    return {**document, "schema": SCHEMA, "config": config, "config_digest": name, "choices": choices, "made": made}
 
 
 def migrate(paths: Sequence[Path]) -> None:

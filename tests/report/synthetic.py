@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cq.core.checksum import fingerprint_of
-from cq.run.record import RunRecord
+from cq.run.record import SCHEMA, RunRecord
 
 PROTOCOL = {"metric": "frechet_own", "num_images": 64, "model": "synthetic", "steps": 100}
 CALLS = 100
@@ -27,7 +27,7 @@ def score(value: float, *, better: str = "down", curve: list[float] | None = Non
 def record(label: str = "synthetic row", **changes: Any) -> RunRecord:
     """A whole record; `changes` replace fields, but in choices and configuration add to what every record has."""
     fields: dict[str, Any] = {
-        "schema": 1,
+        "schema": SCHEMA,
         "experiment": f"synthetic/{label}",
         "table": "table5",
         "row": 0,

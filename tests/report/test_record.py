@@ -12,7 +12,7 @@ import pytest
 
 from cq.run.record import RunRecord, latest
 from cq.run.record_file import append, read, reseal
-from cq.run.sealed import count_file
+from cq.run.sealed import count_file, seal, unsealed
 from tests.report.synthetic import record, score
 
 
@@ -30,7 +30,7 @@ def test_a_record_survives_json() -> None:
     [
         ({"extra": 1}, r"unknown keys \['extra'\]"),
         ({"label": None}, r"missing keys \['label'\]"),
-        ({"schema": 7}, r"schema=7: this version reads schema 1"),
+        ({"schema": 7}, r"schema=7: this version reads schema 2"),
         ({"seed": "0"}, r"seed='0': is a str"),
         ({"row": True}, r"row=True: is a bool"),
         ({"status": "fine"}, r"status='fine': must be one of"),
@@ -173,13 +173,22 @@ def test_an_edit_on_purpose_is_sealed_anew(three: Path) -> None:
     assert three.read_text() == lines[0] + "{}\n"
 
 
-def test_records_of_an_earlier_version_are_refused_until_they_are_sealed(tmp_path: Path) -> None:
+def test_lines_without_a_seal_are_refused_until_they_have_one(tmp_path: Path) -> None:
     path = tmp_path / "runs.jsonl"
     path.write_text(record(seed=0).to_json() + "\n" + record(seed=1).to_json() + "\n")
     with pytest.raises(ValueError, match=r"line 1: carries no checksum.*cq-report --seal"):
         read(path)
     reseal(path)
     assert [found.seed for found in read(path)] == [0, 1]
+
+
+def test_records_of_an_earlier_layout_are_refused_with_the_way_to_todays(three: Path) -> None:
+    earlier = [unsealed(line).replace('"schema": 2', '"schema": 1') for line in three.read_text().splitlines()]
+    three.write_text("".join(f"{seal(line, before)}\n" for before, line in enumerate(earlier)))
+    for ask in (read, reseal):
+        with pytest.raises(ValueError, match=r"runs\.jsonl, line 1: schema=1: .*experiments/migrate") as refused:
+            ask(three)
+        assert "--seal" not in str(refused.value)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
