@@ -7,7 +7,7 @@ Legend: T call, D distance in calls, N batch, C channel.
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import torch
@@ -34,6 +34,11 @@ class Calibrate:
         for key in ("num_samples", "batch_size", "max_interval"):
             if getattr(self, key) < 1:
                 raise ValueError(f"calibrate.{key}={getattr(self, key)}: must be at least 1.")
+
+    def lighter(self, step: str) -> "Calibrate | None":
+        """With half the batch; None at a batch of one."""
+        batch = min(self.batch_size, self.num_samples)
+        return None if batch == 1 else replace(self, batch_size=batch // 2)
 
     @property
     def window(self) -> int:

@@ -19,9 +19,7 @@ from cq.cli.commands import ended
 from cq.core.contracts import Quantizer
 from cq.core.denoiser import Denoiser, GuidedDenoiser
 from cq.core.processes import device
-from cq.quantize.observers import MinMax
 from cq.quantize.passes import unit_bytes
-from cq.quantize.ptq import PTQ
 from cq.quantize.twin import fake_quantized
 from cq.run.components import Components
 from cq.run.config import CONF
@@ -33,10 +31,6 @@ from cq.run.pipeline import STEPS
 from cq.run.unread import unread
 
 BATCH = 64  # calls are timed at the sampling batch, but at most this
-MIN_MAX = PTQ(
-    weight_bits=8, act_bits=8, edge_bits=8, softmax_bits=8, weight_observer=MinMax(), act_observer=MinMax(),
-    per_call=True, split=True, attention=True, exclude=(), trajectory="full", num_samples=1, batch_size=1,
-)  # fmt: skip
 
 
 @torch.no_grad()
@@ -46,7 +40,7 @@ def time_calls(
 ) -> CallSeconds:  # fmt: skip
     """Run each kind of call a few times on the run's own model at its own batch size.
 
-    quantizer: of the first quantized run, if there is one; where it is more than range search, min-max stands in.
+    quantizer: of the first quantized run, if there is one; of it the choice of ranges is timed.
     """
     model = parts.model.load().on(device(), getattr(torch, parts.dtype))
     batch = min(BATCH, parts.sample.batch_size)
@@ -80,7 +74,6 @@ def time_calls(
     )  # fmt: skip
     if quantizer is None:
         return found
-    base = quantizer if isinstance(quantizer, PTQ) else MIN_MAX
     marks: list[float] = []
 
     def one_call(denoiser: Denoiser, *, deployed: bool) -> Iterator[int]:
@@ -90,7 +83,7 @@ def time_calls(
         yield 0  # the quantizer chooses the ranges of this call before it asks for the next one
         marks.append(clock())
 
-    params = base.calibrate(model.denoiser, one_call, num_calls=1, shards=Path())
+    params = quantizer.ranges.calibrate(model.denoiser, one_call, num_calls=1, shards=Path())
     twin = fake_quantized(model.denoiser, params)
     return replace(
         found, twin=median(twin, {}), observed=(marks[1] - marks[0]) / batch, search=marks[2] - marks[1]

@@ -23,10 +23,9 @@ from omegaconf import DictConfig
 from cq.cli.commands import ended
 from cq.core import contracts
 from cq.core.store import write_atomically
-from cq.evaluate.paper_protocol import NoProtocol, PaperProtocol
-from cq.models.captions import read_folder
+from cq.evaluate.paper_protocol import NoProtocol
 from cq.run.config import CONF, build, check_top
-from cq.run.preflight import check_files, check_metrics, check_prompts, check_protocol_choices, check_reference
+from cq.run.preflight import check_files, check_metrics
 from cq.run.unread import beyond
 
 log = logging.getLogger("cq.cli.score")
@@ -44,33 +43,26 @@ def score(images: Path, config: DictConfig) -> dict[str, Any]:
     import torch
 
     from cq.core.artifacts import SampleSet
-    from cq.evaluate.image_files import EXACT, LOSSY, check_complete, check_numbered, list_images
+    from cq.evaluate.image_files import EXACT, LOSSY, check_numbered, list_images
     from cq.evaluate.image_pixels import read_images, read_npz
     from cq.evaluate.protocol import EvaluationContext, MetricUnavailable, NoBaselineError
 
-    protocol: NoProtocol | PaperProtocol = build(config.protocol, "protocol")
+    protocol: NoProtocol = build(config.protocol, "protocol", NoProtocol)
     metrics = {name: build(node, f"metrics.{name}", contracts.Metric) for name, node in config.metrics.items()}
     for name, metric in metrics.items():
         protocol.check_metric(f"metrics.{name}", metric)
-    if isinstance(protocol, PaperProtocol) and protocol.reference is not None:
-        check_reference(protocol)
+    protocol.check_reference()
     check_files(metrics)
-    texts = captions(protocol)
+    texts = protocol.captions()
     one_image = images.suffix.lower() in (*EXACT, *LOSSY)
     files = [] if images.is_file() and not one_image else list_images(images)
-    if files and isinstance(protocol, PaperProtocol):
-        check_complete(files, protocol.num_images, protocol=protocol.name)
+    if files:
+        protocol.check_files(files)
     if files and texts:
         check_numbered(files)
     pixels_NCHW = read_images(files) if files else read_npz(images)
     num = len(pixels_NCHW)
-    if isinstance(protocol, PaperProtocol):
-        found = (num, *pixels_NCHW.shape[1:])
-        if found != (asked := (protocol.num_images, *protocol.image_shape)):
-            raise ValueError(
-                f"{images}: holds images [N, C, H, W] of {list(found)}, and protocol={protocol.name} has "
-                f"{list(asked)}. Give those, or choose their protocol."
-            )
+    protocol.check_images(images, tuple(pixels_NCHW.shape))
     height, width = pixels_NCHW.shape[2:]
     check_metrics(
         metrics,
@@ -108,15 +100,6 @@ def score(images: Path, config: DictConfig) -> dict[str, Any]:
     return scores
 
 
-def captions(protocol: NoProtocol | PaperProtocol) -> tuple[str, ...]:
-    """What each image of a protocol was drawn from: its prompts in turn, as often as it has images."""
-    if not isinstance(protocol, PaperProtocol) or protocol.prompts is None:
-        return ()
-    prompts = read_folder(protocol.prompts, "evaluation", key="protocol.prompts")
-    check_prompts(protocol, prompts, named=f"protocol.prompts={protocol.prompts!r}")
-    return tuple(prompts[i % len(prompts)] for i in range(protocol.num_images))
-
-
 def make_reference(images: Path, out: Path, config: DictConfig) -> Mapping[str, int]:
     """Write the reference batch of a data set: moments of all images, and `KEPT` of them drawn at random."""
     import torch
@@ -128,11 +111,9 @@ def make_reference(images: Path, out: Path, config: DictConfig) -> Mapping[str, 
     from cq.evaluate.reference_batch import write_reference_batch
     from cq.evaluate.tf_inception import TFInception, find_weights
 
-    protocol: NoProtocol | PaperProtocol = build(config.protocol, "protocol")
+    protocol: NoProtocol = build(config.protocol, "protocol", NoProtocol)
     metric: AdmEvaluation = build(config.metrics.adm, "metrics.adm")
-    fit = Fit(fit=None, resize=None, crop=None)
-    if isinstance(protocol, PaperProtocol):
-        fit = Fit(fit=protocol.fit, resize=protocol.resize, crop=protocol.crop)
+    fit = Fit(**protocol.preparation())
     if out.is_dir():
         raise ValueError(f"--reference {out}: is a folder. Name the file to write.")
     files = list_images(images, lossy=True)
@@ -172,8 +153,8 @@ def _score(images: Path, reference: Path | None, overrides: list[str]) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", overrides=[*([] if protocols else ["evaluate=adm"]), *overrides])
     check_top(config)
-    protocol: NoProtocol | PaperProtocol = build(config.protocol, "protocol", NoProtocol | PaperProtocol)
-    check_protocol_choices(protocol, model=None, metrics=config.metrics)
+    protocol: NoProtocol = build(config.protocol, "protocol", NoProtocol)
+    protocol.check_choices(model=None, metrics=config.metrics)
     for said in beyond(config, overrides, read=READ).values():
         log.warning("%s", said)
     if reference is not None:
@@ -184,7 +165,7 @@ def _score(images: Path, reference: Path | None, overrides: list[str]) -> None:
     if not scores:
         log.info("%s: checked; no metric was asked for, and nothing is written", images)
         return
-    out = images.parent / f"{images.name}.{getattr(protocol, 'name', 'none')}.json"
+    out = images.parent / f"{images.name}.{protocol.label}.json"
     write_atomically(out, (json.dumps(scores, indent=1) + "\n").encode())
     for key, found in scores.items():
         log.info("%s %.6g", key, found["value"])

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 if TYPE_CHECKING:  # these bring torch, which a check of a configuration does not need
     from pathlib import Path
 
+    import torch
     from torch import Tensor
+    from typing_extensions import Self
 
     from cq.core.acceleration import Acceleration
     from cq.core.artifacts import CacheSchedule, QuantParams, TrajectoryStatistics
@@ -95,22 +97,26 @@ class Cost(Protocol):
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What a planner may look at. `statistics` is computed on first use."""
+    """What a planner may look at. statistics: None for one that is no `ReadsStatistics`."""
 
     num_calls: int
     cost: Cost
-    statistics: LazyStatistics
+    statistics: TrajectoryStatistics | None = None
 
-
-class LazyStatistics(Protocol):
-    """Runs, or loads, the calibration pass when it is called."""
-
-    def __call__(self) -> TrajectoryStatistics: ...
+    @property
+    def gathered(self) -> TrajectoryStatistics:
+        """The statistics of calibration; ValueError for a planner that did not say that it reads them."""
+        if self.statistics is None:
+            raise ValueError(
+                "schedule: this planner reads statistics and does not say how far back. Give it `reach` and "
+                "`refreshes`, as cq.core.contracts.ReadsStatistics has them."
+            )
+        return self.statistics
 
 
 @runtime_checkable
 class SchedulePlanner(Protocol):
-    """Decides when the cached map is refreshed. One that asks for statistics should also be a `ReadsStatistics`."""
+    """Decides when the cached map is refreshed. One that reads statistics is also a `ReadsStatistics`."""
 
     def check(self, num_calls: int) -> None:
         """Raise ValueError, before anything expensive, where no schedule of `num_calls` calls can exist."""
@@ -121,29 +127,34 @@ class SchedulePlanner(Protocol):
 
 @runtime_checkable
 class ReadsStatistics(Protocol):
-    """What a planner that asks for statistics adds, so that too narrow ones are refused before they are gathered.
-
-    A planner without it either asks for none, or has to refuse them itself when it plans, after the calibration pass.
-    """
+    """What a planner that reads statistics adds; the others are planned before anything is computed."""
 
     def reach(self, num_calls: int) -> int:
         """How many calls back the statistics must go: the largest distance at which it looks at a pair of calls."""
 
+    def refreshes(self, num_calls: int) -> int:
+        """About how many refreshes its schedule will have, for estimates."""
 
-class LazyMoments(Protocol):
-    """Gathers moments, at the price of a pass over trajectories, when it is called."""
 
-    def __call__(self) -> PairMoments: ...
+@runtime_checkable
+class ReadsNoiseLevels(Protocol):
+    """What a cost adds that means something for some noise schedules only."""
+
+    def check_noise(self, stored: Mapping[str, Any]) -> None:
+        """Raise ValueError for the scheduler_config.json of a model that it cannot be used with."""
 
 
 @runtime_checkable
 class Corrector(Protocol):
     """Fits what stands in for a stale or quantized value."""
 
-    def fit(self, gather: LazyMoments, *, bias_C: Tensor | None) -> tuple[Tensor, Tensor] | None:
-        """Gain and offset, float64 [T, C] each, with target ~= gain * source + offset; None for the identity.
+    @property
+    def corrects(self) -> bool:
+        """Whether there is anything to fit; no moments are gathered for one that says no."""
 
-        gather: the moments to fit, computed when it is called and not before.
+    def fit(self, moments: PairMoments, *, bias_C: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Gain and offset, float64 [T, C] each, with target ~= gain * source + offset.
+
         bias_C: the bias of the layer whose outputs are fitted, which the moments leave out; None for maps.
         """
 
@@ -167,12 +178,37 @@ class Quantizer(Protocol):
     def batch_size(self) -> int:
         """How many of them at once."""
 
+    @property
+    def ranges(self) -> Quantizer:
+        """The part of it that chooses ranges, which is timed for estimates: itself, where that is all it does."""
+
     def calibrate(
         self, denoiser: GuidedDenoiser, trajectories: LockstepTrajectories, *, num_calls: int, shards: Path
     ) -> QuantParams:
         """Every scale and zero point, from full-precision trajectories.
 
         shards: a folder for what is finished of a long calibration; it survives a kill, and the next attempt gets it.
+        """
+
+    def lighter(self, step: str) -> Self | None:
+        """The same in less memory, where `step` (of `Learns`, or quant_params) takes too much; None at the least."""
+
+
+@runtime_checkable
+class Learns(Protocol):
+    """What a quantizer adds that trains part after part of the network, after choosing ranges."""
+
+    def held_bytes(self, *, state: int, unit: int, units: int, call: int, device: torch.device) -> int:
+        """Peak bytes beside the networks and a batch of their calls.
+
+        state: bytes of a state with the maps it reuses. unit: of what goes into and comes out of the largest part in
+        one image's call. units: of what all parts return. call: the peak of one image's call.
+        """
+
+    def image_calls(self, num_units: int, *, rows: int, returned: int, device: torch.device) -> float:
+        """About how many fake-quantized full calls of one image learning costs, beside choosing ranges.
+
+        rows: of one image in the network's batch, two where guided. returned: bytes of what all parts return for one.
         """
 
 
@@ -235,6 +271,14 @@ class NeedsSize(Protocol):
 
     def check_size(self, height: int, width: int) -> None:
         """Raise ValueError where images of so many pixels have no score."""
+
+
+@runtime_checkable
+class HoldsImages(Protocol):
+    """What a metric adds whose memory counts beside the images themselves."""
+
+    def held_bytes(self, shape: tuple[int, ...]) -> int:
+        """Its peak for images [C, H, W]."""
 
 
 @runtime_checkable

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from math import inf
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from cq.core.contracts import LazyMoments
+from cq.core.moments import PairMoments
 from cq.correct.fit import NOISE_FLOOR, centred
 
 
@@ -22,6 +23,7 @@ class ChannelAffineFit:
     source and target share, however large, is no reason.
     """
 
+    corrects: ClassVar[bool] = True
     min_variance: float
 
     def __post_init__(self) -> None:
@@ -31,12 +33,11 @@ class ChannelAffineFit:
                 "1e-10 guards channels whose spread is under 1e-5 of their way to the target."
             )
 
-    def fit(self, gather: LazyMoments, *, bias_C: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    def fit(self, moments: PairMoments, *, bias_C: Tensor | None) -> tuple[Tensor, Tensor]:
         """Gain and offset, float64 [T, C]. The mean error over the fitted data is zero in every row and channel.
 
         bias_C is not needed: the moments leave the bias out and so does the place where the result is applied.
         """
-        moments = gather()
         about = centred(moments)
         way_TC = about.source_TC + moments.count * (about.source_mean_TC - about.target_mean_TC).square()
         live_TC = about.source_TC > torch.maximum(self.min_variance * way_TC, NOISE_FLOOR * moments.source_square_TC)

@@ -1,11 +1,12 @@
 """PTQD: the quantization error of the noise prediction, split into a part correlated with it and a bias."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from cq.core.contracts import LazyMoments
+from cq.core.moments import PairMoments
 from cq.correct.fit import NOISE_FLOOR
 
 
@@ -18,13 +19,14 @@ class PTQD:
     deterministic, so there is nothing to take it out of.
     """
 
-    def fit(self, gather: LazyMoments, *, bias_C: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    corrects: ClassVar[bool] = True
+
+    def fit(self, moments: PairMoments, *, bias_C: Tensor | None) -> tuple[Tensor, Tensor]:
         """Gain 1 / (1 + k) and offset -bias / (1 + k), float64 [T, C]; the gain is the same for all channels of a call.
 
         k: least-squares slope of the error on the target over all channels of a call, clipped to 0 from below (PTQD
         expects the error to grow with what it disturbs); 0 where the target does not vary. bias_C is not needed.
         """
-        moments = gather()
         channels = moments.source_TC.shape[1]
         count_T1 = moments.count * channels
 

@@ -1,11 +1,12 @@
 """Release: the correction as CacheQuant's public code computes it, its two defects included, for comparison."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from cq.core.contracts import LazyMoments
+from cq.core.moments import PairMoments
 from cq.correct.fit import centred
 
 
@@ -18,9 +19,10 @@ class ReleaseAffine:
     off by that much. Deviation: where the release divides by zero (constant channel, single element) the gain is 1.
     """
 
-    def fit(self, gather: LazyMoments, *, bias_C: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    corrects: ClassVar[bool] = True
+
+    def fit(self, moments: PairMoments, *, bias_C: Tensor | None) -> tuple[Tensor, Tensor]:
         """Gain and offset, float64 [T, C]. bias_C: float [C], put back into source and target; None for maps."""
-        moments = gather()
         about = centred(moments)
         live_TC = (about.source_TC > 0) & (moments.count > 1)
         shrink = (moments.count - 1) / moments.count

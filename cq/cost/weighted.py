@@ -1,14 +1,16 @@
 """Weighted distance: a call counts by how much of the final sample its prediction decides."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
 from cq.core.artifacts import TrajectoryStatistics
 from cq.core.values import Within
+from cq.sampler.stored import Stored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,21 @@ class Weighted:
             raise ValueError(f"cost.base={self.base!r}: there is no such distance. Choose l1 or squared.")
         if not 0 <= self.power < inf:
             raise ValueError(f"cost.power={self.power}: must be finite and not negative. 1 weighs by the share itself.")
+
+    def check_noise(self, stored: Mapping[str, Any]) -> None:
+        """Raise ValueError where a weight would mean nothing.
+
+        Weights are those of errors in a prediction of the noise, and finite only where the first call sees a signal.
+        """
+        noise = Stored.of(stored)
+        if noise.prediction != "epsilon" or noise.zero_snr:
+            found = (
+                f"prediction_type={noise.prediction!r}" if noise.prediction != "epsilon" else "rescale_betas_zero_snr"
+            )
+            raise ValueError(
+                f"weighs calls by how an error in the predicted noise reaches the image, and the model's stored "
+                f"scheduler has {found}. Take an unweighted cost: cost=l1 or cost=residual."
+            )
 
     def distances(self, statistics: TrajectoryStatistics) -> Tensor:
         """float64 [T, D]; column 0 is zero, +inf where t - d < 0. A call of zero share costs nothing."""

@@ -134,6 +134,10 @@ class Fidelity:
         """Raise ValueError for images that SSIM has no value for."""
         check_window(height, width)
 
+    def held_bytes(self, shape: tuple[int, ...]) -> int:
+        """Of SSIM, for as many images [C, H, W] as it compares at once."""
+        return max(SSIM_VALUES, math.prod(shape)) * SSIM_BYTES
+
     def compute(self, context: EvaluationContext) -> Mapping[str, Score]:
         samples, baseline = context.pairs()
         check_images(samples.images_NCHW)

@@ -16,6 +16,13 @@ class FullPrecision:
     num_samples: int = 0
     batch_size: int = 1
 
+    @property
+    def ranges(self) -> "FullPrecision":
+        return self
+
+    def lighter(self, step: str) -> None:
+        """There is nothing to make lighter."""
+
     def calibrate(
         self, denoiser: GuidedDenoiser, trajectories: LockstepTrajectories, *, num_calls: int, shards: Path
     ) -> QuantParams:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -57,6 +57,16 @@ class PTQ:
         unused = [pattern for pattern in self.exclude if not any(fnmatch(name, pattern) for name in names)]
         refuse_unused(unused, names)
         refuse_all(self.exclude, names)
+
+    @property
+    def ranges(self) -> "PTQ":
+        """All of it."""
+        return self
+
+    def lighter(self, step: str) -> "PTQ | None":
+        """With half the batch."""
+        batch = min(self.batch_size, self.num_samples)
+        return None if batch == 1 else replace(self, batch_size=batch // 2)
 
     def calibrate(
         self, denoiser: GuidedDenoiser, trajectories: LockstepTrajectories, *, num_calls: int, shards: Path

@@ -4,7 +4,7 @@ import logging
 import os
 import shutil
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,6 +26,7 @@ from cq.quantize.units import Collection, Targets, UnitData, block_units, layer_
 
 log = logging.getLogger(__name__)
 
+RECONSTRUCTION = "reconstruction"  # the name of its memory in a plan
 ERRORS = ("error_nearest", "error_learned")
 
 
@@ -157,25 +158,38 @@ class Reconstruct:
         """Whether passes wait. returned: bytes of what the units of one network return for all states."""
         return all_can_wait(returned, device) if self.wait is None else self.wait
 
-    def held_bytes(self, state: int, unit: int, waiting: int) -> int:
-        """At most what is held at once beside the networks and a batch of their calls.
+    @property
+    def ranges(self) -> PTQ:
+        """The base, which chooses them."""
+        return self.base
 
-        state: bytes of a state with the maps it reuses. unit: of what goes into and comes out of the largest unit for
-        one. waiting: the most that a pass holds of one in one network, 0 where passes do not wait.
+    def lighter(self, step: str) -> "Reconstruct | None":
+        """First without passes that wait, then with half the base's batch."""
+        if step == RECONSTRUCTION and self.wait is not False:
+            return replace(self, wait=False)
+        base = self.base.lighter(step)
+        return None if base is None else replace(self, base=base)
+
+    def held_bytes(self, *, state: int, unit: int, units: int, call: int, device: torch.device) -> int:
+        """See `cq.core.contracts.Learns`.
 
         While states are drawn, as many as are kept of either kind, and then their copy in one piece. Later the kept
-        ones, a unit's data twice while they are put together, and the maps of both networks.
+        ones, a unit's data twice while they are put together, and, where passes wait, the maps of both networks.
         """
+        waiting = min(units, call) if self.waits(units * self.num_states, device) else 0  # what is alive in a call
         return self.num_states * max(3 * state, state + 2 * unit + 2 * waiting)
 
-    def image_calls(self, num_units: int, rows_per_state: int, *, wait: bool) -> float:
-        """About how many fake-quantized full calls of one image learning costs, beside the base's calibration.
+    def image_calls(self, num_units: int, *, rows: int, returned: int, device: torch.device) -> float:
+        """See `cq.core.contracts.Learns`.
 
         Collecting: both networks, once, or for each unit half of each on average. Learning: forward, twice that back,
         and as much again for soft weights and optimisers (an allowance).
         """
+        return self._image_calls(num_units, rows, wait=self.waits(returned * self.num_states, device))
+
+    def _image_calls(self, num_units: int, rows: int, *, wait: bool) -> float:
         collecting = (2 if wait else num_units) * self.num_states
-        return collecting + 4 * self.iterations * self.batch_rows / rows_per_state
+        return collecting + 4 * self.iterations * self.batch_rows / rows
 
     def _base_params(
         self, denoiser: GuidedDenoiser, trajectories: LockstepTrajectories, *, num_calls: int, shards: Path
@@ -212,7 +226,7 @@ class Reconstruct:
             first.run(twin.network, full=True)
             started = time.perf_counter()
             first.run(twin.network, full=True)
-        seconds = (time.perf_counter() - started) / len(first) * self.image_calls(num_units, first.copies, wait=wait)
+        seconds = (time.perf_counter() - started) / len(first) * self._image_calls(num_units, first.copies, wait=wait)
         log.info(
             "reconstruction of %d units from %d states (%d of refresh calls)%s, %d steps of %d rows each: about %.0f "
             "min",

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from cq.core.store import Store, check_writable
-from cq.run.config import build, check_budget, check_compute, check_places, check_row, check_top, place
+from cq.run.config import build, check_budget, check_compute, check_places, check_row, check_top, component_named, place
 from cq.run.preflight import (
     check_cost,
     check_files,
     check_layers,
     check_metrics,
     check_protocol,
-    check_protocol_choices,
     check_reach,
     check_sampler,
     check_seeds,
@@ -38,7 +37,7 @@ if TYPE_CHECKING:  # these bring torch
         SchedulePlanner,
     )
     from cq.evaluate.latency import Latency
-    from cq.evaluate.paper_protocol import NoProtocol, PaperProtocol
+    from cq.evaluate.paper_protocol import NoProtocol
     from cq.models.diffusion import ModelComponent
     from cq.sample.generate import Sample
 
@@ -68,7 +67,7 @@ class Components:
     engine: "Engine"
     sample: "Sample"
     metrics: Mapping[str, "Metric"]
-    protocol: "NoProtocol | PaperProtocol"
+    protocol: "NoProtocol"
     latency: "Latency"
     store: Store
     logger: Logger
@@ -101,7 +100,7 @@ class Components:
         What needs no torch comes first: torch alone takes longer to import than all of the checks before it.
         """
         from cq.core import contracts
-        from cq.evaluate.paper_protocol import NoProtocol, PaperProtocol
+        from cq.evaluate.paper_protocol import NoProtocol
         from cq.models.diffusion import ModelComponent, ReadsPrompts
         from cq.sample.generate import Sample
 
@@ -110,8 +109,9 @@ class Components:
         check_budget(config)
         check_compute(config)
         check_places(config)
-        protocol: NoProtocol | PaperProtocol = build(config.protocol, "protocol", NoProtocol | PaperProtocol)
-        check_protocol_choices(protocol, model=config.model, metrics=config.metrics)
+        protocol: NoProtocol = build(config.protocol, "protocol", NoProtocol)
+        kind = component_named(config.model["_target_"], "model")
+        protocol.check_choices(model=kind, metrics=config.metrics)
         model: ModelComponent = build(config.model, "model", ModelComponent)
         planner: SchedulePlanner = build(config.schedule, "schedule", contracts.SchedulePlanner)
         sample: Sample = build(config.sample, "sample", Sample)

@@ -10,7 +10,7 @@ import torch
 from cq.calibrate.loops import Loops
 from cq.core.acceleration import Acceleration, every_call
 from cq.core.artifacts import CacheSchedule
-from cq.core.contracts import Engine
+from cq.core.contracts import Engine, ReadsStatistics
 from cq.core.denoiser import Denoiser
 from cq.core.phases import Phases, all_sites
 from cq.core.processes import arithmetic, device
@@ -97,14 +97,11 @@ class Run:
 
     @property
     def expected_refreshes(self) -> int:
-        """How many calls will be full: those of the schedule, where it can be known before calibration.
-
-        Else as many as the planner says, or the uniform grid of its interval has; all where it says neither.
-        """
+        """How many calls will be full, or about how many where the planner reads statistics first."""
         if self.known_schedule is not None:
             return len(self.known_schedule.refresh_calls)
-        groups, interval = (getattr(self.parts.planner, name, None) for name in ("num_groups", "interval"))
-        return groups or (self.num_calls if interval is None else -(-self.num_calls // interval))
+        planner = self.parts.planner
+        return planner.refreshes(self.num_calls) if isinstance(planner, ReadsStatistics) else self.num_calls
 
     def deployed_seconds(self, calls: CallSeconds) -> float:
         """Of an image on the cached path, in full precision."""

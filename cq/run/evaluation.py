@@ -3,16 +3,14 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import torch
 
 from cq.core.acceleration import Acceleration
 from cq.core.artifacts import SampleSet
-from cq.core.contracts import ReadsContent
+from cq.core.contracts import HoldsImages, ReadsContent
 from cq.evaluate.efficiency import counted_cost
-from cq.evaluate.fidelity import SSIM_BYTES, SSIM_VALUES, Fidelity
 from cq.evaluate.protocol import EvaluationContext, MetricUnavailable
 from cq.models.diffusion import PIXELS, ReadsPrompts
 from cq.run.components import Components
@@ -77,12 +75,12 @@ class Evaluation:
 
     def held_bytes(self, found: CallBytes) -> Mapping[str, int]:
         """See `Stage.held_bytes`."""
-        if not found.on_cpu or not any(isinstance(metric, Fidelity) for metric in self.parts.metrics.values()):
+        if not found.on_cpu:
             return {}
+        holding = [metric for metric in self.parts.metrics.values() if isinstance(metric, HoldsImages)]
         twin = found.weights if self.parts.quantized else 0
-        return {
-            self.name: twin + self.run.set_bytes + max(SSIM_VALUES, prod(self.parts.model.image_shape)) * SSIM_BYTES
-        }
+        at_once = [metric.held_bytes(self.parts.model.image_shape) for metric in holding]
+        return {self.name: twin + self.run.set_bytes + max(at_once)} if at_once else {}
 
 
 def _solver(parts: Components) -> str:

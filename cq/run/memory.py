@@ -20,17 +20,18 @@ from torch.utils._pytree import tree_leaves
 
 from cq.models.diffusion import DiffusionModel
 from cq.quantize.passes import unit_bytes
-from cq.quantize.reconstruct import Reconstruct
+from cq.quantize.reconstruct import RECONSTRUCTION
 from cq.run.components import Components
 from cq.run.context import Run
 from cq.run.costs import GIB, CallBytes
+from cq.run.identity import described
 from cq.run.pipeline import STEPS
 
 log = logging.getLogger(__name__)
 
 # glibc returns what is larger than this to the system at once; smaller pieces stay with the process.
 KEPT = 2**25
-BATCHED = {step.name: step.batch_of for step in STEPS} | {"reconstruction": "quantizer"}
+BATCHED = {step.name: step.batch_of for step in STEPS} | {RECONSTRUCTION: "quantizer"}
 
 
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -120,28 +121,24 @@ def fitted(parts: Components, found: CallBytes) -> Components:
         return parts
     limit = int(parts.max_memory * GIB)
     while True:
-        stages = peak_bytes(Run(parts), found)
-        stage = max(stages, key=lambda name: stages[name])
-        if stages[stage] <= limit:
+        steps = peak_bytes(Run(parts), found)
+        step = max(steps, key=lambda name: steps[name])
+        if steps[step] <= limit:
             return parts
-        if stage == "statistics" and not found.on_cpu and not parts.offload:
+        if step == "statistics" and not found.on_cpu and not parts.offload:
             parts = dataclasses.replace(parts, offload=True)
             continue
-        if stage == "reconstruction" and isinstance(parts.quantizer, Reconstruct) and parts.quantizer.wait is not False:
-            parts = dataclasses.replace(parts, quantizer=dataclasses.replace(parts.quantizer, wait=False))
-            continue
-        name = BATCHED.get(stage, "")
-        part: Any = getattr(parts, name, None)
-        batch = 1 if part is None else min(part.batch_size, getattr(part, "num_images", 0) or part.num_samples)
-        if batch == 1 or not _has_batch(part):
+        name = BATCHED.get(step, "")
+        lighter = getattr(parts, name).lighter(step) if name else None
+        if lighter is None:
             less = "fewer images or a smaller calibrate.max_interval"
-            if stage == "reconstruction":
+            if step == RECONSTRUCTION:
                 less = "a smaller quantize.num_states"
             raise ValueError(
-                f"budget.max_memory={parts.max_memory}: {stage} needs about {stages[stage] / GIB:.2f} GiB at its "
-                f"smallest batch. Set budget.max_memory to at least {stages[stage] / GIB * 1.05:.2f}, or take {less}."
+                f"budget.max_memory={parts.max_memory}: {step} needs about {steps[step] / GIB:.2f} GiB at its "
+                f"smallest batch. Set budget.max_memory to at least {steps[step] / GIB * 1.05:.2f}, or take {less}."
             )
-        parts = dataclasses.replace(parts, **{name: _with_batch(part, batch // 2)})
+        parts = dataclasses.replace(parts, **{name: lighter})
 
 
 def within_budget(parts: Components) -> Components:
@@ -160,27 +157,17 @@ def within_budget(parts: Components) -> Components:
     return chosen
 
 
-def _has_batch(part: Any) -> bool:
-    part = part.base if isinstance(part, Reconstruct) else part
-    return any(field.name == "batch_size" for field in dataclasses.fields(part))
-
-
-def _with_batch(part: Any, size: int) -> Any:
-    if isinstance(part, Reconstruct):
-        return dataclasses.replace(part, base=_with_batch(part.base, size))
-    return dataclasses.replace(part, batch_size=size)
-
-
 def changes(before: Components, after: Components) -> Mapping[str, Any]:
     """What `fitted` chose, by configuration key."""
-    ranges = "quantize.base" if isinstance(after.quantizer, Reconstruct) else "quantize"
-    keys = {
-        "sample.batch_size": "sample", "calibrate.batch_size": "calibrate",
-        f"{ranges}.batch_size": "quantizer", "quantize.wait": "quantizer",
-    }  # fmt: skip
-    found = {}
-    for key, name in keys.items():
-        old, new = (getattr(getattr(parts, name), key.rpartition(".")[2], None) for parts in (before, after))
-        if new != old:
-            found[key] = new
+    found: dict[str, Any] = {}
+    for key, name in (("sample", "sample"), ("calibrate", "calibrate"), ("quantize", "quantizer")):
+        old, new = (flat(described(getattr(parts, name)), key) for parts in (before, after))
+        found |= {key: value for key, value in new.items() if old.get(key) != value}
     return found
+
+
+def flat(node: Any, key: str) -> dict[str, Any]:
+    """Dotted key to value of nested mappings."""
+    if not isinstance(node, Mapping):
+        return {key: node}
+    return {name: value for each in node for name, value in flat(node[each], f"{key}.{each}").items()}

@@ -2,17 +2,13 @@
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Mapping
 from math import ceil
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from omegaconf import DictConfig
 
 if TYPE_CHECKING:  # these bring torch, which a check of a configuration does not need
     from cq.calibrate.trajectory import Calibrate
-    from cq.core.artifacts import CacheSchedule, TrajectoryStatistics
+    from cq.core.artifacts import CacheSchedule
     from cq.core.contracts import (
         CacheStrategy,
         Corrector,
@@ -24,8 +20,7 @@ if TYPE_CHECKING:  # these bring torch, which a check of a configuration does no
         Sampler,
         SchedulePlanner,
     )
-    from cq.core.moments import PairMoments
-    from cq.evaluate.paper_protocol import NoProtocol, PaperProtocol
+    from cq.evaluate.paper_protocol import NoProtocol
     from cq.models.diffusion import ModelComponent
     from cq.sample.generate import Sample
 
@@ -51,131 +46,44 @@ def check_sampler(sampler: "Sampler", num_steps: int, model: "ModelComponent", k
 
 
 def check_cost(cost: "Cost", planner: "SchedulePlanner", model: "ModelComponent") -> None:
-    """Raise ValueError for a cost that weighs calls by a noise level, where such a weight would mean nothing.
+    """Raise ValueError for a cost that means nothing under the model's noise schedule, where a planner reads it."""
+    from cq.core.contracts import ReadsNoiseLevels, ReadsStatistics
 
-    Its weights are those of errors in a prediction of the noise, and finite only where the first call sees a signal.
-    """
-    from cq.core.contracts import ReadsStatistics
-    from cq.cost.weighted import Weighted
-    from cq.sampler.stored import Stored
-
-    if not (isinstance(cost, Weighted) and isinstance(planner, ReadsStatistics)):
-        return
-    stored = Stored.of(model.noise)
-    if stored.prediction != "epsilon" or stored.zero_snr:
-        found = f"prediction_type={stored.prediction!r}" if stored.prediction != "epsilon" else "rescale_betas_zero_snr"
-        raise ValueError(
-            f"cost={type(cost).__name__}: weighs calls by how an error in the predicted noise reaches the image, and "
-            f"the model's stored scheduler has {found}. Take an unweighted cost: cost=l1 or cost=residual."
-        )
-
-
-def check_protocol_choices(
-    protocol: "NoProtocol | PaperProtocol", *, model: DictConfig | None, metrics: DictConfig
-) -> None:  # fmt: skip
-    """Raise ValueError where what the protocol sets up was swapped for something that cannot take its numbers.
-
-    model: None where the images were drawn elsewhere.
-    """
-    from cq.evaluate.paper_protocol import PaperProtocol
-    from cq.run.config import component_named
-
-    if not isinstance(protocol, PaperProtocol):
-        return
-    if protocol.prompts is not None and model is not None:
-        target = model["_target_"]
-        if "prompts" not in {field.name for field in fields(component_named(target, "model"))}:
-            raise ValueError(
-                f"model._target_={target!r}: protocol={protocol.name} draws from prompts, and this model takes none. "
-                "Choose a text-to-image model, or another protocol."
-            )
-    for name in map(str, metrics):
-        if "_target_" not in metrics[name]:
-            raise ValueError(
-                f"metrics.{name}: protocol={protocol.name} sets it up, and another evaluate, scale or debug has put "
-                "other metrics in its place. Add the protocol's own evaluate=... to the command (it stands in "
-                f"conf/protocol/{protocol.name}.yaml), leave those out, or set protocol=none."
-            )
+    if isinstance(cost, ReadsNoiseLevels) and isinstance(planner, ReadsStatistics):
+        try:
+            cost.check_noise(model.noise)
+        except ValueError as error:
+            raise ValueError(f"cost={type(cost).__name__}: {error}") from error
 
 
 def check_protocol(
-    protocol: "NoProtocol | PaperProtocol", *, model: "ModelComponent", sample: "Sample", sampler: "Sampler",
-    num_steps: int,
-) -> None:  # fmt: skip
+    protocol: "NoProtocol", *, model: "ModelComponent", sample: "Sample", sampler: "Sampler", num_steps: int
+) -> None:
     """Raise ValueError where the images would not be drawn as the protocol says, or its reference is not at hand.
 
     sampler, num_steps: the baseline's.
     """
-    from cq.evaluate.paper_protocol import PaperProtocol
     from cq.models.diffusion import PIXELS, ReadsPrompts
 
-    if not isinstance(protocol, PaperProtocol):
-        return
     release = model.release  # of weights of one's own nobody knows what they were trained on
-    found: dict[str, Any] = {
-        "model.image_shape": model.image_shape,
-        "model.guidance": model.guidance,
-        "model.num_classes": model.num_classes,
-        "model.release.data": protocol.data if release is None or protocol.data is None else release.data,
-        "sample.num_images": sample.num_images,
-        "sample.labels": sample.labels,
-        "sample.classes": sample.classes,
-        "baseline.num_steps": num_steps,
-        "baseline.sampler": type(sampler).__name__,
-        "protocol.eta": 0.0,
-        "protocol.pixels": PIXELS,
-    }
-    for key, asked in protocol.of_sampling().items():
-        if found[key] == asked:
-            continue
-        if key.startswith("protocol."):
-            raise ValueError(f"{key}={asked!r}: this program draws with {found[key]!r}. Set it to that.")
-        raise ValueError(
-            f"{key}={found[key]!r}: protocol={protocol.name} says {asked!r}, and numbers of two protocols do not "
-            "compare. Set it to that, choose another model or protocol, or set protocol=none."
-        )
-    if protocol.prompts_sha256 is not None:
-        assert isinstance(model, ReadsPrompts)  # see `check_protocol_choices`
-        check_prompts(protocol, model.read_prompts("evaluation"), named=f"model.prompts={model.prompts!r}")
-    if protocol.reference is not None:
-        check_reference(protocol)
-
-
-def check_prompts(protocol: "PaperProtocol", prompts: Sequence[str], *, named: str) -> None:
-    """Raise ValueError for evaluation prompts that are not the protocol's. named: the key of their folder, and it."""
-    from cq.models.captions import digest
-
-    asked = f"protocol={protocol.name} has"
-    if len(prompts) != protocol.num_classes:
-        raise ValueError(
-            f"{named}: holds {len(prompts)} evaluation prompts, and {asked} {protocol.num_classes}. "
-            f"Make the folder again: cq-prompts {protocol.prompts} EVALUATION CALIBRATION --count "
-            f"{protocol.num_classes}"
-        )
-    found = digest(prompts)
-    if protocol.prompts_sha256 not in (None, found):
-        raise ValueError(
-            f"{named}: SHA-256 of its evaluation prompts is {found}, and {asked} "
-            f"{protocol.prompts_sha256}: other prompts. Make the folder again, or set protocol.prompts_sha256=null to "
-            "take them as they are."
-        )
-
-
-def check_reference(protocol: "PaperProtocol") -> None:
-    """Raise ValueError for a reference that is missing or not the one whose hash the protocol has."""
-    path = Path(protocol.reference or "")
-    if not path.is_file():
-        raise ValueError(
-            f"protocol.reference={protocol.reference!r}: there is no such file, and protocol={protocol.name} compares "
-            f"with {protocol.reference_set}. Get it there with: {protocol.reference_from}"
-        )
-    if protocol.reference_sha256 is not None:
-        from cq.evaluate.reference_batch import ReferenceBatch
-
-        try:
-            ReferenceBatch.open(str(path), sha256=protocol.reference_sha256, metric="adm")
-        except ValueError as error:
-            raise ValueError(f"protocol.{error}") from error
+    protocol.check_run(
+        {
+            "model.image_shape": model.image_shape,
+            "model.guidance": model.guidance,
+            "model.num_classes": model.num_classes,
+            "model.release.data": None if release is None else release.data,
+            "sample.num_images": sample.num_images,
+            "sample.labels": sample.labels,
+            "sample.classes": sample.classes,
+            "baseline.num_steps": num_steps,
+            "baseline.sampler": type(sampler).__name__,
+            "protocol.eta": 0.0,
+            "protocol.pixels": PIXELS,
+        }
+    )
+    if protocol.knows_prompts:
+        assert isinstance(model, ReadsPrompts)  # see `check_choices`
+        protocol.check_prompts(model.read_prompts("evaluation"), named=f"model.prompts={model.prompts!r}")
 
 
 def check_strategy(strategy: "CacheStrategy", model: "ModelComponent", *, num_calls: int) -> None:
@@ -276,28 +184,29 @@ def check_reach(
     it is planned.
     """
     from cq.core.contracts import ReadsStatistics
-    from cq.predict.last import Last
 
     name = f"schedule={type(planner).__name__}"
     if isinstance(planner, ReadsStatistics):
         _check_window(planner.reach(num_calls), name, calibrate=calibrate, num_calls=num_calls)
-    if not isinstance(predictor, Last) or not needs_moments(corrector):
-        return  # a forecast is corrected from a pass of its own
     schedule = known_schedule(planner, cost, num_calls)
-    if schedule is None:
+    if schedule is None or not corrector.corrects:
         return
+    from cq.core.acceleration import Acceleration
+    from cq.predict.forecast import forecast_of
+
+    if not Acceleration(schedule=schedule, forecast=forecast_of(schedule, predictor)).reuses_as_is:
+        return  # a forecast is corrected from a pass of its own
     asked = f"correct.cache={type(corrector).__name__} on the groups of up to {schedule.longest_group} calls of {name}"
     _check_window(schedule.longest_group - 1, asked, calibrate=calibrate, num_calls=num_calls)
 
 
 def known_schedule(planner: "SchedulePlanner", cost: "Cost", num_calls: int) -> "CacheSchedule | None":
-    """The schedule of a planner that needs no statistics; None where it asks for them."""
-    from cq.core.contracts import PlanRequest
+    """The schedule of a planner that reads no statistics; None for one that does."""
+    from cq.core.contracts import PlanRequest, ReadsStatistics
 
-    try:
-        return planner.plan(PlanRequest(num_calls=num_calls, cost=cost, statistics=_refuse_statistics))
-    except _AskedError:
+    if isinstance(planner, ReadsStatistics):
         return None
+    return planner.plan(PlanRequest(num_calls=num_calls, cost=cost))
 
 
 def _check_window(reach: int, asked: str, *, calibrate: "Calibrate", num_calls: int) -> None:
@@ -308,23 +217,3 @@ def _check_window(reach: int, asked: str, *, calibrate: "Calibrate", num_calls: 
             f"apart (2 * max_interval - 1), and {asked} needs {reach}. Set calibrate.max_interval to at least "
             f"{ceil((reach + 1) / 2)}, or plan shorter groups."
         )
-
-
-class _AskedError(Exception):
-    """Something was asked for that is not computed yet."""
-
-
-def _refuse_statistics() -> "TrajectoryStatistics":
-    raise _AskedError
-
-
-def _refuse_moments() -> "PairMoments":
-    raise _AskedError
-
-
-def needs_moments(corrector: "Corrector") -> bool:
-    """Whether fitting takes a pass over trajectories: asked by a fit whose moments cannot be had."""
-    try:
-        return corrector.fit(_refuse_moments, bias_C=None) is not None
-    except _AskedError:
-        return True

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from omegaconf import DictConfig, OmegaConf
 
 from cq.run.components import Components
-from cq.run.preflight import known_schedule, needs_moments
+from cq.run.preflight import known_schedule
 
 BY_CODE = ("budget.max_memory",)  # read by no component
 
@@ -57,11 +57,11 @@ def _idle(parts: Components) -> dict[str, str]:
     idle = {}
     if schedule is not None:
         idle["cost"] = f"{name} needs no calibration"
-        if not needs_moments(parts.correct_cache):
+        if not parts.correct_cache.corrects:
             idle["calibrate"] = f"neither {name} nor the correction of the cache needs a calibration"
         if len(schedule.refresh_calls) == calls:
             idle |= dict.fromkeys(("cache", "predict", "correct.cache"), f"{name} computes every call in full")
-    if parts.quantizer.num_samples > 0:
+    if parts.quantized:
         idle["latency"] = "fake quantization is never timed"
     else:
         idle |= dict.fromkeys(("correct.quant", "correct.output"), "nothing is quantized")

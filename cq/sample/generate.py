@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -57,6 +57,11 @@ class Sample:
                     f"sample.classes={list(self.classes or ())}: class {index} is unknown; this model has "
                     f"{num_classes} classes, 0 to {num_classes - 1}."
                 )
+
+    def lighter(self, step: str) -> "Sample | None":
+        """With half the batch; None at a batch of one."""
+        batch = min(self.batch_size, self.num_images)
+        return None if batch == 1 else replace(self, batch_size=batch // 2)
 
     def starts(self, seeds: tuple[int, ...]) -> range:
         """Where each batch of `seeds` begins."""

@@ -49,6 +49,10 @@ class DPS:
         """From the end of the longest group to its start."""
         return self.bounds(num_calls).max_group - 1
 
+    def refreshes(self, num_calls: int) -> int:
+        """K."""
+        return self.bounds(num_calls).num_groups
+
     def bounds(self, num_calls: int) -> GroupBounds:
         """The number and lengths of groups for a trajectory of `num_calls`; ValueError where they do not fit."""
         return group_bounds(
@@ -67,7 +71,7 @@ class DPS:
         from cq.core.artifacts import CacheSchedule
 
         bounds = self.bounds(request.num_calls)
-        distance_TD = request.cost.distances(request.statistics())
+        distance_TD = request.cost.distances(request.gathered)
         num_calls, band = distance_TD.shape
         if num_calls != request.num_calls:
             raise ValueError(

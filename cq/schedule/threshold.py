@@ -41,11 +41,15 @@ class Threshold:
         """From a call to the one before."""
         return min(1, num_calls - 1)
 
+    def refreshes(self, num_calls: int) -> int:
+        """At most those of the uniform grid, where the threshold follows from it; any number else."""
+        return ceil(num_calls / self.interval)
+
     def plan(self, request: "PlanRequest") -> "CacheSchedule":
         """Refreshes where the summed change reaches the threshold."""
         from cq.core.artifacts import CacheSchedule
 
-        change_T = relative_change(request.statistics())
+        change_T = relative_change(request.gathered)
         if self.threshold is not None:
             calls = refreshes(change_T, self.threshold)
         else:

@@ -138,7 +138,7 @@ def distance_error(statistics: TrajectoryStatistics, exact: TrajectoryStatistics
 
 def plan(statistics: TrajectoryStatistics, interval: int) -> CacheSchedule:
     dps = DPS(interval=interval, num_groups=None, min_group=None, max_group=None)
-    return dps.plan(PlanRequest(num_calls=statistics.num_calls, cost=L1(), statistics=lambda: statistics))
+    return dps.plan(PlanRequest(num_calls=statistics.num_calls, cost=L1(), statistics=statistics))
 
 
 def true_cost(schedule: CacheSchedule, exact: TrajectoryStatistics, interval: int) -> float:
@@ -213,7 +213,7 @@ def compare(name: str, collections: list[Collection], sizes: Sizes, repeats: int
             log.info("%s: %s", collection.name, row)
         rows.append(row)
     uniform = {
-        n: Uniform(interval=n).plan(PlanRequest(num_calls=exact.num_calls, cost=L1(), statistics=lambda: exact))
+        n: Uniform(interval=n).plan(PlanRequest(num_calls=exact.num_calls, cost=L1(), statistics=exact))
         for n in INTERVALS
     }
     return {

@@ -54,7 +54,7 @@ def planned(statistics: TrajectoryStatistics, interval: int) -> dict[str, CacheS
         "DPS, residual": (dps, Residual()),
     }
     return {
-        name: planner.plan(PlanRequest(num_calls=statistics.num_calls, cost=cost, statistics=lambda: statistics))
+        name: planner.plan(PlanRequest(num_calls=statistics.num_calls, cost=cost, statistics=statistics))
         for name, (planner, cost) in planners.items()
     }
 
@@ -85,7 +85,7 @@ def compare(model: DiffusionModel, num_random: int) -> dict[str, Any]:
     full = latents(model, every_call(statistics.num_calls))
     out: dict[str, Any] = {}
     for interval in INTERVALS:
-        request = PlanRequest(num_calls=statistics.num_calls, cost=L1(), statistics=lambda: statistics)
+        request = PlanRequest(num_calls=statistics.num_calls, cost=L1(), statistics=statistics)
         chance = []
         for seed in range(num_random):
             schedule = RandomGroups(interval=interval, seed=seed).plan(request)

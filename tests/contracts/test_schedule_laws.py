@@ -25,10 +25,6 @@ planners = pytest.mark.parametrize("name", names("schedule"))
 Planned = Callable[[str, int, int], tuple[SchedulePlanner, PlanRequest]]
 
 
-def refuse() -> TrajectoryStatistics:
-    raise AssertionError("a planner without `reach` asked for statistics")
-
-
 def statistics(num_calls: int, window: int) -> TrajectoryStatistics:
     return statistics_of(drifting_maps(num_calls, seed=num_calls), window=window)
 
@@ -36,9 +32,9 @@ def statistics(num_calls: int, window: int) -> TrajectoryStatistics:
 def request(planner: SchedulePlanner, num_calls: int, *, beyond: int = 0) -> PlanRequest:
     """With statistics that go just as far back as the planner says, or `beyond`."""
     if not isinstance(planner, ReadsStatistics):
-        return PlanRequest(num_calls=num_calls, cost=L1(), statistics=refuse)
+        return PlanRequest(num_calls=num_calls, cost=L1())
     window = planner.reach(num_calls) + beyond
-    return PlanRequest(num_calls=num_calls, cost=L1(), statistics=lambda: statistics(num_calls, window))
+    return PlanRequest(num_calls=num_calls, cost=L1(), statistics=statistics(num_calls, window))
 
 
 @pytest.fixture
@@ -87,7 +83,7 @@ def test_a_schedule_survives_its_artefact_and_plain_json(name: str, feasible: Fe
         schedule.save(folder)
         assert CacheSchedule.load(folder) == schedule
         assert CacheSchedule.load(folder).digest == schedule.digest
-        blind = PlanRequest(num_calls=num_calls, cost=L1(), statistics=refuse)
+        blind = PlanRequest(num_calls=num_calls, cost=L1())
         assert FromFile(path=str(folder)).plan(blind) == schedule
         write_plain(schedule, tmp_path / "plain.json")
         assert FromFile(path=str(tmp_path / "plain.json")).plan(blind).refresh_calls == schedule.refresh_calls
@@ -116,6 +112,7 @@ def test_a_planner_looks_no_further_back_than_it_says(name: str, feasible: Feasi
     for planner, num_calls, _ in feasible(name):
         if isinstance(planner, ReadsStatistics):
             assert 0 <= planner.reach(num_calls) < num_calls
+            assert 1 <= planner.refreshes(num_calls) <= num_calls
             assert planner.plan(request(planner, num_calls, beyond=3)) == planner.plan(request(planner, num_calls))
 
 

@@ -20,7 +20,7 @@ def noise(seed: int = 0) -> Tensor:
 
 
 def fitted(moments: PairMoments) -> tuple[Tensor, Tensor]:
-    found = PTQD().fit(lambda: moments, bias_C=None)
+    found = PTQD().fit(moments, bias_C=None)
     assert found is not None
     return found
 

@@ -16,9 +16,9 @@ from cq.core.checksum import file_digest
 from cq.evaluate import adm
 from cq.evaluate.classifier import ImageFeatures
 from cq.evaluate.paper_protocol import PaperProtocol
-from cq.run.config import CONF, build
+from cq.run.config import CONF, build, component_named
 from cq.run.ledger import config_digest, execute
-from cq.run.preflight import check_protocol, check_protocol_choices
+from cq.run.preflight import check_protocol
 from tests.families import component
 from tests.tiny_runs import composed
 
@@ -194,8 +194,9 @@ def test_other_prompts_are_refused(data: str) -> None:
 def test_what_cannot_take_the_numbers_of_a_protocol_is_refused(arguments: list[str], told: str) -> None:
     config, _ = composed(arguments)
     protocol = build(config.protocol, "protocol")
+    kind = component_named(config.model._target_, "model")
     with pytest.raises(ValueError, match=told):
-        check_protocol_choices(protocol, model=config.model, metrics=config.metrics)
+        protocol.check_choices(model=kind, metrics=config.metrics)
 
 
 def test_no_protocol_leaves_the_names_of_runs_as_they_were_and_another_changes_them() -> None:

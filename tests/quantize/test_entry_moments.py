@@ -91,7 +91,7 @@ def test_the_mean_error_of_the_entry_layers_over_the_fitting_set_is_zero_after_c
     moments = gathered(runs, params)
     tables: dict[str, Tensor] = {}
     for name in LAYERS:
-        fitted = ChannelAffineFit(min_variance=1e-10).fit(lambda name=name: moments[name], bias_C=None)
+        fitted = ChannelAffineFit(min_variance=1e-10).fit(moments[name], bias_C=None)
         assert fitted is not None
         tables[name] = torch.stack(fitted, dim=1).float()
     twin = runs.twin(params, ChannelAffine(schedule="", tables=tables, r2={}))

@@ -169,7 +169,7 @@ def error_of_the_corrected_layer(layer: nn.Conv2d, corrector: Corrector) -> tupl
     source = quantized.corrected(x[:, :SPLIT])
     skip = quantized(x) - source
     moments = PairMoments.of(source, target)
-    fitted = corrector.fit(lambda: moments, bias_C=layer.bias)
+    fitted = corrector.fit(moments, bias_C=layer.bias)
     assert fitted is not None
     quantized.correction = torch.stack([table.float() for table in fitted], dim=1)
     with index.at(0):

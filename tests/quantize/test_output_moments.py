@@ -18,7 +18,7 @@ from cq.correct.fit import residual_sum_of_squares
 from cq.correct.none import NoCorrection
 from cq.correct.offset_only import OffsetOnly
 from cq.correct.ptqd import PTQD
-from cq.correct.tables import fit_tables, lazily
+from cq.correct.tables import fit_tables
 from cq.engine.corrected import CorrectedDenoiser, corrected
 from cq.quantize.output_moments import output_moments
 from cq.run.ledger import execute
@@ -33,9 +33,7 @@ def moments_of(runs: TinyRuns, params: QuantParams) -> PairMoments:
 
 
 def fitted(corrector: Corrector, moments: PairMoments) -> ChannelAffine:
-    return fit_tables(
-        corrector, CACHED, lazily([NOISE], lambda: {NOISE: moments}), biases={NOISE: None}, identity_at_full=False
-    )
+    return fit_tables(corrector, CACHED, lambda: {NOISE: moments}, biases={NOISE: None}, identity_at_full=False)
 
 
 def test_moments_are_of_both_networks_on_the_full_precision_trajectory(runs: TinyRuns, params: QuantParams) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cq.calibrate.trajectory import Calibrate
 from cq.core.artifacts import CacheSchedule
-from cq.core.contracts import Corrector, LazyMoments, PlanRequest, Predictor, SchedulePlanner
+from cq.core.contracts import Corrector, PlanRequest, Predictor, SchedulePlanner
 from cq.core.moments import PairMoments
 from cq.correct.channel_affine import ChannelAffineFit
 from cq.correct.from_statistics import moments_for_schedule
@@ -49,7 +49,7 @@ def test_dps_is_refused_exactly_where_its_own_plan_would_refuse(interval: int) -
     refusals = 0
     for max_interval in range(1, 6):
         statistics = statistics_of(maps, window=2 * max_interval - 1)
-        request = PlanRequest(num_calls=CALLS, cost=L1(), statistics=lambda s=statistics: s)
+        request = PlanRequest(num_calls=CALLS, cost=L1(), statistics=statistics)
         try:
             dps(interval).plan(request)
         except ValueError:
@@ -66,7 +66,7 @@ def test_the_correction_of_plain_reuse_is_refused_exactly_where_it_could_not_be_
     maps = drifting_maps(CALLS, seed=0)
     for max_interval in range(1, 7):
         statistics = statistics_of(maps, window=min(2 * max_interval - 1, CALLS - 1))
-        request = PlanRequest(num_calls=CALLS, cost=L1(), statistics=lambda: pytest.fail("needs none"))
+        request = PlanRequest(num_calls=CALLS, cost=L1())
         schedule = Uniform(interval=interval).plan(request)
         try:
             moments_for_schedule(statistics, schedule, SITE)
@@ -117,7 +117,9 @@ class OneGroup:
 class Doubling:
     """A corrector that looks at no moments, but is not the identity either."""
 
-    def fit(self, gather: LazyMoments, *, bias_C: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    corrects = True
+
+    def fit(self, moments: PairMoments, *, bias_C: Tensor | None) -> tuple[Tensor, Tensor]:
         return torch.full((CALLS, 1), 2.0), torch.zeros(CALLS, 1)
 
 
@@ -131,13 +133,14 @@ def test_parts_from_elsewhere_are_understood() -> None:
         check(1, OneGroup(), Doubling())  # its fit is scored against the moments
 
 
-def test_the_probe_gathers_nothing() -> None:
-    gathered: list[PairMoments] = []
+@dataclass(frozen=True, kw_only=True)
+class Asking(OneGroup):
+    """One that reads statistics and does not say so."""
 
-    class Counting:
-        def fit(self, gather: LazyMoments, *, bias_C: Tensor | None) -> tuple[Tensor, Tensor] | None:
-            gathered.append(gather())
-            return None
+    def plan(self, request: PlanRequest) -> CacheSchedule:
+        return CacheSchedule(num_calls=request.gathered.num_calls, refresh_calls=(0,), planner="asking", interval=None)
 
-    check(6, OneGroup(), Counting())
-    assert gathered == []
+
+def test_a_planner_that_reads_statistics_and_does_not_say_so_is_told_what_to_add() -> None:
+    with pytest.raises(ValueError, match=r"reads statistics and does not say how far.*`reach` and `refreshes`"):
+        check(6, Asking(), FIT)

@@ -44,7 +44,7 @@ def test_the_change_is_relative_to_the_map_before() -> None:
 @pytest.mark.parametrize("interval", [1, 2, 3, 7])
 def test_a_plan_has_no_more_refreshes_than_the_uniform_grid(interval: int) -> None:
     statistics = statistics_of(drifting_maps(12, seed=1), window=3)
-    request = PlanRequest(num_calls=12, cost=L1(), statistics=lambda: statistics)
+    request = PlanRequest(num_calls=12, cost=L1(), statistics=statistics)
     schedule = Threshold(interval=interval, threshold=None).plan(request)
     assert len(schedule.refresh_calls) <= ceil(12 / interval)
     fixed = Threshold(interval=interval, threshold=1e9).plan(request)
@@ -58,7 +58,7 @@ def test_an_impossible_threshold_is_refused(threshold: float) -> None:
 
 
 def test_foras_grid_is_anchored_at_the_end() -> None:
-    request = PlanRequest(num_calls=50, cost=L1(), statistics=lambda: pytest.fail("needs none"))
+    request = PlanRequest(num_calls=50, cost=L1())
     calls = UniformFromEnd(interval=3).plan(request).refresh_calls
     assert calls[:3] == (0, 1, 4)  # counted down: 49 is the first step, 48 a multiple of 3
     assert calls[-1] == 49

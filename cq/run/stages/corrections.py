@@ -19,13 +19,12 @@ from cq.core.contracts import Corrector
 from cq.core.moments import PairMoments
 from cq.core.shards import present
 from cq.correct.from_statistics import moments_for_schedule
-from cq.correct.tables import fit_tables, lazily
+from cq.correct.tables import fit_tables
 from cq.quantize.entry_moments import entry_moments
 from cq.quantize.output_moments import output_moments
 from cq.quantize.twin import entry_layers, fake_quantized
 from cq.run.costs import CORRECTION_FACTOR, CallSeconds
 from cq.run.identity import described
-from cq.run.preflight import needs_moments
 from cq.run.stages.stage import Part
 from cq.run.stages.statistics import Statistics
 
@@ -45,14 +44,14 @@ class _Correction(Part[ChannelAffine]):
 
     @property
     def needed(self) -> bool:
-        return needs_moments(self.corrector)
+        return self.corrector.corrects
 
     def fitted(
         self, before: Acceleration, gather: Callable[[], Mapping[str, PairMoments]], *,
         biases: Mapping[str, Tensor | None], maps: bool = False,
     ) -> ChannelAffine:  # fmt: skip
         """The fits at the names that have `biases`. maps: fresh at refresh calls, where nothing is corrected."""
-        return fit_tables(self.corrector, before.schedule, lazily(biases, gather), biases=biases, identity_at_full=maps)
+        return fit_tables(self.corrector, before.schedule, gather, biases=biases, identity_at_full=maps)
 
 
 class CacheCorrection(_Correction):

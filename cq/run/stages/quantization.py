@@ -7,9 +7,10 @@ from typing import Any
 
 from cq.core.acceleration import Acceleration
 from cq.core.artifacts import QuantParams
+from cq.core.contracts import Learns
 from cq.core.processes import device
 from cq.models.diffusion import guiding
-from cq.quantize.reconstruct import Reconstruct
+from cq.quantize.reconstruct import RECONSTRUCTION
 from cq.run.costs import CallBytes, CallSeconds
 from cq.run.identity import described
 from cq.run.stages.stage import Part
@@ -40,10 +41,11 @@ class Quantization(Part[QuantParams]):
         quantizer = self.parts.quantizer
         in_full_calls = self.run.deployed_seconds(calls) / calls.full
         found = in_full_calls * (quantizer.num_samples * calls.observed + calls.search)
-        if isinstance(quantizer, Reconstruct):
-            wait = quantizer.waits(calls.unit_bytes * quantizer.num_states, device())
+        if isinstance(quantizer, Learns):
             rows = 1 if guiding(self.parts.model.guidance) is None else 2
-            found += quantizer.image_calls(calls.units, rows, wait=wait) * calls.twin
+            found += calls.twin * quantizer.image_calls(
+                calls.units, rows=rows, returned=calls.unit_bytes, device=device()
+            )
         return found
 
     def held_bytes(self, found: CallBytes) -> Mapping[str, int]:
@@ -51,9 +53,9 @@ class Quantization(Part[QuantParams]):
         batch = min(quantizer.batch_size, quantizer.num_samples)
         running = found.weights + found.copies * batch * found.image
         held = {self.name: running + quantizer.num_samples * found.map}
-        if isinstance(quantizer, Reconstruct):
+        if isinstance(quantizer, Learns):
             state = 4 * prod(self.parts.model.latent_shape) + found.map
-            waits = quantizer.waits(found.units * quantizer.num_states, device())
-            waiting = min(found.units, found.image) if waits else 0  # what is alive in a call at once
-            held["reconstruction"] = running + quantizer.held_bytes(state, found.unit, waiting)
+            held[RECONSTRUCTION] = running + quantizer.held_bytes(
+                state=state, unit=found.unit, units=found.units, call=found.image, device=device()
+            )
         return held

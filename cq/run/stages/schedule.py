@@ -7,7 +7,7 @@ from typing import Any
 
 from cq.core.acceleration import Acceleration
 from cq.core.artifacts import CacheSchedule
-from cq.core.contracts import PlanRequest
+from cq.core.contracts import PlanRequest, ReadsStatistics
 from cq.predict.forecast import forecast_of
 from cq.run.identity import described
 from cq.run.stages.stage import Part
@@ -39,8 +39,6 @@ class Schedule(Part[CacheSchedule]):
         return Acceleration(schedule=schedule, forecast=forecast_of(schedule, self.parts.predictor))
 
     def _planned(self, before: Acceleration) -> CacheSchedule:
-        statistics = Statistics(self.run)
-        request = PlanRequest(
-            num_calls=self.run.num_calls, cost=self.parts.cost, statistics=lambda: statistics.get(before)
-        )
-        return self.parts.planner.plan(request)
+        planner = self.parts.planner
+        statistics = Statistics(self.run).get(before) if isinstance(planner, ReadsStatistics) else None
+        return planner.plan(PlanRequest(num_calls=self.run.num_calls, cost=self.parts.cost, statistics=statistics))

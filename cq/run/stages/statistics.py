@@ -14,7 +14,6 @@ from cq.core.contracts import ReadsStatistics
 from cq.core.shards import present
 from cq.run.costs import PAIRS_FACTOR, CallBytes, CallSeconds
 from cq.run.identity import described
-from cq.run.preflight import needs_moments
 from cq.run.stages.stage import Stage
 
 
@@ -52,7 +51,7 @@ class Statistics(Stage[TrajectoryStatistics]):
     @property
     def needed(self) -> bool:
         """Where the planner or the correction of stale maps reads them."""
-        return isinstance(self.parts.planner, ReadsStatistics) or needs_moments(self.parts.correct_cache)
+        return isinstance(self.parts.planner, ReadsStatistics) or self.parts.correct_cache.corrects
 
     def seconds(self, calls: CallSeconds) -> float:
         return self.parts.calibrate.num_samples * self.run.num_calls * calls.full * PAIRS_FACTOR
