@@ -189,13 +189,13 @@ def check_reach(
     if isinstance(planner, ReadsStatistics):
         _check_window(planner.reach(num_calls), name, calibrate=calibrate, num_calls=num_calls)
     schedule = known_schedule(planner, cost, num_calls)
-    if schedule is None or not corrector.corrects:
-        return
+    if schedule is None or not corrector.corrects or predictor.depth > 1:
+        return  # a forecast is corrected from a pass of its own
     from cq.core.acceleration import Acceleration
     from cq.predict.forecast import forecast_of
 
     if not Acceleration(schedule=schedule, forecast=forecast_of(schedule, predictor)).reuses_as_is:
-        return  # a forecast is corrected from a pass of its own
+        return
     asked = f"correct.cache={type(corrector).__name__} on the groups of up to {schedule.longest_group} calls of {name}"
     _check_window(schedule.longest_group - 1, asked, calibrate=calibrate, num_calls=num_calls)
 

@@ -228,7 +228,7 @@ def test_a_sweep_goes_on_after_a_job_that_fails_and_says_so_at_the_end(
             raise RuntimeError("the first sampling broke")
         return original(*args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("cq.run.stages.generate", broken)
+    monkeypatch.setattr("cq.run.stages.samples.generate", broken)
     assert run(monkeypatch, quick(tiny_folder, cwd, "experiment=glob(table5/cache_*)", "-m")) == 1
     told = capsys.readouterr()
     assert "the first sampling broke" in told.err

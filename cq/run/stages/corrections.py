@@ -70,7 +70,7 @@ class CacheCorrection(_Correction):
     def share(self, before: Acceleration) -> None:
         if not self.needed:
             return
-        if before.reuses_as_is:
+        if self._from_statistics(before):
             statistics = Statistics(self.run)
             self.run.store.share(self.name, self.whole_key(before), self.kind, lambda _: statistics.get(before))
         else:
@@ -80,12 +80,16 @@ class CacheCorrection(_Correction):
         sites = self.run.model.denoiser.sites
 
         def gather() -> Mapping[str, PairMoments]:
-            if before.reuses_as_is:  # the calibration statistics know every pair of calls already
+            if self._from_statistics(before):  # the calibration statistics know every pair of calls already
                 statistics = Statistics(self.run).get(before)
                 return {site: moments_for_schedule(statistics, before.schedule, site) for site in sites}
             return merged_moments(self._batches(before, shards, range(self.parts.calibrate.num_batches)), sites)
 
         return self.fitted(before, gather, biases=dict.fromkeys(sites), maps=True)
+
+    def _from_statistics(self, before: Acceleration) -> bool:
+        """Whether the pairs to fit are those of plain reuse; a forecast looks at maps that are not held together."""
+        return self.parts.predictor.depth == 1 and before.reuses_as_is
 
     def _batches(self, before: Acceleration, shards: Path, indices: Sequence[int]) -> Iterator[Mapping[str, Tensor]]:
         calibrate, denoiser = self.parts.calibrate, self.run.model.denoiser
