@@ -1,0 +1,108 @@
+"""The laws of engines, for every yaml of the group: what they lower, and what a full-precision Acceleration becomes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from cq.core.acceleration import NOISE, Acceleration, every_call
+from cq.core.artifacts import CacheSchedule, ChannelAffine
+from cq.core.contracts import Engine
+from cq.core.denoise import denoise
+from cq.core.denoiser import Denoiser
+from cq.core.seeding import initial_noise
+from cq.engine.plain import Plain
+from cq.engine.simulate import Simulate
+from cq.models.diffusion import DiffusionModel
+from cq.models.latent import LatentDiffusion
+from cq.quantize.twin import fake_quantized
+from tests.choices import built, names
+from tests.quantize.trajectories import CACHED, CALLS, PTQ_8, TinyRuns
+
+engines = pytest.mark.parametrize("name", names("engine"))
+UNACCELERATED = Acceleration(schedule=every_call(CALLS))
+
+
+def engine(name: str) -> Engine:
+    made: Engine = built("engine", name, compile=False)
+    assert isinstance(made, Engine)
+    return made
+
+
+@pytest.fixture(scope="module")
+def model(tiny: LatentDiffusion) -> DiffusionModel:
+    return tiny.load()
+
+
+@pytest.fixture(scope="module")
+def quantized(model: DiffusionModel) -> Acceleration:
+    params = TinyRuns(model=model).calibrated(PTQ_8)
+    table = torch.tensor([1.1, 0.1])[:, None].expand(CALLS, 2, 4).contiguous()
+    output = ChannelAffine(schedule="", tables={NOISE: table}, r2={})
+    return Acceleration(schedule=CACHED, params=params, output=output)
+
+
+def latents(model: DiffusionModel, denoiser: Denoiser, acceleration: Acceleration) -> Tensor:
+    *_, last = denoise(
+        denoiser, model.noise_scheduler(CALLS), initial_noise((0, 1), model.component.latent_shape),
+        cond=model.condition(torch.tensor([0, 1])), acceleration=acceleration,
+    )  # fmt: skip
+    return last.x_NCHW
+
+
+@engines
+def test_what_accelerates_nothing_is_the_plain_denoiser_bit_for_bit(name: str, model: DiffusionModel) -> None:
+    lowered = engine(name).lower(model.denoiser, UNACCELERATED)
+    assert isinstance(lowered, Denoiser)
+    assert lowered.sites == model.denoiser.sites
+    plain = latents(model, model.denoiser, UNACCELERATED)
+    assert torch.equal(latents(model, lowered, UNACCELERATED), plain)
+
+
+@engines
+def test_an_engine_executes_what_it_does_not_refuse_and_leaves_the_denoiser_as_it_is(
+    name: str, model: DiffusionModel, quantized: Acceleration
+) -> None:
+    chosen = engine(name)
+    before = latents(model, model.denoiser, UNACCELERATED)
+    try:
+        chosen.check(quantized=True)
+    except ValueError:
+        with pytest.raises(ValueError, match=r"quantize=none"):
+            chosen.lower(model.denoiser, quantized)
+        return
+    first, again = (latents(model, chosen.lower(model.denoiser, quantized), quantized) for _ in range(2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, latents(model, model.denoiser, quantized))
+    without = replace(quantized, output=UNACCELERATED.output)
+    assert not torch.equal(first, latents(model, chosen.lower(model.denoiser, without), without))
+    assert torch.equal(latents(model, model.denoiser, UNACCELERATED), before)
+
+
+@engines
+def test_only_what_is_really_executed_may_be_timed(name: str, quantized: Acceleration) -> None:
+    assert engine(name).real(UNACCELERATED)
+    assert engine(name).real(quantized) == (name not in ("simulate",))
+
+
+def test_simulation_is_the_fake_quantized_twin(model: DiffusionModel, quantized: Acceleration) -> None:
+    plain = replace(quantized, output=UNACCELERATED.output)
+    lowered = Simulate().lower(model.denoiser, plain)
+    twin = fake_quantized(model.denoiser, plain.params)
+    assert torch.equal(latents(model, lowered, plain), latents(model, twin, plain))
+
+
+def test_an_acceleration_without_bits_is_lowered_plain_whichever_engine_was_chosen(model: DiffusionModel) -> None:
+    cached = Acceleration(schedule=CacheSchedule(num_calls=CALLS, refresh_calls=(0, 3), planner="t", interval=None))
+    assert Plain(compile=False).lower(model.denoiser, cached) is model.denoiser
+    assert Simulate().lower(model.denoiser, cached) is model.denoiser
+
+
+def test_a_plain_engine_is_refused_before_anything_is_quantized(tiny_folder: Path, tmp_path: Path) -> None:
+    from cq.run.components import Components
+    from tests.tiny_runs import composed, quick
+
+    with pytest.raises(ValueError, match=r"engine=plain: runs nothing quantized\. Set quantize=none, or engine="):
+        Components.of(composed(quick(tiny_folder, tmp_path, "quantize=minmax", "engine=plain"))[0])
