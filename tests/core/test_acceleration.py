@@ -125,11 +125,12 @@ def test_plain_reuse_is_the_default_forecast() -> None:
 def test_what_does_not_belong_together_is_refused() -> None:
     other = CacheSchedule(num_calls=CALLS, refresh_calls=(0,), planner="test", interval=None)
     for part in ("cache", "quant", "output"):
+        strange: dict[str, Any] = {part: affine("a")}
         with pytest.raises(ValueError, match=rf"{part}: was fitted for schedule .* Fit it again"):
-            Acceleration(schedule=other, **{part: affine("a")})
-        short = ChannelAffine(schedule="", tables={"a": torch.ones(CALLS - 1, 2, 3)}, r2={})
+            Acceleration(schedule=other, **strange)
+        short: dict[str, Any] = {part: ChannelAffine(schedule="", tables={"a": torch.ones(CALLS - 1, 2, 3)}, r2={})}
         with pytest.raises(ValueError, match=rf"{part}: its tables are not for {CALLS} calls"):
-            Acceleration(schedule=SCHEDULE, **{part: short})
+            Acceleration(schedule=SCHEDULE, **short)
     with pytest.raises(ValueError, match="has 2 rows, and the schedule 6 calls"):
         Acceleration(schedule=SCHEDULE, forecast=((), (1.0,)))
     with pytest.raises(ValueError, match="weights at every reused call"):
