@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: environment demo test check clean tables table1 table2 table3 table4 table5 table6 table7 reconstruction \
-	schedules
+TABLES := $(sort $(notdir $(basename $(wildcard conf/table/*.yaml))))
+
+.PHONY: environment demo test check clean tables $(TABLES)
 
 # Asked every time, in a fraction of a second: a kill, another Python or a moved folder may have come between.
 environment:
@@ -28,40 +29,11 @@ check: environment
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Tables of the paper, from records: what is recorded already is not run again. `make tables` fills all of them.
-FILL = $(BIN)/cq-table $@ paths=results out=results seed=0,1,2
+# Tables of the paper, each from its file in conf/table: what is recorded already is not run again.
+$(TABLES): environment
+	$(BIN)/cq-table $@ --grid paths=results out=results
 
-table1: environment
-	$(FILL) sample=images300 budget.cache_interval=3,10,15
-
-table2: environment
-	$(FILL) sample=images100 latency=none evaluate=paired budget.num_steps=100
-
-table3: environment
-	$(FILL) sample=images300 budget.cache_interval=2,5
-
-table4: environment
-	$(FILL) sample=images300 budget.cache_interval=2,5,10
-
-table5: environment
-	$(FILL) sample=images700 budget.cache_interval=5,10,20 budget.weight_bits=8,4
-
-table6: environment
-	$(FILL) sample=images100 latency=none evaluate=paired budget.num_steps=100 budget.cache_interval=5,10,15,20
-
-table7: environment
-	$(FILL) sample=images100 latency=none budget.cache_interval=2,3,5,10
-
-reconstruction: environment
-	$(FILL) sample=images100 latency=none
-
-SCHEDULES = $(FILL) budget.cache_interval=2,3,5,10,20
-schedules: environment
-	$(SCHEDULES) sample=images100 latency=none model=ldm_mini
-	$(SCHEDULES) sample=images300 model=dit_mini budget.num_steps=50
-	$(SCHEDULES) sample=images100 latency=none model=sd_mini sampler=plms budget.num_steps=50
-
-tables: table1 table2 table3 table4 table5 table6 table7 reconstruction schedules
+tables: $(TABLES)
 
 clean:
 	rm -rf runs

@@ -2,32 +2,34 @@
 
 import dataclasses
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from cq.run.components import Components
 from cq.run.config import CONF, Paths, RunConfig
+from cq.run.tables import experiments, read_table
 from tests.choices import component_node
 from tests.tiny_runs import composed
 
 NO_COMPONENTS = (
     "debug",
     "evaluate",
-    "experiment",
     "hydra",
     "paths",
     "protocol",
     "scale",
+    "table",
 )  # these set other groups' choices and numbers
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
 SLOTS = {  # groups used under other names
     "correct": ("correct@correct.cache", "correct@correct.quant", "correct@correct.output"), "metric": (),
     "hydra": (),  # tests/test_launchers.py
     "protocol": (),  # wants models of its own: tests/evaluate/test_paper_protocol.py
+    "table": (),  # the group `experiment`, below
 }  # fmt: skip
 MINI = {"ldm_mini": "ldm", "ldm_uncond_mini": "uncond", "ddpm_mini": "ddpm", "sd_mini": "sd", "dit_mini": "dit"}
 FAMILY = {
@@ -53,14 +55,14 @@ def components() -> list[tuple[str, str]]:
 
 
 def choices() -> list[str]:
-    slots = [(slot, group) for group in GROUPS for slot in SLOTS.get(group, (group,)) if group != "experiment"]
+    slots = [(slot, group) for group in GROUPS for slot in SLOTS.get(group, (group,))]
     return [f"{slot}={name}" for slot, group in slots for name in names(group)]
 
 
-def read_row(experiment: str) -> DictConfig:
-    row = OmegaConf.load(CONF / "experiment" / f"{experiment}.yaml").row
-    assert isinstance(row, DictConfig)
-    return row
+def row_node(experiment: str) -> Mapping[str, Any]:
+    """What a table says of a row; composing the whole configuration for that takes far longer."""
+    table, _, row = experiment.partition("/")
+    return read_table(table).rows[row]
 
 
 def nodes(value: Any) -> Iterator[dict[str, Any]]:
@@ -140,18 +142,16 @@ def test_a_model_brings_its_own_sampler_and_steps_and_can_be_cached_with_them(
 
 
 def model_of(experiment: str) -> str:
-    """The model that its file names; composing the whole configuration for that takes far longer."""
-    document: Any = OmegaConf.to_container(OmegaConf.load(CONF / "experiment" / f"{experiment}.yaml"))
-    overrides = {key: name for entry in document.get("defaults", []) for key, name in entry.items()}
+    overrides = {key: name for entry in row_node(experiment)["defaults"] for key, name in entry.items()}
     return str(overrides.get("override /model", "ldm_mini"))
 
 
-@pytest.mark.parametrize("experiment", names("experiment"))
+@pytest.mark.parametrize("experiment", experiments())
 def test_every_experiment_composes_and_builds_with_its_own_numbers(
     experiment: str, root: list[str], tiny_folders: dict[str, Path]
 ) -> None:
-    """The first of every folder at every scale, too."""
-    first = experiment == next(name for name in names("experiment") if name.startswith(experiment.partition("/")[0]))
+    """The first of every table at every scale, too."""
+    first = experiment == next(name for name in experiments() if name.startswith(experiment.partition("/")[0]))
     for scale in ["", *(f"scale={name}" for name in names("scale") if first)]:
         _compose_and_build(experiment, [*root, *([scale] if scale else [])], tiny_folders)
 
@@ -165,22 +165,6 @@ def _compose_and_build(experiment: str, arguments: list[str], tiny_folders: dict
     Components.of(config)
     table, _, name = experiment.partition("/")
     assert (config.row.table, config.row.name) == (table, name)
-
-
-def test_the_rows_of_a_table_are_told_apart() -> None:
-    rows = [read_row(name) for name in names("experiment")]
-    for table in {row.table for row in rows}:
-        for key in ("name", "order", "label"):
-            values = [row[key] for row in rows if row.table == table]
-            assert len(set(values)) == len(values), (table, key)
-
-
-@pytest.mark.parametrize("name", names("experiment"))
-def test_an_experiment_sets_no_number_inside_a_group(name: str) -> None:
-    """Such a key would follow when the group is swapped, and break it."""
-    document = OmegaConf.to_container(OmegaConf.load(CONF / "experiment" / f"{name}.yaml"))
-    assert isinstance(document, dict)
-    assert set(document) <= {"defaults", "row", "budget", "baseline"}
 
 
 @pytest.mark.parametrize(("group", "name"), components())
@@ -225,7 +209,7 @@ def test_debug_smoke_shrinks_any_experiment() -> None:
 
 
 @pytest.mark.parametrize("scale", [None, *names("scale")])
-@pytest.mark.parametrize("name", [name for name in names("experiment") if "fewer steps" in read_row(name).label])
+@pytest.mark.parametrize("name", [name for name in experiments() if "fewer steps" in row_node(name)["row"]["label"]])
 def test_a_row_of_fewer_steps_takes_those_of_its_label_at_every_scale(name: str, scale: str | None) -> None:
     config, _ = composed([f"experiment={name}", *([f"scale={scale}"] if scale else [])])
     assert f"fewer steps: {config.sample.num_steps}," in config.row.label

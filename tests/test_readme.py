@@ -6,10 +6,10 @@ import shlex
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from cq.cli.run import expand_globs
 from cq.run.config import CONF
+from tests.tiny_runs import composed
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -29,8 +29,7 @@ def test_every_link_leads_to_a_file_of_the_repository(name: str) -> None:
 def test_every_cq_command_composes(command: str) -> None:
     arguments = [word for word in expand_globs(shlex.split(command)[1:]) if not word.startswith("-")]
     first_of_each = [word.split(",")[0] for word in arguments]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        compose("config", overrides=first_of_each)
+    composed(first_of_each)
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("python -m")])

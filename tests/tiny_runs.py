@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
-from cq.run.config import CONF
+from cq.run import tables
+from cq.run.tables import composing
 
 QUICK = (
     "debug=smoke", "evaluate=fidelity", "budget.num_steps=10", "budget.cache_interval=2", "calibrate.num_samples=2",
@@ -21,9 +21,5 @@ def quick(weights: Path, root: Path, *overrides: str) -> list[str]:
 
 def composed(arguments: list[str]) -> tuple[DictConfig, dict[str, str]]:
     """The configuration, and the names of its choices."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", overrides=arguments, return_hydra_config=True)
-    choices = {str(key): str(value) for key, value in config.hydra.runtime.choices.items()}
-    with open_dict(config):
-        del config["hydra"]
-    return config, choices
+    with composing():
+        return tables.composed(arguments)

@@ -16,6 +16,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from cq.core.failures import mendable, sentence
 from cq.run.config import CONF, near
+from cq.run.tables import experiments
 
 FAILED, REFUSED, SIGNALLED = 1, 2, 128  # exit statuses; of a signal: 128 and its number, so 130 for Ctrl-C
 UNREAD = SIGNALLED + signal.SIGPIPE
@@ -86,7 +87,8 @@ def explain(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).partition("/")
         files = (CONF / group).rglob("*.yaml")
-        options = sorted(str(path.relative_to(CONF / group).with_suffix("")) for path in files)
+        choices = sorted(str(path.relative_to(CONF / group).with_suffix("")) for path in files)
+        options = experiments() if group == "experiment" else choices
         return f"{group}={name}: there is no such choice.{near(name, options)} Choose from: {', '.join(options)}."
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and isinstance(cause.parent_node, DictConfig):
         given = re.search(r"use \+(.*)", str(error))

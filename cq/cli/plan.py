@@ -22,12 +22,12 @@ from cq.core.processes import device
 from cq.quantize.passes import unit_bytes
 from cq.quantize.twin import fake_quantized
 from cq.run.components import Components
-from cq.run.config import CONF
 from cq.run.context import Run
 from cq.run.costs import GIB, CallSeconds
 from cq.run.identity import described
 from cq.run.memory import call_bytes, peak_bytes, within_budget
 from cq.run.pipeline import STEPS
+from cq.run.tables import composed, composing
 from cq.run.unread import unread
 
 BATCH = 64  # calls are timed at the sampling batch, but at most this
@@ -162,10 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _tell(overrides: list[str]) -> None:
-    from hydra import compose, initialize_config_dir
-
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", overrides=overrides)
+    with composing():
+        config, _ = composed(overrides)
     parts = Components.of(config)
     for said in unread(config, parts, overrides).values():
         sys.stderr.write(f"cq-plan: {said}\n")

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from cq.cli.commands import ended
 from cq.report.render import render_table
-from cq.report.tables import TITLES
 from cq.run.config import PAPER
 from cq.run.record import RunRecord
 from cq.run.record_file import read, reseal
+from cq.run.tables import table_names
 
 log = logging.getLogger(__name__)
 
@@ -98,9 +98,9 @@ def _names(asked: Sequence[str], records: Sequence[RunRecord]) -> list[str]:
         if not with_records:
             raise ValueError("--all: the record files are empty. Run an experiment first, or name other --records.")
         return with_records
-    unknown = [name for name in asked if name not in with_records and name not in TITLES]
+    known = sorted({*table_names(), *with_records})
+    unknown = [name for name in asked if name not in known]
     if unknown:
-        known = sorted({*TITLES, *with_records})
         raise ValueError(f"table={unknown[0]!r}: unknown. Known tables: {known}; with records: {with_records}.")
     return list(asked)
 

@@ -1,5 +1,6 @@
 """The Hydra entry: `cq model=... schedule=...` runs one configuration, `cq -m ...` a grid of them."""
 
+import fnmatch
 import logging
 import os
 import re
@@ -14,23 +15,23 @@ from omegaconf import DictConfig
 from cq.cli.commands import FAILED, REFUSED, ended, explain, say
 from cq.run.config import CONF
 from cq.run.ledger import RunError, execute
+from cq.run.tables import experiments, register, table_names
 
 log = logging.getLogger("cq")
 
 
 def expand_globs(arguments: list[str]) -> list[str]:
-    """`experiment=glob(table5/*)` to `experiment=table5/a,table5/b,...`: Hydra's own glob sees no subfolders."""
+    """`experiment=glob(table5/*)` to `experiment=table5/a,table5/b,...`: Hydra's own glob sees no subgroups."""
     out = []
     for argument in arguments:
-        match = re.fullmatch(r"(\w+)=glob\((.*/[^()]*)\)", argument)
+        match = re.fullmatch(r"experiment=glob\((.*/[^()]*)\)", argument)
         if match is None:
             out.append(argument)
             continue
-        group, pattern = match.groups()
-        files = sorted((CONF / group).glob(f"{pattern}.yaml"))
-        if not files:
-            raise ValueError(f"{argument}: no file matches {group}/{pattern}.yaml. Look into conf/{group}.")
-        out.append(f"{group}=" + ",".join(str(p.relative_to(CONF / group).with_suffix("")) for p in files))
+        found = fnmatch.filter(experiments(), match.group(1))
+        if not found:
+            raise ValueError(f"{argument}: no row matches. Tables are {', '.join(table_names())}: see conf/table.")
+        out.append(f"experiment={','.join(found)}")
     return out
 
 
@@ -64,6 +65,7 @@ def _command() -> int:
     tracebacks = os.environ.get("HYDRA_FULL_ERROR", "0")
     _errors.clear()
     try:
+        register()
         sys.argv[1:] = expand_globs(sys.argv[1:])
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them
         _run()

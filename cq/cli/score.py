@@ -17,15 +17,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from cq.cli.commands import ended
 from cq.core import contracts
 from cq.core.store import write_atomically
 from cq.evaluate.paper_protocol import NoProtocol
-from cq.run.config import CONF, build, check_top
+from cq.run.config import build, check_top
 from cq.run.preflight import check_files, check_metrics
+from cq.run.tables import composed, composing
 from cq.run.unread import beyond
 
 log = logging.getLogger("cq.cli.score")
@@ -150,8 +150,8 @@ def main() -> None:
 def _score(images: Path, reference: Path | None, overrides: list[str]) -> None:
     images = Path(os.path.abspath(images))  # of `.` the name is asked for
     protocols = any(override.startswith(("protocol=", "evaluate=")) for override in overrides)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", overrides=[*([] if protocols else ["evaluate=adm"]), *overrides])
+    with composing():
+        config, _ = composed([*([] if protocols else ["evaluate=adm"]), *overrides])
     check_top(config)
     protocol: NoProtocol = build(config.protocol, "protocol", NoProtocol)
     protocol.check_choices(model=None, metrics=config.metrics)

@@ -1,8 +1,8 @@
-"""Fill a table: `cq-table table5 [overrides]` runs every experiment in conf/experiment/table5, then reports.
+"""Fill a table: `cq-table table5 [--grid] [overrides]` runs every row of conf/table/table5.yaml, then reports.
 
-Overrides are Hydra's; comma lists span a grid, as in `budget.cache_interval=5,10,20 seed=0,1,2`. Runs that are
-recorded already are not run again, so the same command goes on after an interruption. A run that fails keeps its row
-and the others go on.
+Overrides are Hydra's; comma lists span a grid, as in `budget.cache_interval=5,10,20 seed=0,1,2`. With --grid it is the
+one that stands in the file, where the overrides do not say otherwise. Runs that are recorded already are not run again,
+so the same command goes on after an interruption. A run that fails keeps its row and the others go on.
 """
 
 import logging
@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
 from cq.cli.commands import FAILED, REFUSED, ended, say
 from cq.core.store import check_writable
 from cq.run.components import Components
-from cq.run.config import CONF, PAPER, build, place
+from cq.run.config import PAPER, build, place
 from cq.run.ledger import (
     RunError,
     check_committed,
@@ -32,6 +31,7 @@ from cq.run.ledger import (
 )
 from cq.run.origin import Source
 from cq.run.record import RunRecord
+from cq.run.tables import composed, composing, read_table
 from cq.run.unread import unread
 
 if TYPE_CHECKING:
@@ -49,30 +49,30 @@ class Job:
     overrides: tuple[str, ...] = ()
 
 
-def jobs_of(table: str, overrides: Sequence[str]) -> list[Job]:
-    """Every experiment of the table times the grid of the overrides; equal questions once."""
+def jobs_of(table: str, overrides: Sequence[str], *, grid: bool = False) -> list[Job]:
+    """Every row of the table times the grid of the overrides; equal questions once. grid: that of its file, too."""
+    found = read_table(table)
+    given = {override.partition("=")[0] for override in overrides}
+    jobs: dict[tuple[str, str], Job] = {}
+    for own in found.grids if grid else ({},):
+        asked = [f"{key}={values}" for key, values in own.items() if key not in given]
+        for job in _product([f"experiment={table}/{row}" for row in found.rows], [*overrides, *asked]):
+            jobs.setdefault((experiment_of(job.config), config_digest(job.config)), job)
+    return list(jobs.values())
+
+
+def _product(rows: Sequence[str], overrides: Sequence[str]) -> list[Job]:
+    """The jobs of every row, seed by seed."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-    folder = CONF / "experiment" / table
-    files = sorted(folder.glob("*.yaml"))
-    if not files:
-        tables = sorted(p.name for p in (CONF / "experiment").iterdir() if p.is_dir())
-        raise ValueError(
-            f"table={table!r}: there is no folder conf/experiment/{table}. Known tables: {', '.join(tables)}."
-        )
-    jobs: dict[tuple[str, str], Job] = {}
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        for grid in BasicSweeper.split_arguments(parsed, None)[0]:
-            for file in files:
-                chosen = [f"experiment={table}/{file.stem}", *grid]
-                config = compose("config", overrides=chosen, return_hydra_config=True)
-                choices = {str(k): str(v) for k, v in config.hydra.runtime.choices.items()}
-                with open_dict(config):
-                    del config["hydra"]
-                job = Job(config, choices, tuple(grid))
-                jobs.setdefault((experiment_of(config), config_digest(config)), job)
-    return sorted(jobs.values(), key=lambda job: (job.config.seed, job.config.row.order))
+    with composing():
+        jobs = [
+            Job(*composed([row, *grid]), tuple(grid))
+            for grid in BasicSweeper.split_arguments(parsed, None)[0]
+            for row in rows
+        ]
+    return sorted(jobs, key=lambda job: (job.config.seed, job.config.row.order))
 
 
 @dataclass(frozen=True)
@@ -142,12 +142,12 @@ class Filled:
     failed: int
 
 
-def fill(table: str, overrides: Sequence[str], out: Path) -> Filled:
+def fill(table: str, overrides: Sequence[str], out: Path, *, grid: bool = False) -> Filled:
     """Run what is missing and render the table into `out`. A run that fails stays in the table as a failed row."""
     from cq.report.render import render_table
 
     check_writable(out, "out")
-    jobs = jobs_of(table, overrides)
+    jobs = jobs_of(table, overrides, grid=grid)
     answers = recorded(jobs)
     todo = [job for job, known in zip(jobs, answers, strict=True) if known.record is None]
     new = [job for job, known in zip(jobs, answers, strict=True) if known.answer is None]
@@ -194,18 +194,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0].startswith("-"):
         sys.stderr.write(f"usage: {__doc__}")
         return REFUSED
-    out = Path("runs/report")
-    overrides = []
-    for argument in arguments[1:]:
-        if argument.startswith("out="):
-            out = Path(argument.removeprefix("out="))
-        else:
-            overrides.append(argument)
-    return ended("cq-table", lambda: _fill(arguments[0], overrides, out))
+    table, *rest = arguments
+    out = [Path(argument.removeprefix("out=")) for argument in rest if argument.startswith("out=")]
+    overrides = [argument for argument in rest if argument != "--grid" and not argument.startswith("out=")]
+    place = out[-1] if out else Path("runs/report")
+    return ended("cq-table", lambda: _fill(table, overrides, place, grid="--grid" in rest))
 
 
-def _fill(table: str, overrides: Sequence[str], out: Path) -> int:
-    filled = fill(table, overrides, out)
+def _fill(table: str, overrides: Sequence[str], out: Path, *, grid: bool) -> int:
+    filled = fill(table, overrides, out, grid=grid)
     sys.stdout.write(f"{filled.markdown}\n")
     if filled.failed:
         say("cq-table", f"{filled.failed} of {filled.ran} runs failed; the messages are above.")

@@ -9,21 +9,10 @@ from cq.report.making import Preparation
 from cq.report.metrics import Column, against_full_precision
 from cq.report.paper import DIRECTION, Paper, Published
 from cq.run.record import RunRecord
+from cq.run.tables import title_of
 
 if TYPE_CHECKING:
     import pandas as pd
-
-TITLES: Mapping[str, str] = {
-    "table1": "Quality as the cache interval grows",
-    "table2": "Main result: caching and quantization together",
-    "table3": "Diffusion transformer",
-    "table4": "Text to image",
-    "table5": "Ablation of the parts",
-    "table6": "Quality against cost, class-conditional",
-    "table7": "Quality against cost, text to image",
-    "reconstruction": "Nearest and learned rounding at W4A8",
-    "schedules": "Which schedule wins, caching alone",
-}
 
 
 def baseline_steps(record: RunRecord) -> int:
@@ -133,7 +122,7 @@ class Table:
 
     @property
     def title(self) -> str:
-        words = TITLES.get(self.name.partition("_")[0])  # of table1_ddpm_mini, too
+        words = title_of(self.name)
         return f"{self.name}: {words}" if words else self.name
 
     @property

@@ -12,7 +12,6 @@ import sys
 from dataclasses import dataclass
 
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from cq.core.denoiser import CutNetwork
@@ -20,7 +19,8 @@ from cq.evaluate.efficiency import call_macs, counting
 from cq.models.architecture import architecture, build_module
 from cq.models.dit import DiTCut
 from cq.models.unet import UNetCut
-from cq.run.config import CONF, build
+from cq.run.config import build
+from cq.run.tables import composed, composing
 
 FLOPS = 15e12  # assumed: what an A100 sustains of its 19.5e12 in float32; TF32 convolutions may go faster
 FAKE = 1.5  # assumed: how much longer a fake-quantized call takes than a plain one
@@ -107,9 +107,9 @@ def count(name: str, model: DictConfig) -> Counted:
 
 def row(label: str, command: str) -> str:
     """One line of the table."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", overrides=shlex.split(command)[1:], return_hydra_config=True)
-    counted = count(config.hydra.runtime.choices.model, config.model)
+    with composing():
+        config, choices = composed(shlex.split(command)[1:])
+    counted = count(choices["model"], config.model)
     images, image = config.sample.num_images, math.prod(config.model.image_shape)
     latent = math.prod(config.model.get("latent_shape", config.model.image_shape))
     calls = build(config.sampler, "sampler").num_calls(config.budget.num_steps)

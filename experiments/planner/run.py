@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
 
 from cq.cli.plan import plan_of
 from cq.run.components import Components
-from cq.run.config import CONF
+from cq.run.tables import composed, composing
 
 log = logging.getLogger("planner")
 ROOT = Path(__file__).parents[2]
@@ -33,8 +32,8 @@ LARGEST_TIME, LARGEST_MEMORY = 0.25, 0.15  # relative errors that are accepted
 
 def parts_of(arguments: list[str]) -> Components:
     """The run's parts."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", overrides=arguments)
+    with composing():
+        config, _ = composed(arguments)
     return Components.of(config)
 
 

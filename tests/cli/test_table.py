@@ -1,19 +1,18 @@
 """Filling a table: what is missing is run, what fails keeps its row, and a second call runs nothing."""
 
 import logging
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
-import cq.cli.table
 import cq.run.pipeline
 from cq.cli.table import fill, jobs_of, main
+from cq.run import tables
 from cq.run.components import Components
-from cq.run.config import CONF
 from cq.run.record_file import read, reseal
 from cq.run.tracking import NoLogger
 from tests.tiny_runs import quick
@@ -24,15 +23,15 @@ ROWS = ("full_precision", "cache_uniform", "cache_dps")
 @pytest.fixture
 def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Table 5 with the rows that are not quantized: one row a step of the table, seconds instead of a minute."""
-    conf = tmp_path / "conf"
-    shutil.copytree(CONF, conf, ignore=shutil.ignore_patterns("quant*.yaml"))
-    shutil.copytree(CONF / "quantize", conf / "quantize", dirs_exist_ok=True)
-    assert {file.stem for file in (conf / "experiment/table5").iterdir()} == set(ROWS)
-    monkeypatch.setattr(cq.cli.table, "CONF", conf)
+    table = OmegaConf.load(tables.FOLDER / "table5.yaml")
+    table.rows = {name: table.rows[name] for name in ROWS}
+    table.grid = [{"budget.cache_interval": [2, 5], "seed": [0, 1]}, {"seed": [1, 2], "budget.cache_interval": 5}]
+    OmegaConf.save(table, tmp_path / "table5.yaml")
+    monkeypatch.setattr(tables, "FOLDER", tmp_path)
 
 
 @pytest.fixture
-def tables(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, set[str]]]:
+def sent_tables(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, set[str]]]:
     """What went to W&B: name of the table, number of records, suffixes of the files."""
     sent: list[tuple[str, int, set[str]]] = []
 
@@ -45,7 +44,7 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, set[str]]]:
 
 @pytest.mark.usefixtures("rows")
 def test_a_table_is_filled_and_a_second_call_runs_nothing(
-    tiny_folder: Path, tmp_path: Path, tables: list[Any], caplog: pytest.LogCaptureFixture,
+    tiny_folder: Path, tmp_path: Path, sent_tables: list[Any], caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     caplog.set_level(logging.INFO)
@@ -67,7 +66,7 @@ def test_a_table_is_filled_and_a_second_call_runs_nothing(
         *("table5_winners.md", "table5_winners.csv"),  # two rows differ in nothing but their schedule
     }
     assert list((out / "figures").glob("*.png"))
-    assert tables == [("table5", 3, {".md", ".csv", ".tex", ".png"})]
+    assert sent_tables == [("table5", 3, {".md", ".csv", ".tex", ".png"})]
 
     monkeypatch.setattr(cq.run.pipeline, "run", lambda _: pytest.fail("a run was started"))
     monkeypatch.setattr("cq.models.latent.LatentDiffusion.load", lambda _: pytest.fail("the model was loaded"))
@@ -78,7 +77,7 @@ def test_a_table_is_filled_and_a_second_call_runs_nothing(
     assert (again.ran, again.failed) == (0, 0)
     assert again.markdown == filled.markdown
     assert "3 runs, 3 of them recorded already" in caplog.text
-    assert len(tables) == 1  # the table in W&B is written where something is new
+    assert len(sent_tables) == 1  # the table in W&B is written where something is new
     assert read(tmp_path / "records.jsonl") == records
 
     path = tmp_path / "records.jsonl"  # as if rows of another table had asked
@@ -149,10 +148,25 @@ def test_a_grid_asks_every_question_once(tiny_folder: Path, tmp_path: Path) -> N
     assert intervals == {"full_precision": [None], "cache_uniform": [2, 5], "cache_dps": [2, 5]}
 
 
+@pytest.mark.usefixtures("rows")
+def test_the_grid_of_the_file_is_asked_where_the_command_line_says_nothing_else(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    def asked(*overrides: str) -> list[tuple[str, int, int]]:
+        arguments = [word for word in quick(tiny_folder, tmp_path) if not word.startswith("budget.cache_interval=")]
+        jobs = [job.config for job in jobs_of("table5", [*arguments, *overrides], grid=True)]
+        return [(job.row.name, job.budget.cache_interval, job.seed) for job in jobs if "cache" in job.row.name]
+
+    # seed by seed, row by row; the second grid adds a seed, and what both ask is asked once
+    first = [(row, interval, seed) for seed in (0, 1) for row in ROWS[1:] for interval in (2, 5)]
+    assert asked() == [*first, ("cache_uniform", 5, 2), ("cache_dps", 5, 2)]
+    assert asked("seed=7", "budget.cache_interval=3") == [("cache_uniform", 3, 7), ("cache_dps", 3, 7)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["table9"], ["table='table9'", "no folder conf/experiment/table9", "table5"]),
+        (["table9"], ["table='table9'", "there is no", "table/table9.yaml", "Known tables", "table5"]),
         (["table5", "budget.num_step=3"], ["budget.num_step=3", "Did you mean 'num_steps'"]),
         (["table5", "sample.classes=[12]"], ["sample.classes=[12]", "class 12 is unknown"]),
         (["table5", "out=a_file/x"], ["out=a_file/x", "cannot be written"]),
@@ -178,4 +192,4 @@ def test_bad_input_is_refused_before_anything_runs(
 def test_the_whole_of_table_5_is_filled(tiny_folder: Path, tmp_path: Path) -> None:
     filled = fill("table5", quick(tiny_folder, tmp_path), tmp_path / "report")
     assert filled.failed == 0
-    assert filled.ran == len(list((CONF / "experiment/table5").iterdir()))
+    assert filled.ran == len(tables.read_table("table5").rows)
