@@ -3,10 +3,11 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cq.adapt.accelerate import accelerate
     from cq.adapt.acceleration import Acceleration, load, remove
 
 __version__ = "0.1.0"
-__all__ = ["Acceleration", "load", "remove"]
+__all__ = ["Acceleration", "accelerate", "load", "remove"]
 
 
 def __getattr__(name: str) -> Any:
@@ -15,4 +16,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'cq' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module("cq.adapt.acceleration"), name)
+    return getattr(import_module(f"cq.adapt.{'accelerate' if name == 'accelerate' else 'acceleration'}"), name)

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from cq.adapt.networks import Call, answered, check_untouched, cut_copy, inferring, place_of, read_call
+from cq.adapt.networks import Call, answered, check_untouched, inferring, place_of, read_call, shared_copy
 from cq.adapt.position import check_sampler, position
 from cq.core.acceleration import Acceleration
-from cq.core.call import CallIndex
 from cq.core.contracts import Engine
-from cq.core.denoiser import Denoiser, GuidedDenoiser
+from cq.core.denoiser import Denoiser
 from cq.engine.fingerprint import DTYPES, parameters_digest
 from cq.engine.plain import Plain
 from cq.engine.simulate import Simulate
+from cq.models.cutting import denoiser_of
 
 log = logging.getLogger(__name__)
 
@@ -155,10 +155,9 @@ class Applied:
                 "training, a LoRA). Give a pipeline of its model, or make one with cq.accelerate on this pipeline."
             )
         with torch.no_grad(), inferring(network.parameters()):
-            denoiser = GuidedDenoiser(
-                network=cut_copy(network), sites=(), guidance=None, null_first=True, call_index=CallIndex(), dtype=held
-            )
-            lowered = self._engine.lower(denoiser.with_sites(tuple(made["sites"])), self._acceleration)
+            sites = tuple(made["sites"])
+            denoiser = denoiser_of(shared_copy(network), site=sites[0], guidance=None).with_sites(sites)
+            lowered = self._engine.lower(replace(denoiser, dtype=held), self._acceleration)
         self._denoiser: Denoiser = lowered
         self._known = self._state()
 

@@ -13,11 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cq.core.denoiser import CutNetwork
 from cq.models.architecture import set_heads
-from cq.models.dit import DiTCut
-from cq.models.pixart import PixArtCut
-from cq.models.unet import UNetCut, is_xl, packed
+from cq.models.unet import is_xl, packed
 
 PLACES = ("unet", "transformer")  # attributes of a pipeline that hold its network
 PATCHES = ("forward", "_old_forward", "_hf_hook")  # instance attributes that others, as accelerate's hooks, put there
@@ -29,7 +26,6 @@ Given = dict[str, Any]
 class Kind:
     """A class of networks. state: the argument that holds it. condition: takes what it reads out of the arguments."""
 
-    cut: Callable[[Any], CutNetwork]
     state: str
     condition: Callable[[Any, Given], Tensor | None]
 
@@ -61,18 +57,11 @@ def _masked_text(_: Any, given: Given) -> Tensor:
     return torch.cat([states, mask_NL[..., None].to(states)], dim=-1)
 
 
-def _cut_plain(unet: Any) -> CutNetwork:
-    set_heads(unet)
-    return UNetCut(unet)
-
-
 KINDS: Mapping[str, Kind] = {
-    "UNet2DModel": Kind(cut=_cut_plain, state="sample", condition=lambda network, given: None),
-    "UNet2DConditionModel": Kind(cut=UNetCut, state="sample", condition=_text),
-    "DiTTransformer2DModel": Kind(
-        cut=DiTCut, state="hidden_states", condition=lambda network, given: given.pop("class_labels")
-    ),
-    "PixArtTransformer2DModel": Kind(cut=PixArtCut, state="hidden_states", condition=_masked_text),
+    "UNet2DModel": Kind(state="sample", condition=lambda network, given: None),
+    "UNet2DConditionModel": Kind(state="sample", condition=_text),
+    "DiTTransformer2DModel": Kind(state="hidden_states", condition=lambda network, given: given.pop("class_labels")),
+    "PixArtTransformer2DModel": Kind(state="hidden_states", condition=_masked_text),
 }
 
 
@@ -143,23 +132,22 @@ def inferring(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
             each.requires_grad_(True)
 
 
-def cut_copy(network: Any) -> CutNetwork:
-    """A copy of a network's modules that shares every parameter and buffer with it, cut, for inference.
+def shared_copy(network: Any) -> nn.Module:
+    """A copy of a network's modules that shares every parameter and buffer with it.
 
     What stands in the copy (hooks that record, quantized layers) never touches the network, and what happens to its
     tensors, as a move to another device, happens to the copy's.
     """
     shared = {id(held): held for part in network.modules() for held in (part._parameters, part._buffers)}
     shared |= {id(held): held for key in PATCHES if (held := network.__dict__.get(key)) is not None}
-    twin = copy.deepcopy(network, shared)
+    twin: nn.Module = copy.deepcopy(network, shared)
     for key in PATCHES:
         twin.__dict__.pop(key, None)
     for hooks in (twin._forward_hooks, twin._forward_pre_hooks):  # they run around the network's own call
         hooks.clear()
-    cut = KINDS[type(network).__name__].cut(twin)
-    assert isinstance(cut, nn.Module)
-    done: CutNetwork = cut.eval()
-    return done
+    if type(network).__name__ == "UNet2DModel":
+        set_heads(twin)
+    return twin
 
 
 def answered(network: Any, eps_NCHW: Tensor, call: Call) -> Any:

@@ -12,8 +12,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from cq.cli.commands import FAILED, REFUSED, ended, explain, say
+from cq.cli.commands import FAILED, REFUSED, ended, say
 from cq.run.config import CONF
+from cq.run.explain import explain
 from cq.run.ledger import RunError, execute
 from cq.run.tables import experiments, register, table_names
 

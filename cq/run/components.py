@@ -94,8 +94,12 @@ class Components:
         return _disk_bytes(self.model, self.sample, calls + self.baseline_sampler.num_calls(self.baseline_steps))
 
     @staticmethod
-    def of(config: DictConfig) -> "Components":
+    def of(
+        config: DictConfig, *, model: "ModelComponent | None" = None, sampler: "Sampler | None" = None
+    ) -> "Components":
         """Build every part of `config`; ValueError for the first thing that cannot work.
+
+        model, sampler: in the place of those that it names, where no configuration could (a network in memory).
 
         What needs no torch comes first: torch alone takes longer to import than all of the checks before it.
         """
@@ -112,11 +116,11 @@ class Components:
         protocol: NoProtocol = build(config.protocol, "protocol", NoProtocol)
         kind = component_named(config.model["_target_"], "model")
         protocol.check_choices(model=kind, metrics=config.metrics)
-        model: ModelComponent = build(config.model, "model", ModelComponent)
+        model = model or build(config.model, "model", ModelComponent)
         planner: SchedulePlanner = build(config.schedule, "schedule", contracts.SchedulePlanner)
         sample: Sample = build(config.sample, "sample", Sample)
-        sampler: Sampler = build(config.sampler, "sampler", contracts.Sampler)
-        baseline_sampler: Sampler = build(config.baseline.sampler, "baseline.sampler", contracts.Sampler)
+        baseline_sampler = sampler or build(config.baseline.sampler, "baseline.sampler", contracts.Sampler)
+        sampler = sampler or build(config.sampler, "sampler", contracts.Sampler)
         strategy: CacheStrategy = build(config.cache, "cache", contracts.CacheStrategy)
         model.check()
         budget = {value: f"budget.{key}" for key, value in reversed(config.budget.items()) if key.endswith("_steps")}
