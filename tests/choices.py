@@ -5,7 +5,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from cq.run.config import CONF, build
+from cq.run.building import build
+from cq.run.config import CONF
 
 
 def names(group: str) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from cq.models.architecture import architecture
-from cq.run.config import build
+from cq.run.building import build
 from tests.paper_runs import command_of
 from tests.tiny_runs import composed
 

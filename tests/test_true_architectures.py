@@ -94,7 +94,7 @@ def test_the_whole_pipeline_at_true_size(name: str, tmp_path: Path) -> None:
 @torch.no_grad()
 def _check_the_same_call_law(arguments: list[str]) -> None:
     """What a full call recorded, fed back at the same call, gives the same bits."""
-    from cq.run.config import build
+    from cq.run.building import build
 
     model = build(composed(arguments)[0].model, "model").load()
     x: Tensor = torch.randn(1, *model.component.latent_shape)

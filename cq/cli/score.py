@@ -23,7 +23,8 @@ from cq.cli.commands import ended
 from cq.core import contracts
 from cq.core.store import write_atomically
 from cq.evaluate.paper_protocol import NoProtocol
-from cq.run.config import build, check_top
+from cq.run.building import build
+from cq.run.config import check_top
 from cq.run.preflight import check_files, check_metrics
 from cq.run.tables import composed, composing
 from cq.run.unread import beyond

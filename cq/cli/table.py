@@ -18,8 +18,9 @@ from omegaconf import DictConfig
 
 from cq.cli.commands import FAILED, REFUSED, ended, say
 from cq.core.store import check_writable
+from cq.run.building import build
 from cq.run.components import Components
-from cq.run.config import PAPER, build, place
+from cq.run.config import PAPER, place
 from cq.run.ledger import (
     RunError,
     check_committed,

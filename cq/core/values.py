@@ -1,6 +1,6 @@
 """What a number or a text of a configuration may be, declared where the field is: `batch_size: Count`.
 
-The door through which components are built (`cq.run.config.build`) reads it. Beside what is declared, every number is
+The door through which components are built (`cq.run.building.build`) reads it. Beside what is declared, every number is
 finite, no integer is beyond 32 bits, and no text is empty or holds what cannot be seen.
 """
 

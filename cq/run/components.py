@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from cq.core.store import Store, check_writable
-from cq.run.config import build, check_budget, check_compute, check_places, check_row, check_top, component_named, place
+from cq.run.building import build, component_named
+from cq.run.config import check_budget, check_compute, check_places, check_row, check_top, place
 from cq.run.preflight import (
     check_cost,
     check_files,

@@ -7,7 +7,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from cq.core.failures import sentence
-from cq.run.config import CONF, near
+from cq.run.building import near
+from cq.run.config import CONF
 from cq.run.tables import experiments
 
 

@@ -21,7 +21,7 @@ from typing import Any, Literal, get_origin
 from cq.core.checksum import file_digest
 from cq.core.contracts import ReadsContent
 from cq.models.locate import HUB, SCHEME, locate
-from cq.run.config import component_named
+from cq.run.building import component_named
 from cq.run.origin import PACKAGE, git, wheel_files
 
 # Fields of words that may be a folder's name, too.

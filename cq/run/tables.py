@@ -25,7 +25,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from cq.run.config import CONF, Baseline, Budget, check_row, near
+from cq.run.building import near
+from cq.run.config import CONF, Baseline, Budget, check_row
 
 FOLDER = CONF / "table"
 ROW: Mapping[str, Any] = {"label": str, "paper": str, "order": int, "like": str}

@@ -24,7 +24,8 @@ from cq.core.denoise import denoise
 from cq.core.seeding import initial_noise
 from cq.evaluate.efficiency import call_macs
 from cq.models.diffusion import DiffusionModel
-from cq.run.config import CONF, build
+from cq.run.building import build
+from cq.run.config import CONF
 from cq.schedule.optimal import optimal_groups
 
 log = logging.getLogger("bench")

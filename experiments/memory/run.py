@@ -33,7 +33,8 @@ from cq.core.seeding import image_seeds, initial_noise
 from cq.cost.l1 import L1
 from cq.evaluate.fidelity import relative_error
 from cq.models.diffusion import DiffusionModel
-from cq.run.config import CONF, build
+from cq.run.building import build
+from cq.run.config import CONF
 from cq.run.origin import Source
 from cq.schedule.dps import DPS
 from cq.schedule.optimal import group_costs

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from cq.core.checksum import digest_of
-from cq.run.config import component_named
+from cq.run.building import component_named
 from cq.run.ledger import IDENTITY
 from cq.run.protocols import kept
 from cq.run.record import PREPARATION, SCHEMA, RunRecord

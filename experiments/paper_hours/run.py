@@ -19,7 +19,7 @@ from cq.evaluate.efficiency import call_macs, counting
 from cq.models.architecture import architecture, build_module
 from cq.models.dit import DiTCut
 from cq.models.unet import UNetCut
-from cq.run.config import build
+from cq.run.building import build
 from cq.run.tables import composed, composing
 
 FLOPS = 15e12  # assumed: what an A100 sustains of its 19.5e12 in float32; TF32 convolutions may go faster

@@ -29,7 +29,8 @@ from cq.cost.residual import Residual
 from cq.cost.weighted import Weighted
 from cq.evaluate.fidelity import relative_error
 from cq.models.diffusion import DiffusionModel
-from cq.run.config import CONF, build
+from cq.run.building import build
+from cq.run.config import CONF
 from cq.run.origin import Source
 from cq.schedule.dps import DPS
 from cq.schedule.power import Power

@@ -23,7 +23,8 @@ from cq.core.seeding import image_seeds
 from cq.models.folder import folder_digest
 from cq.models.latent import LatentDiffusion
 from cq.models.locate import locate
-from cq.run.config import CONF, build
+from cq.run.building import build
+from cq.run.config import CONF
 from cq.sample.generate import Sample, generate
 from experiments.zoo.data import fashion_mnist
 from experiments.zoo.drawing import ClassConditional, Latents, Pixels, TextToImage, drawn

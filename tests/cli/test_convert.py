@@ -13,7 +13,8 @@ from torch.testing import assert_close
 
 from cq.cli.convert import convert_file, main
 from cq.models.architecture import architecture
-from cq.run.config import CONF, build
+from cq.run.building import build
+from cq.run.config import CONF
 from tests.models.test_original import Original, narrow
 
 

@@ -7,8 +7,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from cq.core.values import Distinct, Share, Within
-from cq.run import config as config_module
-from cq.run.config import build, check_budget
+from cq.run import building
+from cq.run.building import build
+from cq.run.config import check_budget
 from cq.schedule.dps import DPS
 
 
@@ -60,10 +61,8 @@ UNIFORM = {"_target_": "cq.schedule.uniform.Uniform"}
 def _here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets this module's classes stand under the package's name."""
     kinds = {f"cq.part.{kind.__name__}": kind for kind in (Part, Voice, Mute, Reader, Shouter, Bounded)}
-    original = config_module.component_named
-    monkeypatch.setattr(
-        config_module, "component_named", lambda target, key: kinds.get(target) or original(target, key)
-    )
+    original = building.component_named
+    monkeypatch.setattr(building, "component_named", lambda target, key: kinds.get(target) or original(target, key))
 
 
 def test_a_component_is_built_with_nested_ones_and_tuples() -> None:

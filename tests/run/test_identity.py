@@ -14,7 +14,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from cq.run import identity
-from cq.run.config import CONF, component_named
+from cq.run.building import component_named
+from cq.run.config import CONF
 from cq.run.identity import beside, described, files_named, source_digest
 
 CHANGED_MODULES = identity.changed_modules  # which every other test has without changes

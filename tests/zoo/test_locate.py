@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 from cq.models import locate as module
 from cq.models.locate import locate
 from cq.models.pixel import PixelDiffusion
-from cq.run.config import CONF, build
+from cq.run.building import build
+from cq.run.config import CONF
 from tests.tiny import tiny_pixel_unet, write_tiny_ddpm, write_tiny_sd
 
 REFERENCE = "hub:org/model@main"
