@@ -14,7 +14,7 @@ from tests.tiny_runs import composed
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
 TEXTS = {name: (ROOT / name).read_text() for name in ("README.md", "experiments/published.md", "cq/zoo/README.md")}
-BLOCKS = re.findall(r"^```\n(.*?)^```", "\n".join(TEXTS.values()), flags=re.MULTILINE | re.DOTALL)
+BLOCKS = re.findall(r"^```\w*\n(.*?)^```$", "\n".join(TEXTS.values()), flags=re.MULTILINE | re.DOTALL)
 COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
 
 
