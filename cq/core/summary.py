@@ -58,11 +58,22 @@ def of_sizes(tensors: Mapping[str, Tensor]) -> Iterator[str]:
 
 def of_origin(made_from: Mapping[str, Any]) -> Iterator[str]:
     """One line a fact."""
-    for key, value in made_from.items():
-        if isinstance(value, Mapping):
-            yield f"- {key}: " + ", ".join(f"{name}={each}" for name, each in value.items() if each not in (None, {}))
-        else:
-            yield f"- {key}: {value}"
+    for section, facts in made_from.items():
+        for key, value in (facts if isinstance(facts, Mapping) else {"": facts}).items():
+            yield f"- {section}{key and ', '}{key}: {_said(value)}"
+
+
+def _said(value: Any) -> str:
+    """A component as its class with what is set, a digest by its beginning, a long list by its ends."""
+    if isinstance(value, Mapping):
+        facts = {key: _said(each) for key, each in value.items() if key != "class" and each is not None}
+        inside = ", ".join(f"{key}={text}" for key, text in facts.items())
+        return f"{value['class'].rpartition('.')[2]}({inside})" if "class" in value else inside
+    if isinstance(value, list | tuple):
+        shown = [*map(_said, value)]
+        return ", ".join(shown) if len(shown) <= 4 else f"{shown[0]}, {shown[1]} to {shown[-1]} ({len(shown)})"
+    text = str(value)
+    return text[:12] if len(text) in (40, 64) and not set(text) - set("0123456789abcdef") else text
 
 
 def _width(row: Mapping[str, Any]) -> str:

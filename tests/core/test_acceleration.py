@@ -144,6 +144,11 @@ def test_a_page_says_what_a_person_asks() -> None:
     assert "| a | conv | W8A8 |  |" in page
     assert "| b | conv | full | excluded by quantize.exclude='b' |" in page
     assert "from call 4 on, reused at: `up.1`" in page
-    for words in ("- cache, `up.0`: 3 channels, gains", "- quant, `a`", f"- output, `{NOISE}`", "network=UNet2DModel"):
+    for words in (
+        "- cache, `up.0`: 3 channels, gains",
+        "- quant, `a`",
+        f"- output, `{NOISE}`",
+        "- model, network: UNet2DModel",
+    ):
         assert words in page
     assert "Every layer computes in full precision" in Acceleration(schedule=SCHEDULE).describe()
