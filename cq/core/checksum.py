@@ -9,8 +9,11 @@ from typing import Any
 
 def file_digest(path: Path) -> str:
     """SHA-256 (hex) of a file's bytes, as `sha256sum` prints it."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(2**24):  # hashlib's own file_digest is of Python 3.11
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def digest_of(value: Any) -> str:
