@@ -6,12 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from diffusers import DDPMScheduler, EulerAncestralDiscreteScheduler
 from hydra import initialize_config_dir
 
 import cq
+from cq.adapt.in_memory import SOLVERS as ALL
+from cq.adapt.in_memory import PipelineSampler
 from cq.models.unet import UNetCut
 from cq.run.config import CONF
 from cq.run.pipeline import accelerated
@@ -23,9 +26,10 @@ from tests.adapt.conftest import run_of
 from tests.adapt.stock import STEPS, stock
 from tests.adapt.tiny_pipelines import KINDS, Tiny
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # diffusers hands numpy a tensor
+pytestmark = pytest.mark.filterwarnings("ignore:__array")  # diffusers hands numpy a tensor
 
 SOLVERS = {"sd": PLMS(), "sdxl": Euler(), "pixart": DPMpp(), "dit": DDIM(), "ddpm": DDIM(), "uncond": DDIM()}
+OTHERS = set(ALL) - {"DDIMScheduler", "PNDMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler"}
 TEXTS = ("sd", "sdxl", "pixart")
 
 
@@ -64,6 +68,21 @@ def test_a_pipeline_in_memory_draws_what_cqs_loop_draws_and_stays_as_it_was(
     assert made.cache.tables
     with made.apply(t.pipe):
         assert torch.equal(t.stock(), t.as_stock(t.ours(made)))
+
+
+@pytest.mark.parametrize("solver", sorted(OTHERS))
+def test_other_solvers_of_diffusers_are_calibrated_as_they_are(
+    solver: str, tiny: Callable[[str], Tiny], tmp_path: Path
+) -> None:
+    t = tiny("sd")
+    t.pipe.scheduler = getattr(diffusers, solver).from_config(t.pipe.scheduler.config)
+    made = accelerate(t, tmp_path)
+    t.model = replace(t.model, sampler=PipelineSampler.of(t.pipe.scheduler))
+    assert made.num_calls == len(made.made_from["sampler"]["timesteps"])
+    with made.apply(t.pipe):
+        first = t.stock()
+        assert torch.equal(first, t.ours(made))
+        assert torch.equal(t.stock(), first)
 
 
 def test_it_calibrates_what_cq_calibrates_bit_for_bit(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from diffusers import (
     StableDiffusionImg2ImgPipeline,
     StableDiffusionPipeline,
 )
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
 import cq
@@ -29,7 +30,7 @@ from experiments.zoo.recipes.diffusion import ldm_noise_scheduler
 from tests.adapt.tiny_pipelines import KINDS, STEPS, Tiny
 from tests.tiny import tiny_transformer, tiny_vae
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # diffusers hands numpy a tensor
+pytestmark = pytest.mark.filterwarnings("ignore:__array")  # diffusers hands numpy a tensor
 
 SAMPLERS: dict[str, Sampler] = {"ddim": DDIM(), "plms": PLMS(), "euler": Euler(), "dpmpp": DPMpp()}
 NOT = {"ddpm": ("plms", "euler", "dpmpp"), "uncond": ("plms", "euler", "dpmpp"), "dit": ("euler",)}  # take no others
@@ -279,6 +280,18 @@ def test_other_weights_are_refused_before_and_after_it_is_applied(sd: Tiny) -> N
             sd.stock()
     with pytest.raises(ValueError, match=r"pipe\.unet: its weights are not those"):
         made.apply(sd.pipe)
+
+
+def test_another_attention_while_it_is_applied_is_used(sd: Tiny) -> None:
+    made = sd.acceleration()
+    with made.apply(sd.pipe):
+        first = sd.stock()
+        sd.pipe.unet.set_attn_processor(AttnProcessor())  # which rounds otherwise
+        second = sd.stock()
+    assert not torch.equal(first, second)
+    backbone: Any = sd.model.denoiser.network.backbone
+    backbone.set_attn_processor(AttnProcessor())
+    assert torch.equal(second, sd.ours(made))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

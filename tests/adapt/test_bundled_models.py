@@ -5,13 +5,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 import cq
 from cq.core.artifacts import DOCUMENT, PAGE, TENSORS
+from cq.engine.plain import Plain
 from tests.adapt.conftest import QUANTIZED, Bundles
 from tests.adapt.stock import MODELS, STEPS, images, stock
 
@@ -41,6 +44,49 @@ def test_a_pipeline_is_bit_for_bit_its_own_when_the_acceleration_is_removed(name
         assert not any(module._forward_pre_hooks or module._forward_hooks for module in modules)
     assert "forward" not in network.__dict__
     assert torch.equal(images(drawing), before)
+
+
+@pytest.mark.parametrize("name", [*MODELS, QUANTIZED])
+def test_generations_in_a_row_are_fresh_ones_whatever_was_aborted_in_between(
+    name: str, bundles: Bundles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawing, made = stock(name.partition("-")[0]), cq.load(bundles.root / name)
+
+    def drawn(numbers: range) -> Tensor:
+        pixels: Tensor = drawing.draw(numbers, [torch.Generator().manual_seed(100 + i) for i in numbers])
+        return pixels
+
+    def aborted(error: BaseException) -> None:
+        step, taken = drawing.pipeline.scheduler.step, []
+
+        def stops(*args: Any, **kwargs: Any) -> Any:
+            taken.append(1)
+            if len(taken) == 3:
+                raise error
+            return step(*args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(drawing.pipeline.scheduler, "step", stops)
+            with pytest.raises(type(error)):
+                drawn(range(4, 6))
+
+    asked = [range(2), range(2, 3), range(5, 8), range(1, 2), range(2)]
+    fresh = []
+    for numbers in asked:
+        with made.apply(drawing.pipeline):
+            fresh.append(drawn(numbers))
+    with made.apply(drawing.pipeline):
+        in_a_row = []
+        for numbers, error in zip(asked, (None, KeyboardInterrupt(), None, RuntimeError("broken"), None), strict=True):
+            if error is not None:
+                aborted(error)
+            in_a_row.append(drawn(numbers))
+    assert all(map(torch.equal, in_a_row, fresh))
+
+
+def test_an_engine_that_cannot_execute_it_is_refused(bundles: Bundles) -> None:
+    with pytest.raises(ValueError, match="engine=plain: runs nothing quantized"):
+        cq.load(bundles.root / QUANTIZED).apply(stock("dit_mini").pipeline, engine=Plain(compile=False))
 
 
 @pytest.mark.parametrize("name", ["sd_mini", QUANTIZED])
