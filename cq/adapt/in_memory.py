@@ -17,7 +17,6 @@ from typing_extensions import Self
 from cq.adapt.networks import place_of, shared_copy
 from cq.core.artifacts import digest_of_tensor
 from cq.core.contracts import NoiseScheduler
-from cq.core.denoiser import CutNetwork
 from cq.engine.fingerprint import DTYPES, parameters_digest
 from cq.models.cutting import cut_of, denoiser_of
 from cq.models.diffusion import DiffusionModel, Family, Purpose, guiding
@@ -130,9 +129,11 @@ class PipelineModel:
         if vae is not None:
             scale = 2 ** (len(vae.config.block_out_channels) - 1)
             image_shape = (int(vae.config.out_channels), scale * height, scale * width)
+        # DeepCache's cut, a U-Net's last ResNet (arXiv:2312.00858); a transformer's blocks without the first and last
+        usual = f"blocks.1-{cut.blocks - 1}" if cut.blocks else cuts_of(network.config)[-1]
         return PipelineModel(
             weights=f"{type(pipe).__name__} in memory", family="unet" if cut.blocks == 0 else "transformer",
-            site=site or _usual_site(network, cut), guidance=None if conditions_P is None else guidance,
+            site=site or usual, guidance=None if conditions_P is None else guidance,
             num_classes=0 if conditions_P is None else len(conditions_P) - (guiding(guidance) is not None),
             latent_shape=latent_shape, image_shape=image_shape, blocks=cut.blocks,
             noise={
@@ -245,8 +246,3 @@ def _conditions(
     else:
         rows = [each for each in found[:2] if each is not None]
     return torch.cat([rows[0], *(each[:1] for each in rows[1:])])
-
-
-def _usual_site(network: Any, cut: CutNetwork) -> str:
-    """DeepCache's cut, a U-Net's last ResNet (arXiv:2312.00858); a transformer's blocks without the first and last."""
-    return f"blocks.1-{cut.blocks - 1}" if cut.blocks else cuts_of(network.config)[-1]
