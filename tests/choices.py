@@ -1,11 +1,13 @@
 """Every choice of a group, found by glob and built as the command line builds it: a new yaml meets its group's laws."""
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from cq.run.building import build
+from cq.run.compose import composed, composing
 from cq.run.config import CONF
 
 
@@ -15,10 +17,27 @@ def names(group: str) -> list[str]:
     return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
 
 
+NO_COMPONENTS = ("debug", "evaluate", "hydra", "paths", "scale", "table")  # these set other groups' choices and numbers
+SLOTS = {"correct": "correct@correct.cache", "metric": "+metric@metrics.one"}  # of groups used under other names
+
+
+def components() -> list[tuple[str, str]]:
+    """Group and name of every choice that is a component."""
+    groups = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in NO_COMPONENTS)
+    return [(group, name) for group in groups for name in names(group)]
+
+
 def component_node(group: str, name: str) -> Any:
-    """What a yaml says of its component: all of it, or what stands under the group's name beside other defaults."""
-    document = OmegaConf.load(CONF / group / f"{name}.yaml")
-    return document.get(group, document) if isinstance(document, DictConfig) else document
+    """What a choice composes to, with what it inherits; references to other keys stay as they are."""
+    return OmegaConf.create(_container(group, name))
+
+
+@cache
+def _container(group: str, name: str) -> Any:
+    slot = SLOTS.get(group, group)
+    with composing():
+        config, _ = composed([f"{slot}={name}"])
+    return OmegaConf.to_container(OmegaConf.select(config, slot.partition("@")[2] or slot))
 
 
 def built(

@@ -12,18 +12,9 @@ from omegaconf import OmegaConf
 from cq.run.components import Components
 from cq.run.config import CONF, Paths, RunConfig
 from cq.run.tables import experiments, read_table
-from tests.choices import component_node
+from tests.choices import component_node, components, names
 from tests.tiny_runs import composed
 
-NO_COMPONENTS = (
-    "debug",
-    "evaluate",
-    "hydra",
-    "paths",
-    "protocol",
-    "scale",
-    "table",
-)  # these set other groups' choices and numbers
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
 SLOTS = {  # groups used under other names
     "correct": ("correct@correct.cache", "correct@correct.quant", "correct@correct.output"), "metric": (),
@@ -43,15 +34,6 @@ SITES = {
 }  # fmt: skip
 TRANSFORMERS = ("cache=delta_dit", "cache=fora")  # what a U-Net cannot be built with
 DEFAULTS_ALLOWED = {"cq.quantize.none.FullPrecision"}  # has no number of its own; the pipeline asks it for two
-
-
-def names(group: str) -> list[str]:
-    folder = CONF / group
-    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
-
-
-def components() -> list[tuple[str, str]]:
-    return [(group, name) for group in GROUPS if group not in NO_COMPONENTS for name in names(group)]
 
 
 def choices() -> list[str]:
@@ -168,11 +150,9 @@ def _compose_and_build(experiment: str, arguments: list[str], tiny_folders: dict
 
 
 @pytest.mark.parametrize(("group", "name"), components())
-def test_a_yaml_lists_every_field_of_its_class_and_nothing_else(group: str, name: str) -> None:
-    """A field may be another choice, taken over whole: `defaults: [/quantize@base: ptq]` gives `base`."""
+def test_a_choice_lists_every_field_of_its_class_and_nothing_else(group: str, name: str) -> None:
+    """With what it inherits: `defaults: [reconstruct]` takes over another choice, `/quantize@base: ptq` puts one in."""
     document = OmegaConf.to_container(component_node(group, name))
-    assert isinstance(document, dict)
-    taken_over = {key.partition("@")[2] for entry in document.pop("defaults", []) for key in entry}
     found = list(nodes(document))
     assert found
     assert found[0] is document
@@ -181,8 +161,7 @@ def test_a_yaml_lists_every_field_of_its_class_and_nothing_else(group: str, name
         fields = dataclasses.fields(getattr(importlib.import_module(module), kind))
         if node["_target_"] not in DEFAULTS_ALLOWED:
             assert all(f.default is f.default_factory is dataclasses.MISSING for f in fields), node["_target_"]
-            listed = [*(set(node) - {"_target_"}), *(taken_over if node is document else ())]
-            assert sorted(listed) == sorted(field.name for field in fields)
+            assert sorted(set(node) - {"_target_"}) == sorted(field.name for field in fields)
         assert getattr(importlib.import_module(module), kind).__dataclass_params__.frozen
 
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
 from cq.evaluate.paper_protocol import PaperProtocol
 from cq.quantize.reconstruct import Reconstruct
 from cq.run.components import Components
+from cq.run.compose import component
 from cq.run.config import CONF
+from tests.choices import component_node, names
 from tests.paper_runs import COMMANDS, PUBLISHED, README, TABLE, at, chosen, command_of, prepare
 from tests.true_models import ARCHITECTURES
 
@@ -132,25 +133,21 @@ def test_what_is_prepared_is_what_the_commands_then_look_for() -> None:
     """Converted folders, prompts and references stand where models and protocols expect them."""
     block = next(b for b in re.findall(r"^```\n(.*?)^```", PUBLISHED, flags=re.M | re.S) if "cq-convert" in b)
     lines = [shlex.split(line, comments=True) for line in block.splitlines()]
-    models, protocols = (
-        {path.stem: OmegaConf.load(path) for path in (CONF / group).glob("*.yaml")} for group in ("model", "protocol")
-    )
     converted = {words[1]: words[3] for words in lines if "cq-convert" in words}
     assert converted == {
         name: model.weights
-        for name, model in ((name, document.model) for name, document in models.items())
+        for name, model in ((name, component_node("model", name)) for name in names("model"))
         if model.release and model.release.architecture == name
     }
-    data = {"paths": {"data": "data"}}
-    asked = [OmegaConf.merge(data, protocols[name]).protocol for name in PROTOCOLS if name != "coco5k_300crop"]
+    asked = [component(f"protocol={name}") for name in PROTOCOLS if name != "coco5k_300crop"]
     made = {words[1] for words in lines if "cq-prompts" in words}
     assert made == {protocol.prompts for protocol in asked} - {None}
     found = {word for words in lines for word in words if word.startswith("data/adm/")}
     assert found == {protocol.reference for protocol in asked} - {None}
     for words in lines:
-        if "cq.cli.score" in words:
+        if "cq-score" in words:
             reference, protocol = words[words.index("--reference") + 1], words[-1].partition("=")[2]
-            assert OmegaConf.merge(data, protocols[protocol]).protocol.reference == reference
+            assert component(f"protocol={protocol}").reference == reference
 
 
 def test_the_table_of_the_readme_is_what_its_script_prints() -> None:

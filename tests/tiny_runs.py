@@ -4,8 +4,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from cq.run import tables
-from cq.run.tables import composing
+from cq.run import compose
+from cq.run.compose import composing
 
 QUICK = (
     "debug=smoke", "evaluate=fidelity", "budget.num_steps=10", "budget.cache_interval=2", "calibrate.num_samples=2",
@@ -22,4 +22,4 @@ def quick(weights: Path, root: Path, *overrides: str) -> list[str]:
 def composed(arguments: list[str]) -> tuple[DictConfig, dict[str, str]]:
     """The configuration, and the names of its choices."""
     with composing():
-        return tables.composed(arguments)
+        return compose.composed(arguments)

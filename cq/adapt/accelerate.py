@@ -9,10 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
@@ -20,7 +17,7 @@ from cq.adapt.acceleration import Acceleration
 from cq.adapt.in_memory import PipelineModel, PipelineSampler
 from cq.adapt.networks import inferring
 from cq.run.components import Components
-from cq.run.config import CONF
+from cq.run.compose import composed, composing
 from cq.run.context import Run
 from cq.run.costs import CallSeconds
 from cq.run.explain import explain
@@ -64,7 +61,9 @@ def accelerate(
         _check_read(overrides)
         dtype = str(model.network.dtype).removeprefix("torch.")
         budget = (f"budget.num_steps={num_inference_steps}", f"budget.cache_interval={cache_interval}")
-        config = _composed([*CHOICES, *UNJUDGED, *budget, f"compute.dtype={dtype}", f"seed={seed}", *overrides])
+        chosen = [*CHOICES, *UNJUDGED, *budget, f"compute.dtype={dtype}", f"seed={seed}", *overrides]
+        with composing():
+            config, _ = composed(chosen)
         folder = Path(store).expanduser()
         config.paths.store, config.paths.tracking = str(folder), str(folder / "tracking")
         config.paths.records = str(folder / "records.jsonl")
@@ -94,16 +93,6 @@ def _check_read(overrides: Sequence[str]) -> None:
                 f"overrides: {override} decides nothing here, for the pipeline has its own model and scheduler, and no "
                 f"image is drawn. Overrides are of {', '.join(READ)}."
             )
-
-
-def _composed(overrides: list[str]) -> DictConfig:
-    """The configuration of the command line; whoever called may be in the middle of a Hydra run of its own."""
-    outer, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return compose("config", overrides=overrides)
-    finally:
-        GlobalHydra.instance().hydra = outer
 
 
 @contextmanager

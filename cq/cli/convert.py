@@ -10,13 +10,12 @@ import os
 import shutil
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from cq.cli.commands import ended
 from cq.core.checksum import file_digest
 from cq.core.failures import writing
 from cq.core.store import check_writable
-from cq.models.release import PROVENANCE
+from cq.models.release import PROVENANCE, Release
+from cq.run.compose import component
 from cq.run.config import CONF
 
 log = logging.getLogger("cq")
@@ -68,17 +67,19 @@ def main() -> None:
 
 
 def _convert(model: str, checkpoint: Path, folder: Path, given_ema: str | None) -> None:
-    originals = [path.stem for path in sorted((CONF / "model").glob("*.yaml")) if _architecture(path)]
-    if model not in originals:
+    models = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+    release = _release(model) if model in models else None
+    if release is None or release.architecture is None:
+        originals = [name for name in models if (found := _release(name)) and found.architecture]
         raise ValueError(f"model={model}: has no original checkpoint to convert. Choose from: {', '.join(originals)}.")
-    path = CONF / "model" / f"{model}.yaml"
-    ema = OmegaConf.load(path).model.release.ema if given_ema is None else given_ema == "true"
-    convert_file(checkpoint, folder, _architecture(path), ema=ema)
+    ema = bool(release.ema) if given_ema is None else given_ema == "true"
+    convert_file(checkpoint, folder, release.architecture, ema=ema)
     log.info("%s: written. Use it with: cq model=%s model.weights=%s", folder, model, folder)
 
 
-def _architecture(path: Path) -> str:
-    return str(OmegaConf.select(OmegaConf.load(path), "model.release.architecture") or "")
+def _release(model: str) -> Release | None:
+    """Where the weights of a model come from."""
+    return getattr(component(f"model={model}"), "release", None)
 
 
 if __name__ == "__main__":

@@ -22,12 +22,12 @@ from cq.core.processes import device
 from cq.quantize.passes import unit_bytes
 from cq.quantize.twin import fake_quantized
 from cq.run.components import Components
+from cq.run.compose import composed, composing
 from cq.run.context import Run
 from cq.run.costs import GIB, CallSeconds
 from cq.run.identity import described
 from cq.run.memory import call_bytes, peak_bytes, within_budget
 from cq.run.pipeline import STEPS
-from cq.run.tables import composed, composing
 from cq.run.unread import unread
 
 BATCH = 64  # calls are timed at the sampling batch, but at most this

@@ -24,9 +24,9 @@ from cq.core import contracts
 from cq.core.store import write_atomically
 from cq.evaluate.paper_protocol import NoProtocol
 from cq.run.building import build
+from cq.run.compose import composed, composing
 from cq.run.config import check_top
 from cq.run.preflight import check_files, check_metrics
-from cq.run.tables import composed, composing
 from cq.run.unread import beyond
 
 log = logging.getLogger("cq.cli.score")

@@ -20,6 +20,7 @@ from cq.cli.commands import FAILED, REFUSED, ended, say
 from cq.core.store import check_writable
 from cq.run.building import build
 from cq.run.components import Components
+from cq.run.compose import composed, composing
 from cq.run.config import PAPER, place
 from cq.run.ledger import (
     RunError,
@@ -32,7 +33,7 @@ from cq.run.ledger import (
 )
 from cq.run.origin import Source
 from cq.run.record import RunRecord
-from cq.run.tables import composed, composing, read_table
+from cq.run.tables import read_table
 from cq.run.unread import unread
 
 if TYPE_CHECKING:

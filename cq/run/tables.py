@@ -13,16 +13,14 @@ swapped, and break it. Rows are numbered as they stand; `order` gives one its nu
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
 import yaml
-from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cq.run.building import near
@@ -81,23 +79,6 @@ def register() -> None:
             ConfigStore.instance().store(
                 row, node, group=group, package="_global_", provider=f"conf/table/{table}.yaml"
             )
-
-
-@contextmanager
-def composing() -> Iterator[None]:
-    """Within it, Hydra's `compose` finds all of conf/, the rows of the tables included."""
-    register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
-
-
-def composed(overrides: Iterable[str]) -> tuple[DictConfig, dict[str, str]]:
-    """The configuration of these overrides, and the names of its choices; inside `composing`."""
-    config = compose("config", overrides=list(overrides), return_hydra_config=True)
-    choices = {str(key): str(value) for key, value in config.hydra.runtime.choices.items()}
-    with open_dict(config):
-        del config["hydra"]
-    return config, choices
 
 
 def _table(name: str, document: Any) -> TableFile:

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 
 from cq.core.acceleration import Acceleration, every_call
 from cq.core.artifacts import CacheSchedule
@@ -24,8 +23,7 @@ from cq.core.denoise import denoise
 from cq.core.seeding import initial_noise
 from cq.evaluate.efficiency import call_macs
 from cq.models.diffusion import DiffusionModel
-from cq.run.building import build
-from cq.run.config import CONF
+from cq.run.compose import component
 from cq.schedule.optimal import optimal_groups
 
 log = logging.getLogger("bench")
@@ -148,7 +146,7 @@ def _calibrate(num_steps: int) -> None:
 
 
 def _model() -> DiffusionModel:
-    model: DiffusionModel = build(OmegaConf.load(CONF / "model/ldm_mini.yaml").model, "model").load()
+    model: DiffusionModel = component("model=ldm_mini").load()
     return model
 
 

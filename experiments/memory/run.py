@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 
 from cq.calibrate.loops import Loops
 from cq.calibrate.reduced import ReducedCalibrate
@@ -33,8 +32,7 @@ from cq.core.seeding import image_seeds, initial_noise
 from cq.cost.l1 import L1
 from cq.evaluate.fidelity import relative_error
 from cq.models.diffusion import DiffusionModel
-from cq.run.building import build
-from cq.run.config import CONF
+from cq.run.compose import component
 from cq.run.origin import Source
 from cq.schedule.dps import DPS
 from cq.schedule.optimal import group_costs
@@ -73,8 +71,8 @@ class Sizes:
 
 
 def load(name: str) -> DiffusionModel:
-    model: DiffusionModel = build(OmegaConf.load(CONF / f"model/{name}.yaml").model, "model").load()
-    return replace(model, sampler=build(OmegaConf.load(CONF / "sampler/ddim.yaml"), "sampler"))
+    model: DiffusionModel = component(f"model={name}").load()
+    return replace(model, sampler=component("sampler=ddim"))
 
 
 def collect(model: DiffusionModel, collection: Collection, sizes: Sizes, folder: Path | None) -> dict[str, Any]:
@@ -345,9 +343,9 @@ def main() -> None:
         sizes = Sizes(steps=options.steps, samples=options.samples, images=options.images)
         parts = [Collection(method, keep) for method in ("positions", "pooling") for keep in options.keep]
         source = Source.now()
-        component = build(OmegaConf.load(CONF / f"model/{options.model}.yaml").model, "model")
+        weights = component(f"model={options.model}").weights_digest()
         results = {
-            "model": options.model, "weights_digest": component.weights_digest(), **asdict(sizes),
+            "model": options.model, "weights_digest": weights, **asdict(sizes),
             "commit": source.commit, "clean_tree": source.clean, "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "measured": "peak_mib: ru_maxrss of a process that loads the model and collects once; added_mib: that less "

@@ -20,7 +20,7 @@ from cq.models.architecture import architecture, build_module
 from cq.models.dit import DiTCut
 from cq.models.unet import UNetCut
 from cq.run.building import build
-from cq.run.tables import composed, composing
+from cq.run.compose import composed, composing
 
 FLOPS = 15e12  # assumed: what an A100 sustains of its 19.5e12 in float32; TF32 convolutions may go faster
 FAKE = 1.5  # assumed: how much longer a fake-quantized call takes than a plain one

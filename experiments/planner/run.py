@@ -20,7 +20,7 @@ import torch
 
 from cq.cli.plan import plan_of
 from cq.run.components import Components
-from cq.run.tables import composed, composing
+from cq.run.compose import composed, composing
 
 log = logging.getLogger("planner")
 ROOT = Path(__file__).parents[2]

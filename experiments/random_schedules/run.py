@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from scipy.stats import wilcoxon
 
 from cq.calibrate.loops import Loops
@@ -29,8 +28,7 @@ from cq.cost.residual import Residual
 from cq.cost.weighted import Weighted
 from cq.evaluate.fidelity import relative_error
 from cq.models.diffusion import DiffusionModel
-from cq.run.building import build
-from cq.run.config import CONF
+from cq.run.compose import component
 from cq.run.origin import Source
 from cq.schedule.dps import DPS
 from cq.schedule.power import Power
@@ -142,11 +140,9 @@ def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else "ldm_mini"
     num_random = int(sys.argv[2]) if len(sys.argv) > 2 else 100
     started = time.monotonic()
-    component = build(OmegaConf.load(CONF / f"model/{name}.yaml").model, "model")
-    model = component.load()
-    model = replace(model, sampler=build(OmegaConf.load(CONF / "sampler/ddim.yaml"), "sampler"))
+    model = replace(component(f"model={name}").load(), sampler=component("sampler=ddim"))
     results = {
-        "model": name, "weights_digest": component.weights_digest(), "num_steps": STEPS, "num_images": IMAGES,
+        "model": name, "weights_digest": model.component.weights_digest(), "num_steps": STEPS, "num_images": IMAGES,
         "num_random": num_random, "commit": Source.now().commit, "torch": torch.__version__,
         "intervals": compare(model, num_random), "seconds": None,
     }  # fmt: skip

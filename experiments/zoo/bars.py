@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from cq.core.acceleration import Acceleration, every_call
@@ -23,8 +22,7 @@ from cq.core.seeding import image_seeds
 from cq.models.folder import folder_digest
 from cq.models.latent import LatentDiffusion
 from cq.models.locate import locate
-from cq.run.building import build
-from cq.run.config import CONF
+from cq.run.compose import component
 from cq.sample.generate import Sample, generate
 from experiments.zoo.data import fashion_mnist
 from experiments.zoo.drawing import ClassConditional, Latents, Pixels, TextToImage, drawn
@@ -117,7 +115,7 @@ def measure(name: str, size: Size, *, work: Path, root: Path) -> tuple[dict[str,
 
 def measure_ldm_mini(size: Size, *, work: Path, root: Path) -> tuple[dict[str, Any], Tensor]:
     """The same through our own loop, with what the first stage alone costs."""
-    model: LatentDiffusion = build(OmegaConf.load(CONF / "model/ldm_mini.yaml").model, "model")
+    model: LatentDiffusion = component("model=ldm_mini")
     loaded = model.load()
     sample = Sample(
         num_images=size.num_images, batch_size=BATCH_SIZE, num_steps=size.num_steps, labels="balanced", classes=None,

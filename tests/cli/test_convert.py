@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from cq.cli.convert import convert_file, main
 from cq.models.architecture import architecture
 from cq.run.building import build
-from cq.run.config import CONF
+from tests.choices import component_node
 from tests.models.test_original import Original, narrow
 
 
@@ -34,8 +34,7 @@ def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def component(name: str, folder: Path, **changes: Any) -> Any:
     """The model of conf/model with what the narrow one has otherwise."""
-    node = OmegaConf.load(CONF / f"model/{name}.yaml").model
-    made = build(OmegaConf.merge(node, {"weights": str(folder)}), "model")
+    made = build(OmegaConf.merge(component_node("model", name), {"weights": str(folder)}), "model")
     return dataclasses.replace(made, num_classes=10 if made.num_classes else 0, **changes)
 
 

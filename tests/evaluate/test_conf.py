@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from cq.run.config import CONF
+from tests.choices import component_node
 
 
 def names(group: str) -> list[str]:
@@ -29,7 +30,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", names("metric"))
 def test_a_metric_lists_every_field_of_its_class_and_nothing_else(name: str) -> None:
-    node: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(CONF / "metric" / f"{name}.yaml"))  # type: ignore[assignment]
+    node: dict[str, Any] = OmegaConf.to_container(component_node("metric", name))  # type: ignore[assignment]
     module, _, kind = node.pop("_target_").rpartition(".")
     metric = getattr(importlib.import_module(module), kind)
     fields = dataclasses.fields(metric)
@@ -44,7 +45,7 @@ def test_an_evaluation_composes_into_named_metrics(name: str, root: Path) -> Non
         config = compose("config", overrides=[f"evaluate={name}"])
     assert set(config) == {"metrics"}
     for key, node in config.metrics.items():
-        listed = OmegaConf.to_container(OmegaConf.load(CONF / "metric" / f"{key}.yaml"))
+        listed = OmegaConf.to_container(component_node("metric", str(key)))
         assert OmegaConf.to_container(node) == listed
 
 

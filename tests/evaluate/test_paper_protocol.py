@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 from cq.core.checksum import file_digest
@@ -20,6 +20,7 @@ from cq.run.building import build, component_named
 from cq.run.config import CONF
 from cq.run.ledger import config_digest, execute
 from cq.run.preflight import check_protocol
+from tests.choices import component_node
 from tests.families import component
 from tests.tiny_runs import composed
 
@@ -71,7 +72,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data")
     (path / "adm").mkdir()
     for name in NAMES:
-        reference = OmegaConf.to_container(OmegaConf.load(CONF / "protocol" / f"{name}.yaml"))["protocol"]["reference"]  # type: ignore[index,call-overload]
+        reference = component_node("protocol", name)["reference"]
         if reference is not None:
             np.savez(path / "adm" / Path(reference).name, arr_0=np.zeros((2, 8, 8, 3), dtype=np.uint8))
     return path
@@ -106,7 +107,7 @@ def test_a_protocol_sets_up_sampling_and_metrics_that_agree_with_it_and_the_pape
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_protocol_lists_every_field_of_its_class(name: str) -> None:
-    listed = OmegaConf.load(CONF / "protocol" / f"{name}.yaml").protocol
+    listed = component_node("protocol", name)
     fields = dataclasses.fields(PaperProtocol)
     assert {str(key) for key in listed} == {"_target_", *(field.name for field in fields)}
     assert all(field.default is field.default_factory is dataclasses.MISSING for field in fields)
@@ -218,8 +219,7 @@ def test_no_protocol_leaves_the_names_of_runs_as_they_were_and_another_changes_t
     ],
 )
 def test_a_protocol_that_contradicts_itself_is_refused(fields: dict[str, Any], told: str) -> None:
-    root = OmegaConf.merge({"paths": {"data": "data"}}, OmegaConf.load(CONF / "protocol/imagenet256_50k.yaml"))
-    protocol: PaperProtocol = build(root.protocol, "protocol")
+    protocol: PaperProtocol = build(composed(["protocol=imagenet256_50k"])[0].protocol, "protocol")
     with pytest.raises(ValueError, match=told):
         dataclasses.replace(protocol, **fields)
 

@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 
 from cq.run import identity
 from cq.run.building import component_named
-from cq.run.config import CONF
 from cq.run.identity import beside, described, files_named, source_digest
+from tests.choices import component_node, components
 
 CHANGED_MODULES = identity.changed_modules  # which every other test has without changes
 SOURCES = {
@@ -234,21 +234,18 @@ def test_a_renamed_or_new_file_of_a_folder_counts_and_so_does_each_of_several(el
 def test_every_file_that_a_bundled_choice_names_counts(elsewhere: Path, of_yours: Callable[[str], str]) -> None:
     """Prompts, networks, references and judges: whatever names a file is found by its content."""
     met = set()
-    for path in sorted(CONF.rglob("*.yaml")):
-        node: Any = OmegaConf.to_container(OmegaConf.load(path))
-        node = node.get("model", node) if isinstance(node, dict) else node
-        if not isinstance(node, dict) or "_target_" not in node or path.parent.name in ("logger", "data"):
-            continue
+    for group, name in components():
+        node: Any = OmegaConf.to_container(component_node(group, name))
         for field, value in node.items():
             names = isinstance(value, str) and value.startswith(("zoo:", "hub:", "${paths.data}"))
-            if not names and (path.parent.name, field) != ("schedule", "path"):
+            if not names and (group, field) != ("schedule", "path"):
                 continue
-            if field == "weights" and path.parent.name == "model":
+            if field == "weights" and group == "model":
                 continue  # which have a digest of their own
-            kind = component_named(node["_target_"], path.stem)
+            kind = component_named(node["_target_"], name)
             before = files_named(kind, {**node, field: of_yours("one")})
             after = files_named(kind, {**node, field: of_yours("two")})
-            assert field in before.keys() & after.keys(), (path, field)
+            assert field in before.keys() & after.keys(), (group, name, field)
             assert before[field] != after[field]
             met.add(field)
     assert met >= {"prompts", "features", "reference", "weights", "folder", "path"}

@@ -14,7 +14,7 @@ from cq.models import locate as module
 from cq.models.locate import locate
 from cq.models.pixel import PixelDiffusion
 from cq.run.building import build
-from cq.run.config import CONF
+from tests.choices import component_node
 from tests.tiny import tiny_pixel_unet, write_tiny_ddpm, write_tiny_sd
 
 REFERENCE = "hub:org/model@main"
@@ -123,7 +123,7 @@ def test_another_way_to_write_a_reference_is_refused(reference: str, monkeypatch
 
 
 def published(name: str, **changes: Any) -> Any:
-    return build(OmegaConf.merge(OmegaConf.load(CONF / f"model/{name}.yaml").model, changes), "model")
+    return build(OmegaConf.merge(component_node("model", name), changes), "model")
 
 
 def test_without_weights_one_message_says_what_how_large_and_where(monkeypatch: pytest.MonkeyPatch) -> None:
