@@ -72,7 +72,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data")
     (path / "adm").mkdir()
     for name in NAMES:
-        reference = component_node("protocol", name)["reference"]
+        reference = composed([f"protocol={name}"])[0].protocol.reference
         if reference is not None:
             np.savez(path / "adm" / Path(reference).name, arr_0=np.zeros((2, 8, 8, 3), dtype=np.uint8))
     return path
