@@ -18,6 +18,7 @@ import torch
 import torchmetrics.functional.image  # noqa: F401 - imported here, so that no fork has to
 from omegaconf import DictConfig
 
+from cq.core.acceleration import Acceleration
 from cq.core.artifacts import Artifact, CacheSchedule, ChannelAffine, QuantParams, SampleSet, TrajectoryStatistics
 from cq.evaluate.latency import Timing
 from cq.run.components import Components
@@ -28,7 +29,8 @@ from cq.run.record_file import read
 from tests.tiny_runs import composed, quick
 
 KINDS: dict[str, type[Artifact]] = {
-    kind.__name__: kind for kind in (CacheSchedule, ChannelAffine, QuantParams, SampleSet, TrajectoryStatistics, Timing)
+    kind.__name__: kind
+    for kind in (Acceleration, CacheSchedule, ChannelAffine, QuantParams, SampleSet, TrajectoryStatistics, Timing)
 }
 EVERYTHING = (
     "experiment=table5/quant_dps_dec", "quantize=minmax", "quantize.num_samples=2", "quantize.batch_size=2",
