@@ -121,12 +121,11 @@ def test_a_forced_run_that_fails_hides_no_good_one(
     config, choices = composed(quick(tiny_folder, tmp_path, "schedule=uniform"))
     good = execute(config, choices)
 
-    def broken(_: object) -> None:
+    def broken(*_: object) -> None:
         raise RuntimeError("the sampler broke")
 
     with monkeypatch.context() as patch:
         patch.setattr(cq.run.pipeline, "_outcome", broken)
-        patch.setattr(cq.run.pipeline, "corrected", broken)
         with pytest.raises(RunError):
             execute(*composed(quick(tiny_folder, tmp_path, "schedule=uniform", "force=true")))
     records = tmp_path / "records.jsonl"
