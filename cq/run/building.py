@@ -43,10 +43,6 @@ def build(node: Any, key: str, contract: Any = object) -> Any:
             f"{key}={node!r}: names no component. Choose a yaml of its group, or give a mapping with `_target_`."
         )
     target = node["_target_"]
-    if not isinstance(target, str) or not target.startswith("cq."):
-        raise ValueError(
-            f"{key}._target_={target!r}: only components of the package `cq` can be built. Put yours there."
-        )
     kind = component_named(target, key)
     check_contract(kind, contract, f"{key}={target}")
     given = {k: v for k, v in node.items() if k != "_target_"}
@@ -103,8 +99,12 @@ def _takes(own: Any, asked: Any) -> bool:
     return True
 
 
-def component_named(target: str, key: str) -> Any:
-    """The class that `_target_` names. Raises ValueError where there is none, or no component."""
+def component_named(target: object, key: str) -> Any:
+    """The class that `_target_` names. Raises ValueError where there is none, or no component of the package."""
+    if not isinstance(target, str) or not target.startswith("cq."):
+        raise ValueError(
+            f"{key}._target_={target!r}: only components of the package `cq` can be built. Put yours there."
+        )
     module, _, name = target.rpartition(".")
     try:
         kind = getattr(importlib.import_module(module), name)

@@ -115,7 +115,7 @@ class Components:
         check_compute(config)
         check_places(config)
         protocol: NoProtocol = build(config.protocol, "protocol", NoProtocol)
-        kind = component_named(config.model["_target_"], "model")
+        kind = component_named(config.model.get("_target_"), "model")
         protocol.check_choices(model=kind, metrics=config.metrics)
         model = model or build(config.model, "model", ModelComponent)
         planner: SchedulePlanner = build(config.schedule, "schedule", contracts.SchedulePlanner)
