@@ -16,7 +16,8 @@ REPOSITORY = Path(__file__).parents[1]
 
 def sweep(tiny_folder: Path, root: Path, *overrides: str) -> None:
     """A sweep of one good run and one that its sampler refuses; the good one is recorded, the other one is told."""
-    arguments = quick(tiny_folder, root, "sample.num_images=2", "budget.num_steps=4,2000", *overrides)
+    row = "experiment=table5/cache_uniform"  # which the other process must know, too
+    arguments = quick(tiny_folder, root, row, "sample.num_images=2", "budget.num_steps=4,2000", *overrides)
     done = subprocess.run(
         [sys.executable, "-m", "cq", "-m", f"hydra.sweep.dir={root}/sweep", *arguments],
         cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
@@ -25,7 +26,7 @@ def sweep(tiny_folder: Path, root: Path, *overrides: str) -> None:
     assert done.returncode == 1, done.stderr[-3000:]
     assert "budget.num_steps=2000" in done.stderr
     (record,) = read(root / "records.jsonl")
-    assert record.status == "ok"
+    assert (record.status, record.experiment) == ("ok", "table5/cache_uniform")
 
 
 def test_a_sweep_runs_as_a_job_of_submitit(tiny_folder: Path, tmp_path: Path) -> None:
