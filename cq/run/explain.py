@@ -25,7 +25,8 @@ def explain(error: Exception) -> str:
         given = re.search(r"use \+(.*)", str(error))
         keys = sorted(map(str, cause.parent_node))
         if "." not in str(cause.full_key):
-            keys = sorted({*keys, *(p.name for p in CONF.iterdir() if p.is_dir())})
+            groups = {path.name for path in CONF.iterdir() if path.is_dir()} - {"table"}  # whose rows are `experiment`
+            keys = sorted({*keys, *groups, "experiment"})
         return (
             f"{given.group(1) if given else cause.full_key}: there is no key {str(cause.key)!r}."
             f"{near(str(cause.key), keys)} Known keys here: {', '.join(keys)}."

@@ -25,6 +25,7 @@ REFUSED = {
     "unknown key of a component": (["schedule.intervall=3", DPS], ["schedule.intervall=3", "Did you mean 'interval'"]),
     "appended key": (["+schedule.intervall=3", DPS], ["schedule.intervall", "unknown", "takes interval, num_groups"]),
     "unknown group": (["modle=ldm_mini"], ["modle=ldm_mini", "no key", "Did you mean 'model'"]),
+    "unknown group of rows": (["experimnt=table5/quant"], ["no key 'experimnt'", "Did you mean 'experiment'"]),
     "unknown model": (["model=ldm_mani"], ["model=ldm_mani", "no such choice", "Did you mean 'ldm_mini'"]),
     "a group that is null": (["model=null"], ["a group is set to something that is no choice", "GROUP=NAME"]),
     "a path with signs": (["model.weights=a=(b)"], ["model.weights=a=(b)", "cannot be read", "into quotes twice"]),
