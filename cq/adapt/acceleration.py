@@ -12,7 +12,7 @@ from cq.core.artifacts import DOCUMENT
 from cq.core.contracts import Engine
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Acceleration(core.Acceleration):
     """`cq.core.acceleration.Acceleration`, which says what its fields are, with the ways in and out."""
 

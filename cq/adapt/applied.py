@@ -168,6 +168,7 @@ class Applied:
         tensors = [*self._parameters, *self._network.buffers()]
         self._kept = (modules, tensors)  # so that no other object can take the place, and the name, of one of these
         return [
+            _sampled(self._parameters),  # for what is written through .data, as merging a LoRA does, has no version
             *((id(part), id(processor)) for part, processor in modules),
             *((id(t), 0 if t.is_inference() else t._version, t.dtype, t.device) for t in tensors),
         ]
@@ -180,6 +181,14 @@ class Applied:
             log.warning(
                 "%s=%s: this Acceleration was calibrated with %s; its corrections fit less well", key, value, made
             )
+
+
+@torch.no_grad()
+def _sampled(parameters: list[torch.nn.Parameter]) -> list[float]:
+    """A few values of every parameter, summed."""
+    sums = [each.detach().flatten()[:: max(1, each.numel() // 64)].double().sum() for each in parameters]
+    found: list[float] = torch.stack(sums).tolist()
+    return found
 
 
 def removed(pipe: Any) -> None:

@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
+from cq.engine.fingerprint import noise_of
+
 
 def position(scheduler: Any, timestep: Tensor) -> int:
     """The call, 0 for the first. Raises ValueError where the scheduler does not stand at `timestep`.
@@ -35,6 +37,13 @@ def check_sampler(scheduler: Any, sampler: Any) -> None:
             f"scheduler={kind}: this Acceleration was made for {sampler['scheduler']}. Set "
             f"pipe.scheduler = {sampler['scheduler']}.from_config(pipe.scheduler.config), or make one with "
             "cq.accelerate on this pipeline."
+        )
+    noise = noise_of(scheduler)
+    if noise != sampler["noise"]:
+        key = next(key for key in noise if noise[key] != sampler["noise"].get(key))
+        raise ValueError(
+            f"scheduler.{key}={noise[key]}: this Acceleration was made for {sampler['noise'].get(key)}. Give the "
+            "scheduler the configuration of the calibration, or make one with cq.accelerate on this pipeline."
         )
     found, asked = _floats(scheduler.timesteps), list(sampler["timesteps"])
     if len(found) != len(asked):

@@ -52,7 +52,7 @@ def _seal(files: Sequence[Path]) -> None:
 
 
 def _write(options: argparse.Namespace) -> None:
-    files = options.records or found_here()
+    files = options.records or found_here(options.tables)
     records = [record for path in files for record in _read(path)]
     out = options.out or files[0].parent
     shown: set[Path] = set()
@@ -68,10 +68,13 @@ def _write(options: argparse.Namespace) -> None:
             print(f"deleted {path}")
 
 
-def found_here() -> list[Path]:
-    """The record files below the working folder. Raises FileNotFoundError where there is none."""
+def found_here(tables: Sequence[str]) -> list[Path]:
+    """The record files below the working folder that hold `tables`. Raises FileNotFoundError where there is none."""
     own = Path("runs/records.jsonl")
-    found = committed(Path("results")) or [own] * own.is_file()
+    found = committed(Path("results"))
+    held = {path.stem.removeprefix("runs_") for path in found}
+    if own.is_file() and (not found or (tables and not held & set(tables))):
+        found = [own]
     if not found:
         raise FileNotFoundError(
             f"there is no record file in {Path.cwd()}: no results/runs_*.jsonl, and no {own}. Name one with --records."

@@ -137,9 +137,13 @@ def announce(todo: Sequence[Job]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Filled:
-    """markdown: the table. ran, failed: how many runs this call made, and how many of them did not end well."""
+    """markdown: the table. files: what was written.
+
+    ran, failed: how many runs this call made, and how many of them did not end well.
+    """
 
     markdown: str
+    files: tuple[Path, ...]
     ran: int
     failed: int
 
@@ -183,7 +187,7 @@ def fill(table: str, overrides: Sequence[str], out: Path, *, grid: bool = False)
     logger.finish_open(place(config, "tracking"))
     if ran:
         logger.log_table(table, records, rendered.files, place(config, "tracking"))
-    return Filled(markdown=rendered.markdown, ran=ran, failed=failed)
+    return Filled(markdown=rendered.markdown, files=rendered.files, ran=ran, failed=failed)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -205,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _fill(table: str, overrides: Sequence[str], out: Path, *, grid: bool) -> int:
     filled = fill(table, overrides, out, grid=grid)
-    sys.stdout.write(f"{filled.markdown}\n")
+    sys.stdout.write("\n".join([filled.markdown, *(f"wrote {path}" for path in filled.files), ""]))
     if filled.failed:
         say("cq-table", f"{filled.failed} of {filled.ran} runs failed; the messages are above.")
     return FAILED if filled.failed else 0

@@ -27,7 +27,7 @@ def every_call(num_calls: int) -> CacheSchedule:
     return CacheSchedule(num_calls=num_calls, refresh_calls=tuple(range(num_calls)), planner="none", interval=None)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Acceleration(Artifact):
     """When a model's maps are refreshed, what stands in for them in between, and with how many bits it computes.
 
@@ -66,6 +66,12 @@ class Acceleration(Artifact):
                 )
             if any(len(table) != calls for table in fitted.tables.values()):
                 raise ValueError(f"{name}: its tables are not for {calls} calls. Fit it again for this schedule.")
+
+    def __repr__(self) -> str:
+        """One line; `describe` says the rest."""
+        bits = "quantized" if self.quantized else "full precision"
+        refreshes = len(self.schedule.refresh_calls)
+        return f"<Acceleration {self.identity[:12]}: {refreshes} of {self.num_calls} calls run whole, {bits}>"
 
     @property
     def num_calls(self) -> int:

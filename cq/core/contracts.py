@@ -155,7 +155,8 @@ class Corrector(Protocol):
     def fit(self, moments: PairMoments, *, bias_C: Tensor | None) -> tuple[Tensor, Tensor]:
         """Gain and offset, float64 [T, C] each, with target ~= gain * source + offset.
 
-        bias_C: the bias of the layer whose outputs are fitted, which the moments leave out; None for maps.
+        moments: sums of source, target, their squares and product, [T, C], over `count` values a channel; means are
+        sums over count. bias_C: of the layer whose outputs are fitted, which the moments leave out; None for maps.
         """
 
 

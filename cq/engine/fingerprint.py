@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from cq.core.artifacts import digest_of_tensor
 from cq.core.denoiser import GuidedDenoiser
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -22,6 +23,14 @@ def fingerprint(denoiser: GuidedDenoiser) -> dict[str, Any]:
         "network": type(backbone).__name__, "sites": list(denoiser.sites), "guidance": denoiser.guidance,
         "parameters": {name: parameters_digest(backbone, DTYPES[name]) for name in narrower},
     }  # fmt: skip
+
+
+def noise_of(scheduler: Any) -> dict[str, Any]:
+    """What a scheduler of diffusers takes the network's states and predictions to be."""
+    return {
+        "prediction_type": scheduler.config.get("prediction_type", "epsilon"),
+        "alphas_cumprod": digest_of_tensor(scheduler.alphas_cumprod.float().cpu())[:16],
+    }
 
 
 @torch.no_grad()

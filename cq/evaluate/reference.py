@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from cq.core.artifacts import Artifact
+from cq.core.artifacts import DOCUMENT, Artifact
+from cq.core.checksum import file_digest
 from cq.evaluate.features import FeatureNetwork
 from cq.evaluate.gaussian import moments
 from cq.models.headers import shapes_of
@@ -69,15 +70,23 @@ def dimensions(reference: str, field: str) -> int:
 def check_network(reference: str, network: str) -> None:
     """Raise ValueError where the statistics are not there, or were built with other weights than those of `network`.
 
-    Features of two networks share no axes. network: digest of its folder. Only the document is read.
+    Features of two networks share no axes. network: digest of its folder. Of the tensors only the checksum is read.
     """
     try:
-        stated = json.loads((locate(reference) / "artifact.json").read_text(encoding="utf-8"))["network"]
+        folder = locate(reference)
+        document = json.loads((folder / DOCUMENT).read_text(encoding="utf-8"))
+        stated, files = document["network"], document["files"]
+        changed = [name for name, digest in files.items() if file_digest(folder / name) != digest]
     except (ValueError, OSError, KeyError, TypeError) as error:
         raise ValueError(
             f"reference={reference!r}: there are no statistics of a data set ({error}). Give a folder that "
             "python -m experiments.zoo.train reference writes, or zoo:reference."
         ) from error
+    if changed:
+        raise ValueError(
+            f"reference={reference!r}: {changed[0]} in {folder} is not what was written there. Get it again, or make "
+            "it with: python -m experiments.zoo.train reference"
+        )
     if stated != network:
         raise ValueError(
             f"reference={reference!r}: built with feature network {stated[:12]}, but {network[:12]} is in use. Rebuild "

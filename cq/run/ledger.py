@@ -109,6 +109,8 @@ def execute(config: DictConfig, choices: Mapping[str, str], overrides: Sequence[
                 write_strip(outcome.samples, path.parent / "thumbnails" / f"{outcome.images_digest[:16]}.png")
                 made = _record(config, choices, weights, outcome, source, note="; ".join(outcome.missing.values()))
                 append(made, path)
+                scores = "".join(f", {name} {score['value']:.4g}" for name, score in made.scores.items())
+                log.info("%s%s; recorded in %s", made.label, scores, path)
                 log.info("Acceleration: %s (cq.load(...).apply(pipe) puts it on a stock pipeline)", outcome.folder)
                 parts.store.ended_well()
                 parts.logger.log_run(made, path.parent / made.thumbnails, place(config, "tracking"))

@@ -151,6 +151,10 @@ def test_another_number_of_steps_and_another_scheduler_are_refused(sd: Tiny) -> 
         sd.pipe.scheduler = type(own).from_config(own.config, timestep_spacing="trailing")
         with pytest.raises(ValueError, match=r"scheduler\.timesteps: call 0 is at"):
             sd.stock()
+        for change in ({"beta_end": 0.03}, {"prediction_type": "v_prediction"}):
+            sd.pipe.scheduler = type(own).from_config(own.config, **change)
+            with pytest.raises(ValueError, match=r"scheduler\.(alphas_cumprod|prediction_type)=.* was made for"):
+                sd.stock()
         sd.pipe.scheduler = own
         assert torch.equal(sd.stock(), sd.ours(made))
 
@@ -274,6 +278,11 @@ def test_other_weights_are_refused_before_and_after_it_is_applied(sd: Tiny) -> N
         with pytest.raises(ValueError, match=r"pipe\.unet: its weights are not those"):
             sd.stock()
         weight.div_(2)
+        assert torch.equal(sd.stock(), fresh)
+        weight.data = weight.data * 2  # as a LoRA is merged
+        with pytest.raises(ValueError, match=r"pipe\.unet: its weights are not those"):
+            sd.stock()
+        weight.data.div_(2)
         assert torch.equal(sd.stock(), fresh)
         sd.pipe.unet.conv_out.weight = torch.nn.Parameter(weight * 3)
         with pytest.raises(ValueError, match=r"pipe\.unet: its weights are not those"):

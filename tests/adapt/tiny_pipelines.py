@@ -25,7 +25,7 @@ from cq.core.artifacts import CacheSchedule, ChannelAffine
 from cq.core.contracts import Sampler
 from cq.core.denoise import denoise
 from cq.core.seeding import initial_noise
-from cq.engine.fingerprint import fingerprint
+from cq.engine.fingerprint import fingerprint, noise_of
 from cq.models.diffusion import DiffusionModel
 from cq.predict.forecast import forecast_of
 from cq.predict.taylor import Taylor
@@ -98,7 +98,7 @@ class Tiny:
             made_from={
                 "model": {"latent_shape": list(self.model.component.latent_shape), **fingerprint(denoiser)},
                 "sampler": {
-                    "num_inference_steps": STEPS, "scheduler": type(scheduler).__name__,
+                    "num_inference_steps": STEPS, "scheduler": type(scheduler).__name__, "noise": noise_of(scheduler),
                     "timesteps": [float(t) for t in scheduler.timesteps],
                 },
             },

@@ -189,3 +189,12 @@ def test_a_correction_keeps_the_memory_layout_of_the_map() -> None:
     for layout in (torch.contiguous_format, torch.channels_last):
         x = torch.randn(2, 4, 5, 5).contiguous(memory_format=layout)
         assert correction.apply(x, name="a", call=0).stride() == x.stride()
+
+
+def test_every_artefact_of_the_package_is_as_it_was_written() -> None:
+    from cq.evaluate.reference import ReferenceStatistics
+    from cq.models.locate import WEIGHTS
+
+    found = sorted(path.parent for path in WEIGHTS.rglob("artifact.json"))
+    assert [folder.name for folder in found] == ["reference", "scene_reference"]
+    assert [ReferenceStatistics.load(folder).count for folder in found] == [60_000, 12_000]
