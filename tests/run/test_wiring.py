@@ -52,7 +52,18 @@ DECIDES = {  # stage to the components that decide it themselves, and not throug
     "quant_params": {*ORIGIN, "predictor", "quantizer"},
     "quant_correction": {*ORIGIN, "predictor", "correct_quant", "quantizer"},
     "output_correction": {*ORIGIN, "predictor", "correct_output", "quantizer"},
-    "acceleration": {*ORIGIN, "predictor"},
+    "acceleration": {  # which tells how it was made
+        *ORIGIN,
+        "predictor",
+        "strategy",
+        "calibrate",
+        "planner",
+        "cost",
+        "quantizer",
+        "correct_cache",
+        "correct_quant",
+        "correct_output",
+    },
     "samples": {*ORIGIN, "predictor", "sample", "engine"},
     "samples_full_precision": {*ORIGIN, "sample", "baseline_steps", "baseline_sampler", "compile"}
     - {"sampler", "sample.num_steps"},
@@ -184,7 +195,7 @@ def test_a_part_is_in_the_keys_of_the_stages_that_it_decides_and_in_no_other(par
         after = keys(other)
         differing = {stage for stage in before if after[stage] != before[stage]}
         if isinstance(other.predictor, Other):  # a forecast is data: whoever makes the same one asks the same
-            assert differing == set()
+            assert differing == {"acceleration"}
             continue
         assert differing == expected, getattr(other, name.partition(".")[0])
 

@@ -20,7 +20,20 @@ class Accelerated(Stage[Acceleration]):
     kind = Acceleration
 
     def key(self, before: Acceleration) -> Mapping[str, Any]:
-        return {"acceleration": before.identity}
+        """With how it was made: equal parts of two makings are two artefacts, each of which tells its own."""
+        return {"acceleration": before.identity, "calibration": self._calibration()}
+
+    def _calibration(self) -> dict[str, Any]:
+        parts = self.parts
+        return {
+            "run_seed": parts.run_seed, "calibrate": described(parts.calibrate), "cache": described(parts.strategy),
+            "schedule": described(parts.planner), "cost": described(parts.cost),
+            "predict": described(parts.predictor), "quantize": described(parts.quantizer),
+            "correct": {
+                "cache": described(parts.correct_cache), "quant": described(parts.correct_quant),
+                "output": described(parts.correct_output),
+            },
+        }  # fmt: skip
 
     def make(self, before: Acceleration, shards: Path) -> Acceleration:
         parts = self.parts
@@ -35,15 +48,7 @@ class Accelerated(Stage[Acceleration]):
                 "scheduler": type(scheduler).__name__, "noise": noise_of(scheduler),
                 "timesteps": [float(t) for t in scheduler.timesteps],
             },
-            "calibration": {
-                "run_seed": parts.run_seed, "calibrate": described(parts.calibrate),
-                "schedule": described(parts.planner), "cost": described(parts.cost),
-                "predict": described(parts.predictor), "quantize": described(parts.quantizer),
-                "correct": {
-                    "cache": described(parts.correct_cache), "quant": described(parts.correct_quant),
-                    "output": described(parts.correct_output),
-                },
-            },
+            "calibration": self._calibration(),
             "versions": {"cq": __version__, "commit": Source.now().commit, "dtype": parts.dtype},
         }  # fmt: skip
         return replace(before, made_from=made_from)
