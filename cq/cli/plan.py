@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cq.cli.commands import ended
+from cq.cli.commands import REFUSED, ended
 from cq.core.contracts import Quantizer
 from cq.core.denoiser import Denoiser, GuidedDenoiser
 from cq.core.processes import device
@@ -132,6 +132,7 @@ def plan_of(parts: Components, *, clock: Callable[[], float] = time.perf_counter
     )  # fmt: skip
 
 
+# Stages that runs share, and what of theirs must agree for that, beside model, sampler, step count and seed.
 SHARED = {step.name: step.decided_by for step in STEPS if step.decided_by}
 
 
@@ -158,7 +159,11 @@ def _part(parts: Components, name: str) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the plan of one run. Exit status: see `cq.cli.commands.ended`; 2 also where the run cannot fit."""
-    return ended("cq-plan", lambda: _tell(list(sys.argv[1:] if arguments is None else arguments)))
+    overrides = list(sys.argv[1:] if arguments is None else arguments)
+    if any(override.startswith("-") for override in overrides):  # it takes no option, --help included
+        sys.stderr.write(f"usage: {__doc__}")
+        return REFUSED
+    return ended("cq-plan", lambda: _tell(overrides))
 
 
 def _tell(overrides: list[str]) -> None:

@@ -54,7 +54,7 @@ class NoProtocol:
         return ()
 
     def preparation(self) -> dict[str, Any]:
-        """The images of a reference are taken as they are; see `cq.evaluate.image_folder.Fit`."""
+        """The images of a reference are taken as they are; see `cq.evaluate.image_pixels.Fit`."""
         return {"fit": None, "resize": None, "crop": None}
 
 
