@@ -171,7 +171,7 @@ def fill(table: str, overrides: Sequence[str], out: Path, *, grid: bool = False)
             ran += 1
             log.info("run %d of %d: %s, seed %d", ran, len(todo), job.config.row.label, job.config.seed)
             try:
-                record = execute(job.config, job.choices)
+                record = execute(job.config, job.choices, job.overrides, warn=False)
             except RunError as error:
                 failed += 1
                 same = (each for each in known_in_all_tables(place(job.config, "records"), job.config.row.table))

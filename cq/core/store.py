@@ -49,6 +49,7 @@ class Store:
         self.processes = here() if processes is None else processes
         self.seconds: dict[str, float] = {}  # stage to seconds, without those of the stages inside it
         self.digests: dict[str, str] = {}  # stage to the digest of its artefact
+        self.folders: dict[str, str] = {}  # stage to its folder below the root
         # Stage to seconds of making its artefact, by whichever run made it; None where that was not kept whole.
         self.made: dict[str, float | None] = {}
         self._held: dict[Path, tuple[Artifact, dict[str, float | None]]] = {}
@@ -63,6 +64,7 @@ class Store:
         Of several processes the main one makes it, alone, and the others read it.
         """
         folder = self.folder(stage, key, kind)
+        self.folders[stage] = str(folder.relative_to(self.root))
         if folder in self._held:
             held, made = self._held[folder]
             assert isinstance(held, kind)

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -61,17 +62,19 @@ def config_digest(config: DictConfig) -> str:
     return digest_of(question | beside(question))[:20]
 
 
-def execute(config: DictConfig, choices: Mapping[str, str], overrides: Sequence[str] = ()) -> RunRecord:
+def execute(
+    config: DictConfig, choices: Mapping[str, str], overrides: Sequence[str] = (), *, warn: bool = True
+) -> RunRecord:
     """Answer `config` from the record file if it is there, else run it, append its record and log it.
 
     A row of another table that asked the same question has answered it, too: its record is written under this name.
-    overrides: of the command line; those that nothing reads are said.
+    overrides: of the command line. warn: say those of them that nothing reads.
     Raises ValueError, before anything expensive, for what cannot work, and RunError where a stage failed.
     """
     processes = here()
     processes.begin()
     parts = Components.of(config)
-    for said in unread(config, parts, overrides).values():
+    for said in unread(config, parts, overrides).values() if warn else ():
         log.warning("%s", said)
     if processes.is_main:
         parts.logger.finish_open(place(config, "tracking"))
@@ -88,7 +91,7 @@ def execute(config: DictConfig, choices: Mapping[str, str], overrides: Sequence[
     other = processes.told(find(everywhere, config, weights, any_row=True))
     if other is not None:
         log.info("%s: has been answered by %s (force=true runs it again)", experiment_of(config), other.experiment)
-        twin = replace(other, seconds={}, **_asked(config, choices))
+        twin = replace(other, seconds={}, **_asked(config, choices, overrides))
         with processes.step():
             if processes.is_main:
                 append(twin, path)
@@ -107,7 +110,8 @@ def execute(config: DictConfig, choices: Mapping[str, str], overrides: Sequence[
         with processes.step():
             if outcome is not None:  # in the main process
                 write_strip(outcome.samples, path.parent / "thumbnails" / f"{outcome.images_digest[:16]}.png")
-                made = _record(config, choices, weights, outcome, source, note="; ".join(outcome.missing.values()))
+                note = "; ".join(outcome.missing.values())
+                made = _record(config, choices, overrides, weights, outcome, source, note=note)
                 append(made, path)
                 scores = "".join(f", {name} {score['value']:.4g}" for name, score in made.scores.items())
                 log.info("%s%s; recorded in %s", made.label, scores, path)
@@ -117,7 +121,7 @@ def execute(config: DictConfig, choices: Mapping[str, str], overrides: Sequence[
     except UnusableModelError:
         raise  # when its model was loaded, before anything was computed: refused, and no run that failed
     except Exception as error:
-        record = _record(config, choices, weights, None, source, note=f"{type(error).__name__}: {error}")
+        record = _record(config, choices, overrides, weights, None, source, note=f"{type(error).__name__}: {error}")
         if processes.is_main:
             try:
                 append(record, path)
@@ -190,12 +194,12 @@ def write_strip(samples: "SampleSet", path: Path) -> None:
 
 
 def _record(
-    config: DictConfig, choices: Mapping[str, str], weights: str, outcome: "RunOutcome | None", source: Source, *,
-    note: str,
+    config: DictConfig, choices: Mapping[str, str], overrides: Sequence[str], weights: str,
+    outcome: "RunOutcome | None", source: Source, *, note: str,
 ) -> RunRecord:  # fmt: skip
     return RunRecord(
         schema=SCHEMA,
-        **_asked(config, choices),
+        **_asked(config, choices, overrides),
         model={"name": choices.get("model", ""), "weights_digest": weights},
         commit=source.commit,
         clean_tree=source.clean,
@@ -214,6 +218,8 @@ def _record(
             "refresh_calls": list(outcome.acceleration.schedule.refresh_calls),
         } if outcome else {},
         thumbnails=f"thumbnails/{outcome.images_digest[:16]}.png" if outcome else "",
+        store=os.path.relpath(place(config, "store"), place(config, "records").parent),
+        folders=outcome.folders if outcome else {},
         status="failed" if outcome is None else "incomplete" if outcome.missing else "ok",
         note=note,
     )  # fmt: skip
@@ -232,7 +238,7 @@ def _version(package: str) -> str:
         return ""
 
 
-def _asked(config: DictConfig, choices: Mapping[str, str]) -> dict[str, Any]:
+def _asked(config: DictConfig, choices: Mapping[str, str], overrides: Sequence[str]) -> dict[str, Any]:
     """The fields of a record that say what was asked, and under which name."""
     resolved = _resolved(config)
     quantize = resolved["quantize"].get("base", resolved["quantize"])  # what is built on another has its bits
@@ -253,4 +259,5 @@ def _asked(config: DictConfig, choices: Mapping[str, str]) -> dict[str, Any]:
         "seed": config.seed,
         "config": resolved,
         "config_digest": config_digest(config),
+        "overrides": tuple(overrides),
     }  # fmt: skip

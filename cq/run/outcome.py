@@ -13,12 +13,13 @@ from cq.core.artifacts import SampleSet
 class RunOutcome:
     """Everything a run made; `cq.run.ledger` turns it into a RunRecord.
 
-    folder: where the acceleration lies. device: where its networks ran. rounding: what else the last digits depend on,
-    batches included.
+    folder: where the acceleration lies. folders: stage to its folder in the store. device: where its networks ran.
+    rounding: what else the last digits depend on, batches included.
     """
 
     acceleration: Acceleration
     folder: Path
+    folders: Mapping[str, str]
     samples: SampleSet
     baseline: SampleSet
     scores: Mapping[str, Any]

@@ -60,7 +60,7 @@ def _outcome(this: Run, baseline: SampleSet, samples: SampleSet, acceleration: A
         counted=evaluation.counted(acceleration), measured=timing.summary(), seconds=dict(parts.store.seconds),
         made=dict(parts.store.made), digests=dict(parts.store.digests), weights_digest=parts.model.weights_digest(),
         images_digest=digest_of_tensor(samples.images_NCHW), device=_device_name(parts.store.processes),
-        folder=Accelerated(this).folder(acceleration),
+        folder=Accelerated(this).folder(acceleration), folders=dict(parts.store.folders),
         rounding={
             **this.origin["arithmetic"], "sample.batch_size": parts.sample.batch_size,
             "calibrate.batch_size": parts.calibrate.batch_size, "quantize.batch_size": parts.quantizer.batch_size,

@@ -2,8 +2,8 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_origin
 
 SCHEMA = 2  # raised when the meaning of a field changes; 2: the configuration leaves nothing implicit
@@ -25,6 +25,7 @@ COUNTED = (
 MEASURED = ("seconds_per_image", "peak_mem_mib", "device")
 SCORE = ("value", "low", "high", "better", "protocol", "fingerprint", "curve")
 BETTER = ("down", "up")
+LATER = ("overrides", "store", "folders")  # fields that records of before they were kept lack
 PREPARATION = (  # stages before the first image is drawn
     "statistics", "schedule", "cache_correction", "quant_params", "quant_correction", "output_correction",
 )  # fmt: skip
@@ -55,6 +56,8 @@ class RunRecord:
         the making; None where that is not known.
     schedule: {} or {num_calls, refresh_calls}.
     thumbnails: PNG strip of the first images, relative to the folder of the record file, or "".
+    overrides: what the command line said, as Hydra has it. store: the folder of the artefacts, relative to that of the
+        record file, or "". folders: stage to its folder in the store. Records of before they were kept have none.
     status: incomplete where the images are drawn and a score is missing, which the same command adds.
     note: why a run failed, did not run or is incomplete.
     Raises ValueError where a field has the wrong type or a nested key is missing.
@@ -88,6 +91,9 @@ class RunRecord:
     thumbnails: str
     status: Status
     note: str
+    overrides: Sequence[str] = ()
+    store: str = ""
+    folders: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
@@ -164,7 +170,10 @@ class RunRecord:
             raise ValueError(
                 f"schema={document.get('schema')!r}: this version reads schema {SCHEMA}; run the experiment again."
             )
-        _require("record", document, tuple(each.name for each in fields(cls)), exact=True)
+        names = tuple(each.name for each in fields(cls))
+        _require("record", {**dict.fromkeys(LATER), **document}, names, exact=True)
+        if isinstance(document.get("overrides"), list):
+            document["overrides"] = tuple(document["overrides"])
         if isinstance(document["scores"], dict):
             document["scores"] = {name: _whole(score, protocol) for name, score in document["scores"].items()}
         return cls(**document)
@@ -177,6 +186,8 @@ class RunRecord:
             good = type(value) is expected
         elif expected is str or name == "status":
             good = isinstance(value, str)
+        elif get_origin(expected) is Sequence:
+            good = isinstance(value, tuple) and all(isinstance(item, str) for item in value)
         else:
             assert name == "measured" or get_origin(expected) is Mapping, name
             good = isinstance(value, Mapping)

@@ -25,6 +25,17 @@ def test_a_record_survives_json() -> None:
     assert "NaN" not in full.to_json()
 
 
+def test_a_record_of_before_a_field_was_kept_is_read() -> None:
+    document = json.loads(
+        record(overrides=("schedule=dps",), store="store", folders={"schedule": "schedule/a"}).to_json()
+    )
+    assert RunRecord.from_json(json.dumps(document)).overrides == ("schedule=dps",)
+    for name in ("overrides", "store", "folders"):
+        del document[name]
+    earlier = RunRecord.from_json(json.dumps(document))
+    assert (earlier.overrides, earlier.store, dict(earlier.folders)) == ((), "", {})
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -33,6 +44,8 @@ def test_a_record_survives_json() -> None:
         ({"schema": 7}, r"schema=7: this version reads schema 2"),
         ({"seed": "0"}, r"seed='0': is a str"),
         ({"row": True}, r"row=True: is a bool"),
+        ({"overrides": "schedule=dps"}, r"overrides='schedule=dps': is a str"),
+        ({"folders": [1]}, r"folders=\[1\]: is a list"),
         ({"status": "fine"}, r"status='fine': must be one of"),
         ({"status": "failed"}, r"say why in `note`"),
         ({"budget": {"num_steps": 3}}, r"budget: missing keys"),

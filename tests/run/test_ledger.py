@@ -38,7 +38,7 @@ class Answered:
 def answered(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Answered:
     root = tmp_path_factory.mktemp("answered")
     arguments = quick(tiny_folder, root, DPS)
-    return Answered(arguments, execute(*composed(arguments)), root / "records.jsonl")
+    return Answered(arguments, execute(*composed(arguments), arguments), root / "records.jsonl")
 
 
 @pytest.fixture
@@ -68,6 +68,10 @@ def test_a_record_holds_what_is_needed_to_believe_it(answered: Answered) -> None
     assert len(record.schedule["refresh_calls"]) == 5
     assert set(record.artifacts) == set(record.seconds) - {"load"} == set(record.made)
     assert None not in record.made.values()
+    assert list(record.overrides) == answered.arguments
+    store = answered.records.parent / record.store
+    assert set(record.folders) == set(record.artifacts)
+    assert all((store / folder / "artifact.json").is_file() for folder in record.folders.values())
     assert {"statistics", "schedule", "samples", "samples_full_precision"} <= set(record.artifacts)
     assert (answered.records.parent / record.thumbnails).read_bytes().startswith(b"\x89PNG")
     rounding = {"device": "cpu", "threads": torch.get_num_threads(), "sample.batch_size": 2, "calibrate.batch_size": 2}
