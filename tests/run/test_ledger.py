@@ -174,13 +174,13 @@ def test_a_row_of_another_table_answers_the_same_question_and_is_written_under_t
     row = "row={table: mine, name: twin, order: 7, label: a twin, paper: published}"
     here = tmp_path / place.replace("table5", "mine")
     arguments = [*answered.arguments, row, f"paths.records={here}", f"paths.tracking={tmp_path}/wandb"]
-    twin = execute(*composed(arguments))
+    twin = execute(*composed(arguments), arguments)
     assert runs == []
     assert read(here)[-1] == twin
     assert execute(*composed(arguments)) == twin
     assert (twin.experiment, twin.table, twin.row, twin.label) == ("mine/twin", "mine", 7, "a twin")
     assert (twin.paper_row, twin.config["row"]["name"], twin.seconds) == ("published", "twin", {})
-    named = {"experiment", "table", "row", "label", "paper_row", "config", "seconds"}
+    named = {"experiment", "table", "row", "label", "paper_row", "config", "seconds", "overrides"}
     for field in dataclasses.fields(RunRecord):
         assert (getattr(twin, field.name) == getattr(answered.record, field.name)) != (field.name in named), field.name
     with pytest.raises(RunError):
