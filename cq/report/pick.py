@@ -1,0 +1,147 @@
+"""Which runs a text names: how `cq-report diff A B`, and every other command that takes a RUN, finds its record.
+
+A run is named by its number in the record file, counted from 1 (`3`), or `last`; by the first digits of its image or
+configuration digest (`79a96638`); by its EXPERIMENT (`table5/cache_dps`) or its label; or by words that all apply to it
+(`dps ptq N=5 seed=0`, `schedule=dps quantize=none`): choices, numbers of the budget, keys of the configuration.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cq.report.contexts import NO_MATTER
+from cq.run.record import RunRecord, latest
+from cq.run.record_file import read
+
+SHORT = {"N": "cache_interval", "T": "num_steps", "W": "weight_bits", "A": "act_bits"}
+DIGITS = 8  # of a digest, where a run is listed
+FEWEST = 4  # digits that may stand for a digest: shorter ones are numbers and words
+LISTED = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A record and where it stands: `number` counts the records of `file` from 1."""
+
+    record: RunRecord
+    file: Path
+    number: int
+
+    def folder(self, stage: str) -> Path | None:
+        """Where the artefact of a stage lies; None where it was not kept, is gone, or a record of before is mute."""
+        if not self.record.store or stage not in self.record.folders:
+            return None
+        folder = self.file.parent / self.record.store / self.record.folders[stage]
+        return folder if folder.is_dir() else None
+
+    @property
+    def strip(self) -> Path | None:
+        """The PNG of its first images, side by side; None where it has none."""
+        path = self.file.parent / self.record.thumbnails
+        return path if self.record.thumbnails and path.is_file() else None
+
+    @property
+    def text(self) -> str:
+        """One line that tells it from others of its file."""
+        record = self.record
+        name = f"{record.experiment}, {record.label}"
+        return f"{self.number} ({name}, seed {record.seed}, {record.config_digest[:DIGITS]})"
+
+
+def runs_in(files: Sequence[Path]) -> list[Run]:
+    """Every record of the files, oldest first. Raises as `cq.run.record_file.read`."""
+    return [
+        Run(record=record, file=file, number=number) for file in files for number, record in enumerate(read(file), 1)
+    ]
+
+
+def matching(runs: Sequence[Run], text: str) -> list[Run]:
+    """The runs that `text` names, of each question the last; see the module. Raises ValueError where there is none."""
+    text = text.strip()
+    found = _numbered(runs, text) or _newest([run for run in runs if _is_digest(run.record, text)])
+    found = found or _newest([run for run in runs if text in (run.record.experiment, run.record.label)])
+    words = _words(text)
+    found = found or _newest([run for run in runs if words and all(_applies(run.record, word) for word in words)])
+    if not found:
+        files = ", ".join(dict.fromkeys(str(run.file) for run in runs)) or "no record file"
+        raise ValueError(
+            f"{text!r}: names none of the {len(runs)} runs of {files}. Name one by its number (1 to "
+            f"{max((run.number for run in runs), default=0)}) or `last`, the first digits of its digest, its "
+            "EXPERIMENT, its label, or words that apply to it, such as 'schedule=dps N=5 seed=0'."
+        )
+    return found
+
+
+def one(runs: Sequence[Run], text: str) -> Run:
+    """The one run that `text` names. Raises ValueError where it names none or several."""
+    found = matching(runs, text)
+    if len(found) > 1:
+        raise ValueError(_several(text, found, "runs"))
+    return found[0]
+
+
+def row(runs: Sequence[Run], text: str) -> list[Run]:
+    """The runs of the one configuration that `text` names: its seeds, in order. Raises ValueError as `one`."""
+    found = matching(runs, text)
+    firsts = list({question(run.record): run for run in found[::-1]}.values())
+    if len(firsts) > 1:
+        raise ValueError(_several(text, firsts[::-1], "configurations"))
+    return sorted(found, key=lambda run: run.record.seed)
+
+
+def question(record: RunRecord) -> str:
+    """What the seeds of one row share, on one line: all of a run that can change an image, but its seed."""
+    config = {key: value for key, value in record.config.items() if key not in NO_MATTER}
+    return json.dumps([record.experiment, record.model, record.budget, record.choices, config], sort_keys=True)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves of a nested configuration by their dotted keys."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _several(text: str, runs: Sequence[Run], what: str) -> str:
+    more = f" and {len(runs) - LISTED} more" if len(runs) > LISTED else ""
+    return (
+        f"{text!r}: names {len(runs)} {what}: {'; '.join(run.text for run in runs[:LISTED])}{more}. "
+        "Say more words, or name one by its number or digest."
+    )
+
+
+def _numbered(runs: Sequence[Run], text: str) -> list[Run]:
+    if text == "last":
+        return list(runs[-1:])
+    found = [run for run in runs if text.isdecimal() and run.number == int(text)]
+    if len(found) > 1:
+        raise ValueError(f"{text!r}: {len(found)} record files have a run of this number. Name one with --records.")
+    return found
+
+
+def _newest(runs: Sequence[Run]) -> list[Run]:
+    kept = {id(record) for record in latest(run.record for run in runs)}
+    return [run for run in runs if id(run.record) in kept]
+
+
+def _is_digest(record: RunRecord, text: str) -> bool:
+    return len(text) >= FEWEST and (record.images_digest.startswith(text) or record.config_digest.startswith(text))
+
+
+def _applies(record: RunRecord, word: str) -> bool:
+    key, equals, value = word.partition("=")
+    if not equals:
+        names = [*record.experiment.split("/"), *_words(record.label), *map(str, record.choices.values())]
+        return word.lower() in map(str.lower, names) or _is_digest(record, word)
+    known = {"seed": record.seed, **dict(flat(record.config)), **record.choices}
+    known |= {prefix + name: number for name, number in record.budget.items() for prefix in ("", "budget.")}
+    key = SHORT.get(key, key.rpartition("@")[2])  # `correct@correct.cache`, as the command line has it
+    return str(known.get(key, known.get(key.replace(".", "_")))).lower() == value.lower().replace("null", "none")
+
+
+def _words(text: str) -> list[str]:
+    return text.replace(",", " ").split()
