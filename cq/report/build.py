@@ -1,9 +1,11 @@
 """Records to the rows of one table: grouped, averaged over seeds, and refused where cells do not compare."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from cq.report.axes import UNNAMED, Axis, axes_of, cell_of, name_of, question_of
 from cq.report.cells import COSTS, Stat, mean_of
 from cq.report.making import preparation
 from cq.report.metrics import columns_of
@@ -15,20 +17,51 @@ from cq.run.record import BUDGET, RunRecord, latest
 def build_tables(name: str, records: Sequence[RunRecord], paper: Paper) -> list[Table]:
     """The table `name`, or one a model, `<name>_<model>`, where models were measured apart.
 
-    Every model is compared with its own full-precision images, so two of them seldom may share a column. Raises
-    ValueError as `build_table`.
+    Every model is compared with its own full-precision images, so two of them seldom may share a column. Single runs,
+    which no table file has put together, are also parted where their protocols differ. Raises ValueError as
+    `build_table`.
     """
     mine = [record for record in latest(records) if record.table == name]
-    models = list(dict.fromkeys(record.model["name"] for record in sorted(mine, key=lambda record: record.row)))
-    measured = {(key, score["fingerprint"]) for record in mine for key, score in record.scores.items()}
-    if len(models) < 2 or len(measured) == len({key for key, _ in measured}):
+    parts = _parted({name: mine}, by_model=True)
+    if mine and all(record.label == UNNAMED for record in mine):
+        parts = _parted(parts, by_model=False)
+    if len(parts) < 2:
         return [build_table(name, records, paper)]
     not_run = tuple(paper.unused(name, {record.paper_row for record in mine}))
-    parts = []
-    for model in models:
-        own = [record for record in records if record.table != name or record.model["name"] == model]
-        parts.append(replace(build_table(name, own, paper), name=f"{name}_{model}", not_run=not_run))
-    return parts
+    tables = []
+    for part, members in parts.items():
+        kept = {id(record) for record in members}
+        own = [record for record in records if record.table != name or id(record) in kept]
+        tables.append(replace(build_table(name, own, paper), name=part, not_run=not_run))
+    return tables
+
+
+def _parted(parts: Mapping[str, Sequence[RunRecord]], *, by_model: bool) -> dict[str, list[RunRecord]]:
+    """Name to records, each part split where a metric of its records was not measured alike: by model, or greedily."""
+    found: dict[str, list[RunRecord]] = {}
+    for name, mine in parts.items():
+        groups: list[tuple[dict[str, str], list[RunRecord]]] = []
+        for record in sorted(mine, key=lambda record: record.row):
+            prints = {key: score["fingerprint"] for key, score in record.scores.items()}
+            for shared, members in groups:
+                same = record.model["name"] == members[0].model["name"]
+                if same if by_model else all(shared.get(key, value) == value for key, value in prints.items()):
+                    shared.update(prints)
+                    members.append(record)
+                    break
+            else:
+                groups.append((prints, [record]))
+        measured = {(key, score["fingerprint"]) for record in mine for key, score in record.scores.items()}
+        if len(groups) < 2 or len(measured) == len({key for key, _ in measured}):
+            found[name] = list(mine)
+            continue
+        firsts = [members[0] for _, members in groups]
+        axes = [axis for axis in axes_of(firsts) if all(len(set(map(axis.of, m))) == 1 for _, m in groups)]
+        for number, first in enumerate(firsts):
+            words = first.model["name"] if by_model else "_".join(re.sub(r"\W+", "-", axis.of(first)) for axis in axes)
+            part = f"{name}_{words or number}"
+            found[part if part not in found else f"{part}_{number}"] = groups[number][1]
+    return found
 
 
 def build_table(name: str, records: Sequence[RunRecord], paper: Paper) -> Table:
@@ -45,18 +78,20 @@ def build_table(name: str, records: Sequence[RunRecord], paper: Paper) -> Table:
             f"table={name!r}: no record belongs to it; there are records for {known or 'no table at all'}. "
             "Run its experiments first, or name another table or record file."
         )
+    cells = _cells(mine)
     by_seed: dict[tuple[Any, ...], RunRecord] = {}
     superseded = []
     order = {id(record): place for place, record in enumerate(records)}
     for record in sorted(mine, key=lambda record: order[id(record)]):
-        asked = (record.experiment, record.model["name"], record.seed, *_budget(record))
+        asked = (record.experiment, record.model["name"], record.seed, *_budget(record), cells[id(record)])
         earlier = by_seed.pop(asked, None)
         if earlier is not None:
             superseded.append(earlier.key)
         by_seed[asked] = record
+    named = _named(list(by_seed.values()), cells)
     groups: dict[tuple[Any, ...], list[RunRecord]] = {}
     for record in sorted(by_seed.values(), key=_place):
-        group = (record.label, record.model["name"], *_budget(record))
+        group = (named[id(record)][0], record.model["name"], *_budget(record), cells[id(record)])
         groups.setdefault(group, []).append(record)
     for members in groups.values():
         _one_record_a_seed(members)
@@ -64,8 +99,8 @@ def build_table(name: str, records: Sequence[RunRecord], paper: Paper) -> Table:
     rows, unmatched = [], []
     budgets = [_beside(members[0]) for members in groups.values()]
     spread = {key: {budget[key] for budget in budgets if budget[key] is not None} for key in BUDGET}
-    named = titles([(label, model, members[0].budget) for (label, model, *_), members in groups.items()])
-    for title, budget, members in zip(named, budgets, groups.values(), strict=True):
+    row_titles = titles([(label, model, members[0].budget) for (label, model, *_), members in groups.items()])
+    for title, budget, ((label, *_), members) in zip(row_titles, budgets, groups.items(), strict=True):
         ok = [record for record in members if record.drawn]
         first = members[0]
         published = paper.find(name, first.paper_row)
@@ -75,7 +110,7 @@ def build_table(name: str, records: Sequence[RunRecord], paper: Paper) -> Table:
         beside = all(value.setting_is(budget, spread) for value in published.values())
         rows.append(
             Row(
-                label=first.label,
+                label=label,
                 title=title,
                 budget=first.budget,
                 model=first.model["name"],
@@ -85,6 +120,7 @@ def build_table(name: str, records: Sequence[RunRecord], paper: Paper) -> Table:
                 published=published,
                 paper=published if beside else {},  # else the paper's number belongs to another row of this table
                 preparation=preparation(ok),
+                settings=named[id(first)][1],
             )
         )
     return Table(
@@ -96,6 +132,28 @@ def build_table(name: str, records: Sequence[RunRecord], paper: Paper) -> Table:
         not_run=tuple(paper.unused(name, {row.records[0].paper_row for row in rows})),
         paper=paper,
     )
+
+
+def _cells(mine: Sequence[RunRecord]) -> dict[int, str]:
+    """Of each record (by id) its cell; records of one question are of one, whatever the command line said."""
+    first: dict[tuple[str, str], str] = {}
+    return {id(record): first.setdefault((record.label, question_of(record)), cell_of(record)) for record in mine}
+
+
+def _named(mine: Sequence[RunRecord], cells: Mapping[int, str]) -> dict[int, tuple[str, dict[str, str]]]:
+    """Of each record (by id) its label, with what tells cells of one label and budget apart, and that by axis."""
+    found: dict[int, tuple[str, dict[str, str]]] = {}
+    for label in dict.fromkeys(record.label for record in mine):
+        own = [record for record in mine if record.label == label]
+        rows = {(record.model["name"], *_budget(record)) for record in own}
+        axes: Sequence[Axis] = ()
+        if label == UNNAMED or len({(cells[id(r)], r.model["name"], *_budget(r)) for r in own}) > len(rows):
+            axes = [axis for axis in axes_of(own) if axis.kind != "number" and axis.key != "model"]
+        for record in own:
+            name = name_of(record, axes)
+            words = filter(None, [label * (label != UNNAMED or not name), name])
+            found[id(record)] = (", ".join(words), {axis.title: axis.of(record) for axis in axes})
+    return found
 
 
 def _budget(record: RunRecord) -> tuple[Any, ...]:

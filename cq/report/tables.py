@@ -1,7 +1,7 @@
 """A table and its rows: what is read off the records of a configuration, and how a table is laid out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cq.report.cells import COSTS, DASH, Stat, cost_text
@@ -25,7 +25,8 @@ class Row:
     """One configuration: the records of its seeds (`ok` are those that ran), and what they say together.
 
     published: what the paper says of the row that this one stands for. paper: the same where the budget is the paper's
-    own, so that the two may stand side by side; else empty. preparation: None where it is not known.
+    own, so that the two may stand side by side; else empty. preparation: None where it is not known. settings: what
+    tells cells of one label apart beside the budget, by axis; empty where the label alone does.
     """
 
     label: str
@@ -38,6 +39,7 @@ class Row:
     published: Mapping[str, Published]
     paper: Mapping[str, Published]
     preparation: Preparation | None
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> tuple[RunRecord, ...]:
@@ -161,10 +163,12 @@ class Table:
         """The table for machines: keys instead of titles, means and their bands in columns of their own."""
         import pandas as pd
 
+        axes = dict.fromkeys(axis for row in self.rows for axis in row.settings)
         lines = []
         for row in self.rows:
             line: dict[str, Any] = {"table": self.name, "label": row.label, "model": row.model}
             line |= {key: row.budget[key] for key in ("num_steps", "cache_interval", "weight_bits", "act_bits")}
+            line |= {axis: row.settings.get(axis, DASH) for axis in axes}
             line["low_bit_arithmetic"] = row.low_bit
             stats = {column.key: row.scores.get(column.key) for column in self.metrics}
             stats |= {key: row.costs.get(key) for key in COSTS}
