@@ -6,16 +6,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from cq.run.labels import NO_CELL, SHORT, UNNAMED, words_of
 from cq.run.record import BUDGET, RunRecord
 
-UNNAMED = "single run"  # the label of conf/config.yaml, of a run that is no row of a table
-NO_CELL = ("row", "seed", "force", "budget", "paths", "logger", "latency")  # sections that set no cell apart
-# Overrides that set none apart, either: hydra's own, and the row itself, which has a label.
-NO_CELL_WORDS = (*NO_CELL[:3], *NO_CELL[4:], "hydra", "experiment", "objective", "fail_fast")
 OFF = "none"
-SHORT: Mapping[str, str] = {
-    "num_steps": "steps", "cache_interval": "N", "weight_bits": "weight bits", "act_bits": "activation bits",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -79,7 +73,7 @@ def cell_of(record: RunRecord) -> str:
     record that does not tell it, a run that is no row of a table, its configuration.
     """
     if record.overrides:
-        return " ".join(sorted(word for word in record.overrides if not _within(word, NO_CELL_WORDS)))
+        return " ".join(words_of(record.overrides))
     return question_of(record) if record.label == UNNAMED else ""
 
 
@@ -100,8 +94,3 @@ def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 def _differs(axis: Axis, records: Sequence[RunRecord]) -> bool:
     return len({value for record in records if (value := axis.of(record)) != "-"}) > 1
-
-
-def _within(word: str, sections: Sequence[str]) -> bool:
-    key = word.lstrip("+~").partition("=")[0]
-    return key.partition(".")[0].partition("/")[0].partition("@")[0] in sections

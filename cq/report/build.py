@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from cq.report.axes import UNNAMED, Axis, axes_of, cell_of, name_of, question_of
+from cq.report.axes import Axis, axes_of, cell_of, name_of, question_of
 from cq.report.cells import COSTS, Stat, mean_of
 from cq.report.making import preparation
 from cq.report.metrics import columns_of
 from cq.report.paper import Paper
 from cq.report.tables import Row, Table, baseline_steps
+from cq.run.labels import UNNAMED
 from cq.run.record import BUDGET, RunRecord, latest
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from cq.core.store import write_atomically
+from cq.run.labels import run_group, run_name, run_settings, run_tags
 from cq.run.record import RunRecord
 
 ONLINE_SECONDS = 15.0  # to reach W&B's server, once a process; then its runs are logged offline
@@ -74,12 +75,12 @@ class WandbLogger:
             )
 
     def log_run(self, record: RunRecord, thumbnails: Path, folder: Path) -> None:
-        """Resolved config, scores, costs and the first images of one run, in the group of its table."""
+        """Choices by name, configuration, scores, costs and first images of one run, in the group of its table."""
         self._log({"record": record.to_json(), "thumbnails": str(thumbnails.absolute())}, folder)
 
     def log_table(self, name: str, records: list[RunRecord], files: tuple[Path, ...], folder: Path) -> None:
         """A rendered table with its figures. files: those that are PNG or CSV are logged, by name."""
-        config = {f"{record.experiment} seed {record.seed}": record.config for record in records}
+        config = {run_name(asked): run_settings(asked) for asked in map(vars, records)}
         self._log({"table": name, "config": config, "files": [str(path.absolute()) for path in files]}, folder)
 
     def finish_open(self, folder: Path) -> None:
@@ -170,9 +171,12 @@ def _warn(error: Exception) -> None:
 
 def _options(entry: Mapping[str, Any]) -> dict[str, Any]:
     if "record" not in entry:
-        return {"name": entry["table"], "group": entry["table"], "config": entry["config"]}
-    record = RunRecord.from_json(entry["record"])
-    return {"name": f"{record.experiment} seed {record.seed}", "group": record.table, "config": dict(record.config)}
+        return {"name": entry["table"], "group": entry["table"], "config": entry["config"], "job_type": "table"}
+    asked = vars(RunRecord.from_json(entry["record"]))
+    return {
+        "name": run_name(asked), "group": run_group(asked), "tags": run_tags(asked), "job_type": "run",
+        "config": {**run_settings(asked), "experiment": asked["experiment"], "resolved": dict(asked["config"])},
+    }  # fmt: skip
 
 
 def _fill_run(run: Any, entry: Mapping[str, Any]) -> None:

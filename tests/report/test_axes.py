@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from cq.report.axes import UNNAMED, axes_of, cell_of, name_of
+from cq.report.axes import axes_of, cell_of, name_of
 from cq.report.build import build_tables
 from cq.report.paper import Paper, read_paper
 from cq.report.tables import Table
 from cq.run.config import PAPER
+from cq.run.labels import UNNAMED
 from cq.run.record import RunRecord
 from tests.report.synthetic import record, score
 

@@ -39,7 +39,7 @@ def entries(path: Path) -> Iterator[bytes]:
 
 
 def logged(folder: Path) -> dict[str, Any]:
-    """Name, group, config, summary and history of the only run under `folder`."""
+    """Name, group, tags, config, summary and history of the only run under `folder`."""
     import wandb
     from wandb.proto.wandb_internal_pb2 import Record
 
@@ -51,6 +51,7 @@ def logged(folder: Path) -> dict[str, Any]:
         kind = entry.WhichOneof("record_type")
         if kind == "run":
             out |= {"name": entry.run.display_name, "group": entry.run.run_group, "project": entry.run.project}
+            out["tags"] = set(entry.run.tags)
             out["config"] |= {item.key: json.loads(item.value_json) for item in entry.run.config.update}
         elif kind == "summary":
             for item in entry.summary.update:
@@ -104,8 +105,10 @@ def test_an_offline_run_holds_config_scores_curves_table_and_images(run: RunReco
     log_run(run, tmp_path)
     found = logged(tmp_path / "tracking")
     assert found["folder"].name.startswith("offline-run-")
-    assert (found["name"], found["group"], found["project"]) == (f"{run.experiment} seed 3", "table5", "cq")
-    assert {key: found["config"][key] for key in run.config} == run.config
+    assert (found["name"], found["group"], found["project"]) == ("synthetic row, seed 3", "table5", "cq")
+    assert found["tags"] >= {"schedule=uniform", "quantize=ptq", "N=20", "W8A8"}
+    assert found["config"].items() >= {"schedule": "uniform", "cache_interval": 20, "seed": 3}.items()
+    assert found["config"]["resolved"] == run.config
     assert found["summary"]["frechet_own"] == 10.0
     assert found["summary"]["counted/macs_full"] == 10_000_000
     assert found["summary"]["measured/seconds_per_image"] == 0.5
@@ -141,8 +144,8 @@ def test_a_table_run_holds_every_config_the_table_and_the_figures(run: RunRecord
     logger.log_table("table5", [run, other], tuple(files), tmp_path / "tracking")
     found = logged(tmp_path / "tracking")
     assert (found["name"], found["group"]) == ("table5", "table5")
-    assert found["config"][f"{run.experiment} seed 3"] == run.config
-    assert found["config"][f"{other.experiment} seed 4"] == other.config
+    assert found["config"]["synthetic row, seed 3"]["schedule"] == "uniform"
+    assert found["config"]["other, seed 4"]["seed"] == 4
     rows = {key: value for row in found["history"] for key, value in row.items() if key.endswith("/path")}
     assert set(rows) == {"table5/path", "table5_error/path"}
     table = json.loads((found["folder"] / "files" / rows["table5/path"]).read_text())
