@@ -1,6 +1,8 @@
 """`python -m cq` is `cq`."""
 
-from cq.cli.run import main
+import sys
+
+from cq.cli.main import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

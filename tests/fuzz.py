@@ -116,7 +116,7 @@ def fate(overrides: list[str], root: Path, *, run: bool) -> Fate:
             patch.setattr("cq.run.pipeline.run", _stop)
             patch.setattr("cq.run.memory.within_budget", lambda parts: parts)
         try:
-            main()
+            status = main()
         except SystemExit as end:
             status = int(end.code or 0)
         except _PassedError:

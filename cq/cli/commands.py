@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -58,6 +58,14 @@ def say(program: str, text: str) -> None:
     """One line on stderr, wherever that still goes."""
     with suppress(OSError):
         sys.stderr.write(f"{program}: {text}\n")
+
+
+def helped(arguments: Sequence[str], text: str | None) -> bool:
+    """Whether --help is among the arguments; if so `text`, the command's, is printed."""
+    asked = not {"-h", "--help"}.isdisjoint(arguments)
+    if asked:
+        sys.stdout.write(f"usage: {text}")
+    return asked
 
 
 @contextmanager

@@ -8,6 +8,8 @@ import json
 import logging
 import os
 import shutil
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from cq.cli.commands import ended
@@ -52,18 +54,16 @@ def convert_file(checkpoint: Path, folder: Path, name: str, *, ema: bool) -> Non
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Console entry. Exit status: see `cq.cli.commands.ended`."""
     parser = argparse.ArgumentParser(prog="cq-convert", description=__doc__)
     parser.add_argument("model", help="a choice of conf/model that has an original checkpoint, as ldm_church256")
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--ema", choices=("true", "false"), help="instead of what the model's yaml says")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    status = ended("cq-convert", lambda: _convert(given.model, given.checkpoint, given.folder, given.ema))
-    if status:
-        raise SystemExit(status)
+    return ended("cq-convert", lambda: _convert(given.model, given.checkpoint, given.folder, given.ema))
 
 
 def _convert(model: str, checkpoint: Path, folder: Path, given_ema: str | None) -> None:
@@ -83,4 +83,4 @@ def _release(model: str) -> Release | None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cq.cli.commands import REFUSED, ended
+from cq.cli.commands import REFUSED, ended, helped
 from cq.core.contracts import Quantizer
 from cq.core.denoiser import Denoiser, GuidedDenoiser
 from cq.core.processes import device
@@ -160,7 +160,9 @@ def _part(parts: Components, name: str) -> Any:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the plan of one run. Exit status: see `cq.cli.commands.ended`; 2 also where the run cannot fit."""
     overrides = list(sys.argv[1:] if arguments is None else arguments)
-    if any(override.startswith("-") for override in overrides):  # it takes no option, --help included
+    if helped(overrides, __doc__):
+        return 0
+    if any(override.startswith("-") for override in overrides):  # it takes no other option
         sys.stderr.write(f"usage: {__doc__}")
         return REFUSED
     return ended("cq-plan", lambda: _tell(overrides))

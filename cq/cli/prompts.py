@@ -20,7 +20,8 @@ import io
 import json
 import logging
 import re
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+import sys
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -222,7 +223,7 @@ def _column(
         yield Caption(f"row {number}", whose if isinstance(whose, str | int) else None, row.get(prompt))
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: see `cq.cli.commands.ended`."""
     parser = argparse.ArgumentParser(
         prog="cq-prompts", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -232,11 +233,9 @@ def main() -> None:
     parser.add_argument("calibration", help="source of the calibration prompts")
     parser.add_argument("--count", type=int, default=None, help="evaluation prompts to take, from the first on")
     parser.add_argument("--drop-shared", action="store_true", help="leave evaluation prompts out of calibration")
-    arguments = parser.parse_args()
+    given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    status = ended("cq-prompts", lambda: _make(arguments))
-    if status:
-        raise SystemExit(status)
+    return ended("cq-prompts", lambda: _make(given))
 
 
 def _make(arguments: argparse.Namespace) -> None:
@@ -258,4 +257,4 @@ def _make(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Sequence
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -55,19 +56,18 @@ def _run(config: DictConfig) -> None:
             log.error("%s", explain(error))  # the other jobs of the sweep go on
 
 
-def main() -> None:
-    """Console entry. Exit status: see `cq.cli.commands.ended`."""
-    status = ended("cq", _command)
-    if status:
-        raise SystemExit(status)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what Hydra's arguments say. Exit status: see `cq.cli.commands.ended`."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return ended("cq", lambda: _command(given))
 
 
-def _command() -> int:
+def _command(arguments: list[str]) -> int:
     tracebacks = os.environ.get("HYDRA_FULL_ERROR", "0")
     _errors.clear()
     try:
         register()
-        sys.argv[1:] = expand_globs(sys.argv[1:])
+        sys.argv[1:] = expand_globs(arguments)  # where Hydra reads them
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them
         _run()
     except JobError as error:
@@ -85,4 +85,4 @@ def _command() -> int:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -13,7 +13,8 @@ import json
 import logging
 import os
 import random
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,17 +136,15 @@ def make_reference(images: Path, out: Path, config: DictConfig) -> Mapping[str, 
     return {"images": len(files), "stored": len(stored)}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: see `cq.cli.commands.ended`."""
     parser = argparse.ArgumentParser(prog="cq-score", description=__doc__)
     parser.add_argument("images", type=Path, help="folder of images, or npz file")
     parser.add_argument("--reference", type=Path, metavar="OUT.npz", help="write the reference batch of these images")
     parser.add_argument("overrides", nargs="*", help="protocol=..., evaluate=..., metrics.adm.device=cuda, ...")
-    arguments = parser.parse_intermixed_args()
+    given = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    status = ended("cq-score", lambda: _score(arguments.images, arguments.reference, arguments.overrides))
-    if status:
-        raise SystemExit(status)
+    return ended("cq-score", lambda: _score(given.images, given.reference, given.overrides))
 
 
 def _score(images: Path, reference: Path | None, overrides: list[str]) -> None:
@@ -174,4 +173,4 @@ def _score(images: Path, reference: Path | None, overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from cq.cli.commands import FAILED, REFUSED, ended, say
+from cq.cli.commands import FAILED, REFUSED, ended, helped, say
 from cq.core.store import check_writable
 from cq.run.building import build
 from cq.run.components import Components
@@ -197,6 +197,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     arguments = sys.argv[1:] if arguments is None else arguments
+    if helped(arguments, __doc__):
+        return 0
     if not arguments or arguments[0].startswith("-"):
         sys.stderr.write(f"usage: {__doc__}")
         return REFUSED

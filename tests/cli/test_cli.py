@@ -132,10 +132,9 @@ def run(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> int:
     """The exit status of a command in this process."""
     monkeypatch.setattr(sys, "argv", ["cq", *arguments])
     try:
-        main()
+        return main()
     except SystemExit as error:
         return int(error.code or 0)
-    return 0
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +37,15 @@ def component(name: str, folder: Path, **changes: Any) -> Any:
     return dataclasses.replace(made, num_classes=10 if made.num_classes else 0, **changes)
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> None:
-    monkeypatch.setattr(sys, "argv", ["convert", *map(str, arguments)])
-    main()
+def run(*arguments: Any) -> int:
+    return main([*map(str, arguments)])
 
 
 @torch.no_grad()
-def test_a_converted_folder_opens_as_the_models_yaml_says(
-    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_converted_folder_opens_as_the_models_yaml_says(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     """Church: averaged weights, 8 heads at every width, the checkpoint's scale; all of it from the folder."""
     folder = tmp_path / "new/church"
-    run(monkeypatch, "ldm_church256", checkpoints["ldm_church256"], folder)
+    assert run("ldm_church256", checkpoints["ldm_church256"], folder) == 0
     assert json.loads((folder / "converted_from.json").read_text())["ema"] is True
     assert [path.name for path in folder.parent.iterdir()] == ["church"]
     chosen = component("ldm_church256", folder)
@@ -75,11 +71,9 @@ def test_a_converted_folder_opens_as_the_models_yaml_says(
 
 
 @torch.no_grad()
-def test_classes_and_a_codebook_come_along(
-    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_classes_and_a_codebook_come_along(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     folder = tmp_path / "imagenet"
-    run(monkeypatch, "ldm_imagenet256", checkpoints["ldm_imagenet256"], folder)
+    assert run("ldm_imagenet256", checkpoints["ldm_imagenet256"], folder) == 0
     chosen = component("ldm_imagenet256", folder, latent_shape=(3, 16, 16), image_shape=(3, 64, 64))
     chosen.check()
     model = chosen.load()
@@ -117,9 +111,7 @@ def test_what_cannot_be_converted_is_refused_and_leaves_nothing(
         (checkpoints["ldm_church256"].parent / name).write_text(name)
     files = {"CKPT": checkpoints["ldm_church256"], "OTHER": checkpoints["ldm_imagenet256"]}
     files |= {name: checkpoints["ldm_church256"].parent / name for name in ("junk", "ab")}
-    with pytest.raises(SystemExit) as stopped:
-        run(monkeypatch, *(files.get(argument, argument) for argument in arguments))
-    assert stopped.value.code == 2
+    assert run(*(files.get(argument, argument) for argument in arguments)) == 2
     message = capsys.readouterr().err
     assert all(part in message for part in told), message
     assert list(tmp_path.iterdir()) == []

@@ -162,19 +162,15 @@ def test_what_is_no_source_is_refused(name: str, content: str | None, told: str,
 
 
 def test_the_command_writes_both_files_and_refuses_what_is_in_both(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a.txt").write_text("one\ntwo\nthree\n")
     (tmp_path / "b.txt").write_text("Two\nfour\n")
     arguments = [str(tmp_path / name) for name in ("out", "a.txt", "b.txt")]
-    monkeypatch.setattr(sys, "argv", ["cq.cli.prompts", *arguments, "--count", "2"])
-    with pytest.raises(SystemExit) as status:
-        prompts.main()
-    assert status.value.code == 2
+    assert prompts.main([*arguments, "--count", "2"]) == 2
     assert "1 prompts are in both sources, 'Two' among them" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr(sys, "argv", ["cq.cli.prompts", *arguments, "--count", "2", "--drop-shared"])
-    prompts.main()
+    assert prompts.main([*arguments, "--count", "2", "--drop-shared"]) == 0
     assert (tmp_path / "out/evaluation.txt").read_text() == "one\ntwo\n"
     assert (tmp_path / "out/calibration.txt").read_text() == "four\n"
 

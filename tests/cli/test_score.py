@@ -1,7 +1,6 @@
 """Scoring images made elsewhere: a small stand-in for the Inception network, real files, the real command."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +52,7 @@ def write(folder: Path, count: int, seed: int) -> Path:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["cq.cli.score", *map(str, arguments)])
-    try:
-        score.main()
-    except SystemExit as status:
-        return int(str(status.code))
-    return 0
+    return score.main([*map(str, arguments)])
 
 
 @pytest.fixture

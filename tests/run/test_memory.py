@@ -100,7 +100,9 @@ def test_the_command_says_the_plan_or_refuses(
     assert "4 images of 10 network calls" in capsys.readouterr().out
     assert main([*arguments, "budget.max_memory=0.01"]) == 2
     assert "budget.max_memory=0.01: " in capsys.readouterr().err
-    assert main(["--help"]) == 2
+    assert main(["--nothing"]) == 2
     assert "usage: " in capsys.readouterr().err
+    assert main(["--help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: What a run will cost")
     assert main([*arguments, "budget.max_memory=-1"]) == 2
     assert "budget.max_memory=-1.0: must be above 0" in capsys.readouterr().err

@@ -1,0 +1,49 @@
+"""The command `cq`: its first word names a command, as in `cq table table5`; without one it is `cq run`.
+
+Imports only what the command asked for needs: a page of help comes at once.
+"""
+
+import difflib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+
+# Every command, what it does, and its module cq/cli/NAME.py, whose `main(arguments) -> exit status` it calls. Each but
+# `run` is also a program of its own, cq-NAME, where pyproject.toml lists it.
+COMMANDS: Mapping[str, str] = {
+    "run": "one configuration, or with -m a grid of them; the word itself may be left out",
+    "table": "every row of a table of conf/table, then its report",
+    "plan": "what a run will take: hours, memory, disk; starts nothing",
+    "report": "tables and figures from run records",
+    "score": "score images made elsewhere",
+    "convert": "an original LDM checkpoint, once, to a folder in diffusers' layout",
+    "prompts": "the folder of prompts that a text-to-image protocol asks for",
+}
+REFUSED = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Console entry. Exit status: see `cq.cli.commands.ended`."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    first = given[0] if given else ""
+    if first in COMMANDS:
+        return command(first)(given[1:])
+    if first and not first.startswith(("-", "~")) and "=" not in first:
+        close = difflib.get_close_matches(first, COMMANDS, n=1)
+        meant = f" Did you mean {close[0]!r}?" if close else ""
+        sys.stderr.write(
+            f"cq: {first}: is no command, and no override, which would be KEY=VALUE.{meant} Commands are "
+            f"{', '.join(COMMANDS)}.\n"
+        )
+        return REFUSED
+    return command("run")(given)
+
+
+def command(name: str) -> Callable[[Sequence[str]], int]:
+    """What a command of the list does, by the arguments after its name; returns its exit status."""
+    does: Callable[[Sequence[str]], int] = import_module(f"cq.cli.{name}").main
+    return does
+
+
+if __name__ == "__main__":
+    sys.exit(main())
