@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cq.adapt.accelerate import accelerate
     from cq.adapt.acceleration import Acceleration, load, remove
+    from cq.run.own import allow
 
 __version__ = "0.1.0"
-__all__ = ["Acceleration", "accelerate", "load", "remove"]
+__all__ = ["Acceleration", "accelerate", "allow", "load", "remove"]
+HOMES = {"accelerate": "adapt.accelerate", "allow": "run.own"}
 
 
 def __getattr__(name: str) -> Any:
@@ -16,4 +18,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'cq' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"cq.adapt.{'accelerate' if name == 'accelerate' else 'acceleration'}"), name)
+    return getattr(import_module(f"cq.{HOMES.get(name, 'adapt.acceleration')}"), name)

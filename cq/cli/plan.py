@@ -27,6 +27,7 @@ from cq.run.context import Run
 from cq.run.costs import GIB, CallSeconds
 from cq.run.identity import described
 from cq.run.memory import call_bytes, peak_bytes, within_budget
+from cq.run.own import allowing
 from cq.run.pipeline import STEPS
 from cq.run.unread import unread
 
@@ -169,6 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _tell(overrides: list[str]) -> None:
+    overrides = allowing(overrides)
     with composing():
         config, _ = composed(overrides)
     parts = Components.of(config)

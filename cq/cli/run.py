@@ -17,6 +17,7 @@ from cq.cli.commands import FAILED, REFUSED, ended, say
 from cq.run.config import CONF
 from cq.run.explain import explain
 from cq.run.ledger import RunError, execute
+from cq.run.own import allowing
 from cq.run.tables import experiments, register, table_names
 
 log = logging.getLogger("cq")
@@ -66,6 +67,7 @@ def _command(arguments: list[str]) -> int:
     tracebacks = os.environ.get("HYDRA_FULL_ERROR", "0")
     _errors.clear()
     try:
+        sys.argv[1:] = allowing(sys.argv[1:])
         register()
         sys.argv[1:] = expand_globs(arguments)  # where Hydra reads them
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them

@@ -27,6 +27,7 @@ from cq.evaluate.paper_protocol import NoProtocol
 from cq.run.building import build
 from cq.run.compose import composed, composing
 from cq.run.config import check_top
+from cq.run.own import allowing
 from cq.run.preflight import check_files, check_metrics
 from cq.run.unread import beyond
 
@@ -148,6 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _score(images: Path, reference: Path | None, overrides: list[str]) -> None:
+    overrides = allowing(overrides)
     images = Path(os.path.abspath(images))  # of `.` the name is asked for
     protocols = any(override.startswith(("protocol=", "evaluate=")) for override in overrides)
     with composing():

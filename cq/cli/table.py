@@ -32,6 +32,7 @@ from cq.run.ledger import (
     known_in_all_tables,
 )
 from cq.run.origin import Source
+from cq.run.own import allowing
 from cq.run.record import RunRecord
 from cq.run.tables import read_table
 from cq.run.unread import unread
@@ -210,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fill(table: str, overrides: Sequence[str], out: Path, *, grid: bool) -> int:
-    filled = fill(table, overrides, out, grid=grid)
+    filled = fill(table, allowing(overrides), out, grid=grid)
     sys.stdout.write("\n".join([filled.markdown, *(f"wrote {path}" for path in filled.files), ""]))
     if filled.failed:
         say("cq-table", f"{filled.failed} of {filled.ran} runs failed; the messages are above.")

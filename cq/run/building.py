@@ -6,9 +6,11 @@ import importlib
 import inspect
 import json
 import os
+import sys
 import types
 import typing
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -16,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from typing_extensions import get_protocol_members, is_protocol
 
 from cq.core.values import check_plain
+from cq.run import own
 
 
 def near(name: str, known: Iterable[str]) -> str:
@@ -27,8 +30,9 @@ def near(name: str, known: Iterable[str]) -> str:
 def build(node: Any, key: str, contract: Any = object) -> Any:
     """The component that `node` describes: its `_target_`, called with its other entries.
 
-    Only targets under `cq.` are built. Every entry is checked against the type of the target's field and what
-    `cq.core.values` says of it; an unknown, missing or ill-typed entry raises ValueError with its dotted key.
+    Only targets under `cq.` and of what was allowed (`cq.run.own`) are built. Every entry is checked against the type
+    of the target's field and what `cq.core.values` says of it; an unknown, missing or ill-typed entry raises ValueError
+    with its dotted key.
     contract: what the component must be, a class, several (A | B), or a protocol, whose methods it must have.
     """
     if isinstance(node, DictConfig):
@@ -100,16 +104,23 @@ def _takes(own: Any, asked: Any) -> bool:
 
 
 def component_named(target: object, key: str) -> Any:
-    """The class that `_target_` names. Raises ValueError where there is none, or no component of the package."""
-    if not isinstance(target, str) or not target.startswith("cq."):
+    """The class that `_target_` names. Raises ValueError where there is none, or none that may be built."""
+    mine = own.owner(target) if isinstance(target, str) else None
+    if not isinstance(target, str) or not (target.startswith("cq.") or mine):
+        package = str(target).partition(".")[0]
         raise ValueError(
-            f"{key}._target_={target!r}: only components of the package `cq` can be built. Put yours there."
+            f"{key}._target_={target!r}: only components of `cq` and of what you allow are built. Allow it: "
+            f"{own.KEY}={package} for an installed package, {own.KEY}=./FOLDER for a folder with its modules."
         )
     module, _, name = target.rpartition(".")
     try:
         kind = getattr(importlib.import_module(module), name)
     except (ModuleNotFoundError, AttributeError) as error:
         raise ValueError(f"{key}._target_={target!r}: no such component ({error}). Correct the name.") from error
+    if mine and not (place := Path(str(sys.modules[module].__file__))).is_relative_to(mine.home):
+        raise ValueError(
+            f"{key}._target_={target!r}: {place} is another module of that name. Rename the one in {mine.home}."
+        )
     if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
         raise ValueError(f"{key}._target_={target!r}: is no component. Name a frozen dataclass.")
     return kind

@@ -12,8 +12,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from cq.core.values import check_plain
 from cq.run.building import near
 from cq.run.origin import shipped
+from cq.run.own import CONF as CONF
 
-CONF = shipped("conf")
 PAPER = shipped("results/paper.csv")  # the published numbers
 
 

@@ -9,6 +9,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from cq.core.failures import sentence
 from cq.run.building import near
 from cq.run.config import CONF
+from cq.run.own import KEY, conf_folders
 from cq.run.tables import experiments
 
 
@@ -17,10 +18,14 @@ def explain(error: Exception) -> str:
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).partition("/")
-        files = (CONF / group).rglob("*.yaml")
-        choices = sorted(str(path.relative_to(CONF / group).with_suffix("")) for path in files)
+        folders = [folder / group for folder in conf_folders()]
+        files = [path.relative_to(folder) for folder in folders for path in folder.rglob("*.yaml")]
+        choices = sorted(str(path.with_suffix("")) for path in files)
         options = experiments() if group == "experiment" else choices
-        return f"{group}={name}: there is no such choice.{near(name, options)} Choose from: {', '.join(options)}."
+        return (
+            f"{group}={name}: there is no such choice.{near(name, options)} Choose from: {', '.join(options)}. "
+            f"One of another package or folder needs {KEY}=PACKAGE."
+        )
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and isinstance(cause.parent_node, DictConfig):
         given = re.search(r"use \+(.*)", str(error))
         keys = sorted(map(str, cause.parent_node))

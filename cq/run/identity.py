@@ -2,7 +2,8 @@
 
 A file of the package that is as it was committed, or as the wheel installed it, is told by its name alone. Every other
 one counts with its content: a file of yours always, one of the package where it was changed, a module where it or one
-that it imports is yours or was changed. So what was recorded with committed code keeps its name.
+that it imports is yours, of what is allowed beside it (`cq.run.own`), or was changed. So what was recorded with
+committed code keeps its name.
 """
 
 import ast
@@ -21,6 +22,7 @@ from typing import Any, Literal, get_origin
 from cq.core.checksum import file_digest
 from cq.core.contracts import ReadsContent
 from cq.models.locate import HUB, SCHEME, locate
+from cq.run import own
 from cq.run.building import component_named
 from cq.run.origin import PACKAGE, git, wheel_files
 
@@ -51,14 +53,20 @@ def beside(config: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     sources = {"cq.run.pipeline": source_digest("cq.run.pipeline")}
     for key, node in _components(config, ""):
         module = node["_target_"].rpartition(".")[0]
-        sources[module] = source_digest(module)
         try:
             kind = component_named(node["_target_"], key)
         except ValueError:  # of a record whose component is gone; a configuration with one is refused
             continue
+        sources[module] = source_digest(module)
         files |= {f"{key}.{field}": digest for field, digest in files_named(kind, node).items()}
     found = {"files": files, "sources": {module: digest for module, digest in sources.items() if digest is not None}}
     return {name: entries for name, entries in found.items() if entries}
+
+
+def owners(config: Mapping[str, Any]) -> list[str]:
+    """Whose components a configuration names beside those of `cq`: packages, or modules of a folder."""
+    targets = [node["_target_"] for _, node in _components(config, "")]
+    return sorted({target.partition(".")[0] for target in targets if own.owner(target)})
 
 
 def _components(node: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -144,20 +152,18 @@ def _as_wheel(content: bytes) -> str:
 def source_digest(module: str) -> str | None:
     """Names the source of a module and of all that it imports of the package; None where that is as committed.
 
-    From a module that is yours or was changed the modules outside the package count, too, that are not installed. Found
-    once a process: what was imported does not change when its file does.
+    From a module that is yours or was changed the modules outside the package count, too, that are not installed or are
+    allowed. Found once a process: what was imported does not change when its file does.
     """
-    if not changed_modules():
-        return None
     found: dict[str, str] = {}
     met, left = set(), [module]
     while left:
         name = left.pop()
         path = _file_of(name)
-        if name in met or name == REFUSES_ONLY or path is None:
+        inside = path is not None and path.is_relative_to(PACKAGE)
+        if name in met or name == REFUSES_ONLY or path is None or (inside and not changed_modules()):
             continue
         met.add(name)
-        inside = path.is_relative_to(PACKAGE)
         digest = changed_modules().get(path) if inside else changed(path)
         if digest is not None:
             found[name] = digest
@@ -174,7 +180,7 @@ def changed_modules() -> Mapping[Path, str]:
 
 @cache
 def _file_of(module: str) -> Path | None:
-    """The source of a module of the package, or of one that is not installed; None for any other."""
+    """The source of a module of the package, or of one that is not installed or is allowed; None for any other."""
     top, *rest = module.split(".")
     if top == PACKAGE.name:
         home = PACKAGE
@@ -189,7 +195,8 @@ def _file_of(module: str) -> Path | None:
         if spec is None or not (places or spec.has_location):
             return None
         home = Path(places[0]) if places else Path(str(spec.origin)).with_suffix("")
-        if {"site-packages", "dist-packages"} & set(home.parts):
+        allowed = {name.partition(".")[0] for each in own.owned() for name in each.modules}
+        if top not in allowed and {"site-packages", "dist-packages"} & set(home.parts):
             return None
     path = home.joinpath(*rest)
     return next((file for file in (path / "__init__.py", path.with_name(f"{path.name}.py")) if file.is_file()), None)

@@ -24,6 +24,7 @@ from cq.run.components import Components
 from cq.run.config import place
 from cq.run.identity import beside
 from cq.run.origin import PACKAGE, Source
+from cq.run.own import said as allowed
 from cq.run.record import SCHEMA, RunRecord, latest
 from cq.run.record_file import append, read
 from cq.run.unread import unread
@@ -204,7 +205,7 @@ def _record(
         commit=source.commit,
         clean_tree=source.clean,
         date=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        versions={**_versions(), **(outcome.rounding if outcome else {})},
+        versions={**_versions(), **_owners(config), **(outcome.rounding if outcome else {})},
         device=f"{platform.machine()} {outcome.device if outcome else 'cpu'}",
         counted=outcome.counted if outcome else {},
         measured=outcome.measured if outcome else None,
@@ -229,6 +230,11 @@ def _versions() -> dict[str, str]:
     """Of all that decides a number; our own is a local one where modules are not those of its commit or its wheel."""
     ours = f"{__version__}+local" if identity.changed_modules() else __version__
     return {"cq": ours, "python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+
+
+def _owners(config: DictConfig) -> dict[str, str]:
+    """The versions of the other packages that components of this configuration are of, where they have one."""
+    return {name: found for name in identity.owners(_resolved(config)) if (found := _version(name))}
 
 
 def _version(package: str) -> str:
@@ -259,5 +265,5 @@ def _asked(config: DictConfig, choices: Mapping[str, str], overrides: Sequence[s
         "seed": config.seed,
         "config": resolved,
         "config_digest": config_digest(config),
-        "overrides": tuple(overrides),
+        "overrides": (*allowed(), *overrides),
     }  # fmt: skip

@@ -16,15 +16,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import yaml
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cq.run.building import near
 from cq.run.config import CONF, Baseline, Budget, check_row
+from cq.run.own import OwnYaml, conf_folders
 
 FOLDER = CONF / "table"
 ROW: Mapping[str, Any] = {"label": str, "paper": str, "order": int, "like": str}
@@ -41,14 +44,19 @@ class TableFile:
 
 def table_names() -> list[str]:
     """The tables that have a file."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return sorted(_files())
+
+
+def _files() -> dict[str, Path]:
+    folders = [FOLDER, *(folder / "table" for folder in conf_folders()[1:])]
+    return {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
 
 
 def read_table(name: str) -> TableFile:
     """The table of that name. Raises ValueError where there is none, and for what its file may not say."""
-    path = FOLDER / f"{name}.yaml"
-    if not path.is_file():
-        known = table_names()
+    path = _files().get(name)
+    if path is None:
+        path, known = FOLDER / f"{name}.yaml", table_names()
         raise ValueError(f"table={name!r}: there is no {path}.{near(name, known)} Known tables: {', '.join(known)}.")
     try:
         return _table(name, OmegaConf.to_container(OmegaConf.load(path)))
@@ -70,10 +78,19 @@ def experiments() -> list[str]:
     return sorted(f"{table}/{row}" for table in table_names() for row in read_table(table).rows)
 
 
-@cache
 def register() -> None:
-    """Tell Hydra of every row, once a process; one that a launcher starts is told by it. Raises as `read_table`."""
-    for table in table_names():
+    """Tell Hydra of every row and of the yaml of others; a process that a launcher starts is told by it.
+
+    Raises as `read_table`.
+    """
+    Plugins.instance().register(OwnYaml)
+    _register(tuple(_files().items()))
+
+
+@cache
+def _register(tables: tuple[tuple[str, Path], ...]) -> None:
+    """Once a process."""
+    for table, _ in tables:
         for row, node in read_table(table).rows.items():
             group = f"experiment/{table}"
             ConfigStore.instance().store(

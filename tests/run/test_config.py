@@ -94,7 +94,7 @@ def test_a_component_is_built_with_nested_ones_and_tuples() -> None:
         ("speaker", {"_target_": "cq.part.Mute"}, "part.speaker=cq.part.Mute: is no Speaker. Choose"),
         ("speaker", {"_target_": "cq.part.Voice", "volume": "x"}, "part.speaker.volume='x': must be float"),
         ("speaker", {"_target_": "cq.part.Voice", "volume": -1}, "part.speaker.volume=-1.0: must not be negative"),
-        ("speaker", {"_target_": "os.system"}, "part.speaker._target_='os.system': only components of the package"),
+        ("speaker", {"_target_": "os.system"}, "part.speaker._target_='os.system': only components of `cq`"),
         ("other", 3, "part.other: unknown key; cq.part.Part takes whole, real, .*speaker. Remove it"),
     ],
 )
@@ -118,8 +118,8 @@ def test_a_missing_entry_is_refused() -> None:
     [
         (None, "part=None: names no component"),
         ({"a": 1}, "part=.*: names no component. Choose a yaml of its group"),
-        ({"_target_": "os.system"}, "only components of the package `cq`"),
-        ({"_target_": 3}, "only components of the package `cq`"),
+        ({"_target_": "os.system"}, "only components of `cq`"),
+        ({"_target_": 3}, "only components of `cq`"),
         ({"_target_": "cq.nowhere.Thing"}, "no such component"),
         ({"_target_": "cq.schedule.dps.Nothing"}, "no such component"),
         ({"_target_": "cq.core.denoise.denoise"}, "is no component"),
