@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cq.cli.commands import ended
 from cq.report.render import render_table
+from cq.report.terminal import width_here, written
 from cq.run.config import PAPER
 from cq.run.record import RunRecord
 from cq.run.record_file import read, reseal
@@ -58,8 +59,8 @@ def _write(options: argparse.Namespace) -> None:
     shown: set[Path] = set()
     for name in _names(options.tables, records):
         rendered = render_table(name, records, options.paper, out, figures=not options.no_figures, svg=options.svg)
-        print(rendered.markdown)
-        print("\n".join(f"wrote {path}" for path in rendered.files))
+        print(rendered.text(width_here()))
+        print(written(rendered.files))
         shown |= set(rendered.strips)
     if options.prune:
         strips = {Path(record.thumbnails) for record in records if record.thumbnails}

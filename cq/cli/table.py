@@ -138,12 +138,12 @@ def announce(todo: Sequence[Job]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Filled:
-    """markdown: the table. files: what was written.
+    """text: the table for a terminal. files: what was written.
 
     ran, failed: how many runs this call made, and how many of them did not end well.
     """
 
-    markdown: str
+    text: str
     files: tuple[Path, ...]
     ran: int
     failed: int
@@ -152,6 +152,7 @@ class Filled:
 def fill(table: str, overrides: Sequence[str], out: Path, *, grid: bool = False) -> Filled:
     """Run what is missing and render the table into `out`. A run that fails stays in the table as a failed row."""
     from cq.report.render import render_table
+    from cq.report.terminal import width_here
 
     check_writable(out, "out")
     jobs = jobs_of(table, overrides, grid=grid)
@@ -188,7 +189,7 @@ def fill(table: str, overrides: Sequence[str], out: Path, *, grid: bool = False)
     logger.finish_open(place(config, "tracking"))
     if ran:
         logger.log_table(table, records, rendered.files, place(config, "tracking"))
-    return Filled(markdown=rendered.markdown, files=rendered.files, ran=ran, failed=failed)
+    return Filled(text=rendered.text(width_here()), files=rendered.files, ran=ran, failed=failed)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -211,8 +212,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fill(table: str, overrides: Sequence[str], out: Path, *, grid: bool) -> int:
+    from cq.report.terminal import written
+
     filled = fill(table, allowing(overrides), out, grid=grid)
-    sys.stdout.write("\n".join([filled.markdown, *(f"wrote {path}" for path in filled.files), ""]))
+    sys.stdout.write("
+".join([filled.text, written(filled.files), ""]))
     if filled.failed:
         say("cq-table", f"{filled.failed} of {filled.ran} runs failed; the messages are above.")
     return FAILED if filled.failed else 0

@@ -25,12 +25,15 @@ IMAGES: Mapping[str, str] = {
 DIGITS = 12  # of a digest; enough to find it by
 
 
-def notes(table: Table) -> list[str]:
-    """Protocol first, then seeds, costs, published values, gaps, commits and dates."""
+def notes(table: Table, *, protocols: bool = True) -> list[str]:
+    """Protocol first, then seeds, costs, published values, gaps, commits and dates.
+
+    protocols: also what is each metric's own.
+    """
     records = [record for row in table.rows for record in row.records]
     ran = [record for record in records if record.drawn]
     return [
-        *_protocol(table.metrics, ran),
+        *_protocol(table.metrics, ran)[: None if protocols else 1],
         "Several seeds: mean ± sample standard deviation; 1 seed: value [bootstrap interval].",
         "Counted: operations of the denoiser, averaged over the calls. Simulated: quality under fake quantization, "
         "which is never timed. Measured: wall clock of real kernels.",

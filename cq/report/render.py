@@ -13,6 +13,7 @@ from cq.report.orders import order_sentences
 from cq.report.paper import read_paper
 from cq.report.preparation import preparation_frame, preparation_markdown
 from cq.report.tables import Table
+from cq.report.terminal import table_text
 from cq.report.text import bullets, latex_cell, pipes
 from cq.report.winners import winners_frame, winners_markdown
 from cq.run.record import RunRecord
@@ -23,11 +24,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RenderedTable:
-    """A written table: its Markdown, every file it went to, and the strips of images that its figures show."""
+    """A written table, or its parts, one a model: every file it went to, and the strips that its figures show."""
 
-    markdown: str
+    tables: tuple[Table, ...]
     files: tuple[Path, ...]
     strips: tuple[Path, ...]
+
+    @property
+    def markdown(self) -> str:
+        return "\n".join(map(to_markdown, self.tables))
+
+    def text(self, width: int) -> str:
+        """As a terminal of so many columns shows it."""
+        return "\n".join(table_text(table, width) for table in self.tables)
 
 
 def render_table(
@@ -56,8 +65,7 @@ def render_table(
         for table in tables:
             files += write_figures(table, out / "figures", thumbnails=thumbnails, svg=svg)
             strips += strips_shown(table, thumbnails)
-    markdown = "\n".join(map(to_markdown, tables))
-    return RenderedTable(markdown=markdown, files=tuple(files), strips=tuple(strips))
+    return RenderedTable(tables=tuple(tables), files=tuple(files), strips=tuple(strips))
 
 
 def _write(table: Table, out: Path) -> list[Path]:
@@ -80,7 +88,7 @@ def _write(table: Table, out: Path) -> list[Path]:
 
 def to_markdown(table: Table) -> str:
     """Title, table, what stands behind the numbers, published rows without a run, and the paper's orders."""
-    lines = [f"# {table.title}", "", *pipes(_strings(table.frame())), "", *bullets(notes(table))]
+    lines = [f"# {table.title}", "", *pipes(table.lines()), "", *bullets(notes(table))]
     if missing := not_run_rows(table):
         lines += ["", "## Published rows that were not run", "", *pipes(missing)]
     if orders := order_sentences(table):
@@ -102,7 +110,7 @@ def to_latex(table: Table) -> str:
 
     Many columns read best on a page of their own, turned.
     """
-    heads, *body = _strings(table.frame())
+    heads, *body = table.lines()
     lines = ["% needs \\usepackage{booktabs,graphicx}; to turn the page: \\usepackage{pdflscape}, landscape"]
     lines += [f"% {' '.join(note.split())}" for note in notes(table)]
     lines += [r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"]
@@ -110,10 +118,6 @@ def to_latex(table: Table) -> str:
     lines += [" & ".join(map(latex_cell, heads)) + r" \\", r"\midrule"]
     lines += [" & ".join(map(latex_cell, row)) + r" \\" for row in body]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}%", "}"]) + "\n"
-
-
-def _strings(frame: "pd.DataFrame") -> list[list[str]]:
-    return [list(frame.columns), *(list(row) for row in frame.itertuples(index=False))]
 
 
 def _number(value: object) -> object:

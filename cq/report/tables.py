@@ -159,6 +159,11 @@ class Table:
             lines.append(line | {"seeds": row.seeds, "status": row.status})
         return pd.DataFrame(lines)
 
+    def lines(self) -> list[list[str]]:
+        """The heads of `frame`, and its rows."""
+        frame = self.frame()
+        return [list(frame.columns), *(list(row) for row in frame.itertuples(index=False))]
+
     def numbers(self) -> "pd.DataFrame":
         """The table for machines: keys instead of titles, means and their bands in columns of their own."""
         import pandas as pd

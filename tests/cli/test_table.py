@@ -58,7 +58,7 @@ def test_a_table_is_filled_and_a_second_call_runs_nothing(
     assert "run 3 of 3: cache only, DPS, seed 0" in told
     records = read(tmp_path / "records.jsonl")
     assert [record.experiment for record in records] == [f"table5/{row}" for row in ROWS]
-    assert all(record.label in filled.markdown for record in records)
+    assert all(record.label in filled.text for record in records)
     made = {path.name for path in (out / "tables").iterdir()}
     made -= {"table5_preparation.md", "table5_preparation.csv"}  # where a busy machine made rows seconds apart
     assert made == {
@@ -75,7 +75,7 @@ def test_a_table_is_filled_and_a_second_call_runs_nothing(
     again = fill("table5", overrides, out)
     assert time.process_time() - started < 10
     assert (again.ran, again.failed) == (0, 0)
-    assert again.markdown == filled.markdown
+    assert again.text == filled.text
     assert "3 runs, 3 of them recorded already" in caplog.text
     assert len(sent_tables) == 1  # the table in W&B is written where something is new
     assert read(tmp_path / "records.jsonl") == records

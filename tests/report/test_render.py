@@ -69,7 +69,7 @@ def test_all_writes_every_table_with_records_and_prints_it(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _report(runs, tmp_path, "--all", "--no-figures") == 0
-    assert capsys.readouterr().out.startswith("# table5: Ablation of the parts\n")
+    assert capsys.readouterr().out.startswith("table5: Ablation of the parts\n")
 
 
 def test_the_report_works_in_any_folder(
@@ -82,7 +82,7 @@ def test_the_report_works_in_any_folder(
     shutil.copytree(runs.parent / "protocols", "runs/protocols")
     shutil.copy(runs, "runs/records.jsonl")  # where `cq` keeps what is of no table
     assert main(["--all", "--no-figures"]) == 0
-    assert capsys.readouterr().out.startswith("# table5: ")
+    assert capsys.readouterr().out.startswith("table5: ")
     assert (tmp_path / "runs/tables/table5.md").is_file()
 
 
