@@ -215,8 +215,7 @@ def _fill(table: str, overrides: Sequence[str], out: Path, *, grid: bool) -> int
     from cq.report.terminal import written
 
     filled = fill(table, allowing(overrides), out, grid=grid)
-    sys.stdout.write("
-".join([filled.text, written(filled.files), ""]))
+    sys.stdout.write("\n".join([filled.text, written(filled.files), ""]))
     if filled.failed:
         say("cq-table", f"{filled.failed} of {filled.ran} runs failed; the messages are above.")
     return FAILED if filled.failed else 0
