@@ -1,4 +1,4 @@
-"""The paper's own rows: README's commands, and what their preflight checks read, without any weights."""
+"""The paper's own rows, of experiments/published.md: their commands, and what preflight reads, without any weights."""
 
 import json
 import re
@@ -13,9 +13,8 @@ from tests.tiny_runs import composed
 from tests.true_models import ARCHITECTURES
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 PUBLISHED = (ROOT / "experiments/published.md").read_text(encoding="utf-8")
-TABLE = README[README.index("| row | command |") :].split("\n\n")[0]
+TABLE = PUBLISHED[PUBLISHED.index("| row | command |") :].split("\n\n")[0]
 COMMANDS = {line.split("|")[1].strip(): shlex.split(line.split("`")[1])[1:] for line in TABLE.splitlines()[2:]}
 
 
@@ -30,7 +29,7 @@ def chosen(arguments: list[str], key: str) -> str:
 
 
 def command_of(model: str, protocol: str) -> list[str]:
-    """The arguments of the one command of README that draws this protocol's images with this model."""
+    """The arguments of the one command that draws this protocol's images with this model."""
     found = [c for c in COMMANDS.values() if (chosen(c, "model"), chosen(c, "protocol")) == (model, protocol)]
     assert len(found) == 1, (model, protocol)
     return found[0]

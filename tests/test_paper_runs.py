@@ -1,4 +1,4 @@
-"""README's commands for the paper's rows pass every check that needs no weights; other pairs are refused by key."""
+"""The commands for the paper's rows pass every check that needs no weights; other pairs are refused by key."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from cq.run.components import Components
 from cq.run.compose import component
 from cq.run.config import CONF
 from tests.choices import component_node, names
-from tests.paper_runs import COMMANDS, PUBLISHED, README, TABLE, at, chosen, command_of, prepare
+from tests.paper_runs import COMMANDS, PUBLISHED, TABLE, at, chosen, command_of, prepare
 from tests.true_models import ARCHITECTURES
 
 ROOT = Path(__file__).parents[1]
@@ -106,9 +106,9 @@ def test_a_command_of_the_readme_passes_every_check_that_needs_no_weights(pair: 
     assert ("clip_scores" in parts.metrics) == (protocol.prompts is not None)
 
 
-def test_the_readmes_way_to_w4a8_passes_them_too(root: Path) -> None:
+def test_the_written_way_to_w4a8_passes_them_too(root: Path) -> None:
     asked = ("experiment=table2/cachequant_recon_w4a8", "quantize=reconstruct_paper")
-    assert all(word in README for word in asked)
+    assert all(word in PUBLISHED for word in asked)
     rest = [a for a in command("ldm_imagenet256", "imagenet256_50k") if not a.startswith(("experiment=", "quantize."))]
     parts = Components.of(at(root, [*asked, *rest]))
     assert isinstance(parts.quantizer, Reconstruct)

@@ -1,7 +1,7 @@
 """The published models' resolved configuration against the paper's settings, value by value.
 
-The configuration is that of README's command of the model. The values are those of the specification's 2.3, 3.6, 4.1,
-4.2, 5.1 to 5.4 and 7, written here a second time. A value that is not taken over stands in DIFFERS with the reason, and
+The configuration is that of the command of the model in experiments/published.md. The values are those of the
+specification's 2.3, 3.6, 4.1, 4.2, 5.1 to 5.4 and 7, written here a second time. A value that is not taken over stands in DIFFERS with the reason, and
 a reason that does not hold any more is an error.
 """
 
@@ -21,7 +21,7 @@ PROTOCOL = {
     "ldm_imagenet256": "imagenet256_50k", "sd_v1_4": "coco5k_256",
 }  # fmt: skip
 MODELS = tuple(PROTOCOL)
-OWN = {"ldm_imagenet256": ["budget.cache_interval=20"]}  # README's row is Table 2's, at N = 5; 20 is the default
+OWN = {"ldm_imagenet256": ["budget.cache_interval=20"]}  # its row there is Table 2's, at N = 5; 20 is the default
 SEED = "seed=1243"  # a legal number here, too; its noise is another, for every image has a seed of its own
 SCALED, LINEAR = "scaled_linear", "linear"
 PAPER: dict[str, dict[str, Any]] = {

@@ -1,4 +1,4 @@
-"""What the paper's own rows would take: prints the table of README's "Published models".
+"""What the paper's own rows would take: prints the table of experiments/published.md.
 
 Usage: python experiments/paper_hours/run.py
 
