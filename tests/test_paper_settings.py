@@ -1,8 +1,8 @@
 """The published models' resolved configuration against the paper's settings, value by value.
 
 The configuration is that of the command of the model in experiments/published.md. The values are those of the
-specification's 2.3, 3.6, 4.1, 4.2, 5.1 to 5.4 and 7, written here a second time. A value that is not taken over stands in DIFFERS with the reason, and
-a reason that does not hold any more is an error.
+specification's 2.3, 3.6, 4.1, 4.2, 5.1 to 5.4 and 7, written here a second time. A value that is not taken over stands
+in DIFFERS with the reason, and a reason that does not hold any more is an error.
 """
 
 from collections.abc import Callable, Mapping
