@@ -14,6 +14,8 @@ from cq.report.tables import Row, Table, baseline_steps
 from cq.run.labels import UNNAMED
 from cq.run.record import BUDGET, RunRecord, latest
 
+Groups = dict[tuple[Any, ...], list[RunRecord]]
+
 
 def build_tables(name: str, records: Sequence[RunRecord], paper: Paper) -> list[Table]:
     """The table `name`, or one a model, `<name>_<model>`, where models were measured apart.
@@ -72,36 +74,21 @@ def build_table(name: str, records: Sequence[RunRecord], paper: Paper) -> Table:
     config digest) silently; where the configuration changed in between, the earlier run is listed as superseded.
     Raises ValueError where no record names the table, or where a metric's cells were not all measured alike.
     """
-    mine = [record for record in latest(records) if record.table == name]
+    mine = _newest(name, records)
     if not mine:
         known = sorted({record.table for record in records})
         raise ValueError(
             f"table={name!r}: no record belongs to it; there are records for {known or 'no table at all'}. "
             "Run its experiments first, or name another table or record file."
         )
-    cells = _cells(mine)
-    by_seed: dict[tuple[Any, ...], RunRecord] = {}
-    superseded = []
-    order = {id(record): place for place, record in enumerate(records)}
-    for record in sorted(mine, key=lambda record: order[id(record)]):
-        asked = (record.experiment, record.model["name"], record.seed, *_budget(record), cells[id(record)])
-        earlier = by_seed.pop(asked, None)
-        if earlier is not None:
-            superseded.append(earlier.key)
-        by_seed[asked] = record
-    named = _named(list(by_seed.values()), cells)
-    groups: dict[tuple[Any, ...], list[RunRecord]] = {}
-    for record in sorted(by_seed.values(), key=_place):
-        group = (named[id(record)][0], record.model["name"], *_budget(record), cells[id(record)])
-        groups.setdefault(group, []).append(record)
+    groups, named, superseded = _grouped(mine)
     for members in groups.values():
         _one_record_a_seed(members)
     metrics = columns_of([record for members in groups.values() for record in members])
     rows, unmatched = [], []
     budgets = [_beside(members[0]) for members in groups.values()]
     spread = {key: {budget[key] for budget in budgets if budget[key] is not None} for key in BUDGET}
-    row_titles = titles([(label, model, members[0].budget) for (label, model, *_), members in groups.items()])
-    for title, budget, ((label, *_), members) in zip(row_titles, budgets, groups.items(), strict=True):
+    for title, budget, ((label, *_), members) in zip(_titles(groups), budgets, groups.items(), strict=True):
         ok = [record for record in members if record.drawn]
         first = members[0]
         published = paper.find(name, first.paper_row)
@@ -133,6 +120,47 @@ def build_table(name: str, records: Sequence[RunRecord], paper: Paper) -> Table:
         not_run=tuple(paper.unused(name, {row.records[0].paper_row for row in rows})),
         paper=paper,
     )
+
+
+def row_titles(records: Sequence[RunRecord]) -> dict[int, str]:
+    """Of each record (by id) that stands in a row of its table, the title of that row."""
+    found: dict[int, str] = {}
+    for table in dict.fromkeys(record.table for record in records):
+        groups, *_ = _grouped(_newest(table, records))
+        for title, members in zip(_titles(groups), groups.values(), strict=True):
+            found |= dict.fromkeys(map(id, members), title)
+    return found
+
+
+def _newest(name: str, records: Sequence[RunRecord]) -> list[RunRecord]:
+    """Of each question about the table `name` the last record, oldest first."""
+    kept = {id(record) for record in latest(records) if record.table == name}
+    return [record for record in records if id(record) in kept]
+
+
+def _titles(groups: Groups) -> list[str]:
+    return titles([(label, model, members[0].budget) for (label, model, *_), members in groups.items()])
+
+
+def _grouped(
+    mine: Sequence[RunRecord],
+) -> tuple[Groups, dict[int, tuple[str, dict[str, str]]], list[tuple[str, int, str]]]:
+    """The rows of one table's records, oldest first, by label, model, budget and cell; what `_named` says; superseded."""
+    cells = _cells(mine)
+    by_seed: dict[tuple[Any, ...], RunRecord] = {}
+    superseded = []
+    for record in mine:
+        asked = (record.experiment, record.model["name"], record.seed, *_budget(record), cells[id(record)])
+        earlier = by_seed.pop(asked, None)
+        if earlier is not None:
+            superseded.append(earlier.key)
+        by_seed[asked] = record
+    named = _named(list(by_seed.values()), cells)
+    groups: Groups = {}
+    for record in sorted(by_seed.values(), key=_place):
+        group = (named[id(record)][0], record.model["name"], *_budget(record), cells[id(record)])
+        groups.setdefault(group, []).append(record)
+    return groups, named, superseded
 
 
 def _cells(mine: Sequence[RunRecord]) -> dict[int, str]:

@@ -1,17 +1,17 @@
 """Which runs a text names: how `cq-report diff A B`, and every other command that takes a RUN, finds its record.
 
 A run is named by its number in the record file, counted from 1 (`3`), or `last`; by the first digits of its image or
-configuration digest (`79a96638`); by its EXPERIMENT (`table5/cache_dps`) or its label; or by words that all apply to it
-(`dps ptq N=5 seed=0`, `schedule=dps quantize=none`): choices, numbers of the budget, keys of the configuration.
+configuration digest (`79a96638`); by its EXPERIMENT (`table5/cache_dps`), its label, or its name in a table; or by
+words that all apply to it (`dps ptq N=5 seed=0`, `schedule=dps quantize=none`): choices, numbers of the budget, keys of
+the configuration.
 """
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from cq.report.contexts import NO_MATTER
+from cq.report.axes import leaves, question_of
+from cq.report.build import row_titles
 from cq.run.record import RunRecord, latest
 from cq.run.record_file import read
 
@@ -42,13 +42,6 @@ class Run:
         path = self.file.parent / self.record.thumbnails
         return path if self.record.thumbnails and path.is_file() else None
 
-    @property
-    def text(self) -> str:
-        """One line that tells it from others of its file."""
-        record = self.record
-        name = f"{record.experiment}, {record.label}"
-        return f"{self.number} ({name}, seed {record.seed}, {record.config_digest[:DIGITS]})"
-
 
 def runs_in(files: Sequence[Path]) -> list[Run]:
     """Every record of the files, oldest first. Raises as `cq.run.record_file.read`."""
@@ -59,11 +52,13 @@ def runs_in(files: Sequence[Path]) -> list[Run]:
 
 def matching(runs: Sequence[Run], text: str) -> list[Run]:
     """The runs that `text` names, of each question the last; see the module. Raises ValueError where there is none."""
-    text = text.strip()
+    text, words = text.strip(), _words(text)
     found = _numbered(runs, text) or _newest([run for run in runs if _is_digest(run.record, text)])
-    found = found or _newest([run for run in runs if text in (run.record.experiment, run.record.label)])
-    words = _words(text)
-    found = found or _newest([run for run in runs if words and all(_applies(run.record, word) for word in words)])
+    if not found:
+        titles = row_titles([run.record for run in runs])
+        named = [run for run in runs if text == titles.get(id(run.record))]
+        named = named or [run for run in runs if text in (run.record.experiment, run.record.label)]
+        found = _newest(named or [run for run in runs if words and all(_applies(run, titles, word) for word in words)])
     if not found:
         files = ", ".join(dict.fromkeys(str(run.file) for run in runs)) or "no record file"
         raise ValueError(
@@ -78,38 +73,33 @@ def one(runs: Sequence[Run], text: str) -> Run:
     """The one run that `text` names. Raises ValueError where it names none or several."""
     found = matching(runs, text)
     if len(found) > 1:
-        raise ValueError(_several(text, found, "runs"))
+        raise ValueError(_several(text, runs, found, "runs"))
     return found[0]
 
 
 def row(runs: Sequence[Run], text: str) -> list[Run]:
     """The runs of the one configuration that `text` names: its seeds, in order. Raises ValueError as `one`."""
     found = matching(runs, text)
-    firsts = list({question(run.record): run for run in found[::-1]}.values())
+    firsts = list({_row(run.record): run for run in found[::-1]}.values())
     if len(firsts) > 1:
-        raise ValueError(_several(text, firsts[::-1], "configurations"))
+        raise ValueError(_several(text, runs, firsts[::-1], "configurations"))
     return sorted(found, key=lambda run: run.record.seed)
 
 
-def question(record: RunRecord) -> str:
-    """What the seeds of one row share, on one line: all of a run that can change an image, but its seed."""
-    config = {key: value for key, value in record.config.items() if key not in NO_MATTER}
-    return json.dumps([record.experiment, record.model, record.budget, record.choices, config], sort_keys=True)
+def _row(record: RunRecord) -> tuple[str, ...]:
+    return (record.experiment, record.label, question_of(record))
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of a nested configuration by their dotted keys."""
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _several(text: str, runs: Sequence[Run], what: str) -> str:
-    more = f" and {len(runs) - LISTED} more" if len(runs) > LISTED else ""
+def _several(text: str, runs: Sequence[Run], found: Sequence[Run], what: str) -> str:
+    titles = row_titles([run.record for run in runs])
+    told = [
+        f"{run.number} ({titles.get(id(run.record), run.record.label)}, {run.record.experiment}, "
+        f"seed {run.record.seed}, {run.record.config_digest[:DIGITS]})"
+        for run in found[:LISTED]
+    ]
+    more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
     return (
-        f"{text!r}: names {len(runs)} {what}: {'; '.join(run.text for run in runs[:LISTED])}{more}. "
+        f"{text!r}: names {len(found)} {what}: {'; '.join(told)}{more}. "
         "Say more words, or name one by its number or digest."
     )
 
@@ -132,12 +122,18 @@ def _is_digest(record: RunRecord, text: str) -> bool:
     return len(text) >= FEWEST and (record.images_digest.startswith(text) or record.config_digest.startswith(text))
 
 
-def _applies(record: RunRecord, word: str) -> bool:
+def _applies(run: Run, titles: Mapping[int, str], word: str) -> bool:
+    record = run.record
     key, equals, value = word.partition("=")
     if not equals:
-        names = [*record.experiment.split("/"), *_words(record.label), *map(str, record.choices.values())]
-        return word.lower() in map(str.lower, names) or _is_digest(record, word)
-    known = {"seed": record.seed, **dict(flat(record.config)), **record.choices}
+        said = [
+            record.experiment,
+            *record.experiment.split("/"),
+            *_words(record.label),
+            *_words(titles.get(id(record), "")),
+        ]
+        return word.lower() in map(str.lower, [*said, *map(str, record.choices.values())]) or _is_digest(record, word)
+    known = {"seed": record.seed, **dict(leaves(record.config)), **record.choices}
     known |= {prefix + name: number for name, number in record.budget.items() for prefix in ("", "budget.")}
     key = SHORT.get(key, key.rpartition("@")[2])  # `correct@correct.cache`, as the command line has it
     return str(known.get(key, known.get(key.replace(".", "_")))).lower() == value.lower().replace("null", "none")

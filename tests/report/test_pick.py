@@ -39,6 +39,7 @@ def runs(tmp_path: Path) -> list[Run]:
         (b"s1".hex(), [4]),
         ("synthetic/cached, dps", [3, 4]),
         ("cached, dps", [3, 4]),
+        ("cached, uniform", [2, 5]),
         ("DPS seed=1", [4]),
         ("schedule=uniform seed=0", [5]),  # the later record of one question
         ("correct@correct.cache=none N=20, schedule.kind=dps", [3, 4]),
