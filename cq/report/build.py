@@ -145,7 +145,7 @@ def _titles(groups: Groups) -> list[str]:
 def _grouped(
     mine: Sequence[RunRecord],
 ) -> tuple[Groups, dict[int, tuple[str, dict[str, str]]], list[tuple[str, int, str]]]:
-    """The rows of one table's records, oldest first, by label, model, budget and cell; what `_named` says; superseded."""
+    """The rows of one table's records, oldest first, by label, model, budget and cell; `_named`; superseded."""
     cells = _cells(mine)
     by_seed: dict[tuple[Any, ...], RunRecord] = {}
     superseded = []
