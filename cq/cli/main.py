@@ -1,6 +1,6 @@
 """The command `cq`: its first word names a command, as in `cq table table5`; without one it is `cq run`.
 
-Imports only what the command asked for needs: a page of help comes at once.
+Imports only what the command needs that is asked for: a page of help comes at once.
 """
 
 import difflib
@@ -26,9 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Console entry. Exit status: see `cq.cli.commands.ended`."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     first = given[0] if given else ""
-    if first in COMMANDS:
+    asks_help = not {"-h", "--help"}.isdisjoint(given)
+    if first in COMMANDS and not (first == "run" and asks_help):
         return command(first)(given[1:])
-    if first and not first.startswith(("-", "~")) and "=" not in first:
+    if not given or asks_help or first in ("help", "--choices"):
+        return command("help")(given)
+    if not first.startswith(("-", "~")) and "=" not in first:
         close = difflib.get_close_matches(first, COMMANDS, n=1)
         meant = f" Did you mean {close[0]!r}?" if close else ""
         sys.stderr.write(

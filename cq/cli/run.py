@@ -67,7 +67,7 @@ def _command(arguments: list[str]) -> int:
     tracebacks = os.environ.get("HYDRA_FULL_ERROR", "0")
     _errors.clear()
     try:
-        sys.argv[1:] = allowing(sys.argv[1:])
+        arguments = allowing(arguments)
         register()
         sys.argv[1:] = expand_globs(arguments)  # where Hydra reads them
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them

@@ -47,7 +47,7 @@ def explain(error: Exception) -> str:
             """into quotes twice: 'key="value"'."""
         )
     if "Config group override" in str(error):
-        return "a group is set to something that is no choice, as in model=null. Write GROUP=NAME; --help lists them."
+        return "a group is set to something that is no choice, as in model=null. Write GROUP=NAME: see cq --choices."
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return sentence(error)
     lines = [*str(error).splitlines(), *(str(cause).splitlines() if cause is not error else [])]

@@ -19,7 +19,7 @@ def test_every_command_says_its_usage_and_ends_well(name: str, capsys: pytest.Ca
         status = int(end.code or 0)
     told = capsys.readouterr()
     assert (status, told.err) == (0, "")
-    assert told.out.startswith("usage: ") or name == "run"
+    assert told.out.startswith("cq: joint caching" if name == "run" else "usage: ")
 
 
 def test_every_command_is_a_program_too() -> None:
@@ -45,7 +45,7 @@ def test_an_unknown_word_is_refused_with_the_near_command(
     assert "Commands are run, table, plan" in message
 
 
-@pytest.mark.parametrize("arguments", [["seed=0"], ["~schedule"], ["-m", "seed=0,1"], ["+x=table"], []])
+@pytest.mark.parametrize("arguments", [["seed=0"], ["~schedule"], ["-m", "seed=0,1"], ["+x=table"]])
 def test_all_else_is_a_run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cq.cli.run.main", lambda given: 3 if given == arguments else 0)
     assert main(arguments) == 3
