@@ -43,9 +43,9 @@ def folded(rows: Sequence[Sequence[str]], width: int) -> list[str]:
     """
     heads, *body = rows
     alike = [place for place in range(1, len(heads)) if len(body) > 1 and len({row[place] for row in body}) == 1]
-    columns = {0: _column([row[0] for row in rows], min(CELL, width // 3))}
-    rest = min(CELL, width - _wide(columns[0]) - GAP)
-    columns |= {at: _column([row[at] for row in rows], rest) for at in range(1, len(heads)) if at not in alike}
+    wide = _columns(rows, alike, width, width // 2)
+    fits = sum(_wide(column) + GAP for column in wide.values()) - GAP <= width
+    columns = wide if fits else _columns(rows, alike, width, min(CELL, width // 3))
     blocks: list[list[int]] = [[]]
     for place in list(columns)[1:]:
         if blocks[-1] and sum(_wide(columns[other]) + GAP for other in (0, *blocks[-1], place)) - GAP > width:
@@ -70,6 +70,17 @@ def written(files: Sequence[Path]) -> str:
         f"wrote {path.relative_to(here) if path.is_absolute() and path.is_relative_to(here) else path}"
         for path in files
     )
+
+
+def _columns(
+    rows: Sequence[Sequence[str]], left_out: Sequence[int], width: int, name: int
+) -> dict[int, list[list[str]]]:
+    """Place to column. name: characters that the first one may take."""
+    found = {0: _column([row[0] for row in rows], name)}
+    rest = min(CELL, width - _wide(found[0]) - GAP)
+    return found | {
+        place: _column([row[place] for row in rows], rest) for place in range(1, len(rows[0])) if place not in left_out
+    }
 
 
 def _column(cells: Sequence[str], width: int) -> list[list[str]]:
