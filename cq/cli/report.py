@@ -1,4 +1,4 @@
-"""`cq-report table5`: write a table and its figures from run records, and print the table.
+"""`cq-report table5`: write a table and its figures from run records, and print it. `cq-report VERB ...`: see `VERBS`.
 
 Works in any folder: without --records it takes results/runs_*.jsonl in it, or else runs/records.jsonl, where `cq` keeps
 what is of no table of its own.
@@ -7,8 +7,9 @@ what is of no table of its own.
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 from cq.cli.commands import ended
@@ -21,10 +22,24 @@ from cq.run.tables import table_names
 
 log = logging.getLogger(__name__)
 
+# First word to what it does; cq/cli/WORD.py has `lines(arguments)`, which does it and yields what is printed.
+VERBS: Mapping[str, str] = {
+    "rank": "rows by a score or a cost, within a budget",
+    "pareto": "what nothing beats, drawn and listed",
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: see `cq.cli.commands.ended`; 2 where a table cannot be written."""
-    parser = argparse.ArgumentParser(prog="cq-report", description="Write tables and figures from run records.")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given and given[0] in VERBS:
+        verb, *rest = given
+        lines = import_module(f"cq.cli.{verb}").lines
+        return ended(f"cq-report {verb}", lambda: _print(lines(rest)))
+    parser = argparse.ArgumentParser(
+        prog="cq-report", description="Write tables and figures from run records.",
+        epilog="Further: " + "; ".join(f"`cq-report {verb} -h`: {does}" for verb, does in VERBS.items()),
+    )  # fmt: skip
     parser.add_argument("tables", nargs="*", metavar="TABLE", help="names of tables, such as table5")
     parser.add_argument("--all", action="store_true", help="every table that has records")
     parser.add_argument(
@@ -38,13 +53,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--prune", action="store_true", help="with --all: delete strips of images beside the records that none shows"
     )
     parser.add_argument("--seal", nargs="+", type=Path, metavar="FILE", help="accept record files as they are edited")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(given)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     if [options.all, bool(options.tables), bool(options.seal)].count(True) != 1:
         parser.error("name the tables, or give --all, or --seal (one of the three)")
     if options.prune and (not options.all or options.no_figures or options.records):
         parser.error("--prune goes with --all, of all records here and with figures: what any of them shows is kept")
     return ended("cq-report", lambda: _seal(options.seal) if options.seal else _write(options))
+
+
+def _print(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(line, flush=True)
 
 
 def _seal(files: Sequence[Path]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from cq.report.axes import Axis, leaves
 from cq.report.cells import Stat
 from cq.report.quantities import ALIASES, Bound, Quantity, check_one_machine, means
-from cq.report.rank import told, within
+from cq.report.rank import simulated, told, within
 from cq.report.tables import Row, Table
 from cq.run.record import BUDGET
 
@@ -149,15 +149,13 @@ def table_front(table: Table, quantities: Sequence[Quantity], bounds: Sequence[B
     axis = _axis(group, table.rows) if group else None
     rows, left_out = within(table.rows, quantities, bounds)
     columns = []
-    notes = told(len(rows), bounds, left_out)
+    notes = [*simulated(rows), *told(len(rows), bounds, left_out)]
     for quantity in quantities:
         check_one_machine(rows, quantity, quantity.key)
         values, same = means(rows, quantity)
         columns.append(values)
         if not same:
             notes.append(f"{quantity.title}: no seed is common to all rows, so that means are over different ones.")
-    if any(row.low_bit == "simulated" for row in rows):
-        notes.append("Scores of quantized rows are simulated: fake quantization, which is never timed.")
     points = [
         Point(
             name=row.title,

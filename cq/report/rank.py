@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 COST = "bops_image"
 ASSUMED = "psnr_fp_db"  # what rows are judged by where nobody says; else the first metric of the table
 OPEN = "undecided"
+LISTED = 6  # rows of those that one reason left out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,21 +56,24 @@ class Ranking:
             f"{quantity.title} ({quantity.better})" if quantity.kind == "score" else quantity.title
             for quantity in self.shown
         ]
-        decimals = self.by.column.decimals if self.by.column else 0
+        scored = self.by.column is not None
         body = []
         for place in self.places:
             name = f"{place.rank:>2}{'=' if place.shares else '.'} {place.row.title}"
             first, *costs = [quantity.cell(place.row) for quantity in self.shown]
-            against = DASH if place.to_best is None else place.to_best.difference.text(decimals)
-            open_ = OPEN if place.to_best is not None and not place.to_best.winner else ""
-            body.append([name, first, against, open_, *costs, place.row.seeds])
-        return [["rank and configuration", heads[0], "to the best", "", *heads[1:], "seeds"], *body]
+            body.append([name, first, *[self._to_best(place)] * scored, *costs, place.row.seeds])
+        return [["rank and configuration", heads[0], *["to the best"] * scored, *heads[1:], "seeds"], *body]
+
+    def _to_best(self, place: Place) -> str:
+        found = place.to_best
+        if found is None or self.by.column is None:
+            return DASH
+        return found.difference.text(self.by.column.decimals) + ("" if found.winner else f", {OPEN}")
 
     def notes(self) -> list[str]:
         counts = {place.to_best.num_seeds for place in self.places if place.to_best is not None}
         said = [
-            f"Ranked by {self.by.title} ({self.by.better}"
-            + (f", {self.by.kind})." if self.by.kind == "measured" else ").")
+            f"Ranked by {self.by.title} ({self.by.better})."
             + ("" if self.same_seeds else " No seed is common to all rows, so that means are over different ones.")
         ]
         if counts:
@@ -98,7 +102,7 @@ class Ranking:
 
 def ranking(table: Table, by: str = "", under: Sequence[Bound] = ()) -> Ranking:
     """The rows of a table by the quantity `by`, those within all bounds. Raises ValueError for an unknown quantity."""
-    quantity = named(by or _assumed(table), table.metrics, f"--by {by}")
+    quantity = named(by or assumed(table), table.metrics, f"--by {by}")
     if not quantity.better:
         raise ValueError(f"--by {by}: less of it is neither better nor worse. Rank by a score or a cost.")
     ranked, left_out = within(table.rows, [quantity], under)
@@ -132,7 +136,8 @@ def ranking(table: Table, by: str = "", under: Sequence[Bound] = ()) -> Ranking:
     )
 
 
-def _assumed(table: Table) -> str:
+def assumed(table: Table) -> str:
+    """The score that a table is judged by where nobody names one."""
     keys = [column.key for column in table.metrics]
     return ASSUMED if ASSUMED in keys or not keys else keys[0]
 
@@ -156,8 +161,16 @@ def told(num: int, bounds: Sequence[Bound], left_out: Mapping[str, Sequence[Row]
     """In sentences what `within` found: num rows, under these bounds."""
     said = [f"Budget: {bound.text}." for bound in bounds]
     said += [f"{num} of {num + sum(map(len, left_out.values()))} rows are shown."] if left_out else []
-    gone = {why: "; ".join(row.title for row in rows) for why, rows in left_out.items()}
-    return said + [f"Left out, {why}: {titles}." for why, titles in gone.items()]
+    for why, rows in left_out.items():
+        titles = "; ".join(row.title for row in rows[:LISTED])
+        said.append(f"Left out, {why}: {titles}" + (f"; and {len(rows) - LISTED} more." if rows[LISTED:] else "."))
+    return said
+
+
+def simulated(rows: Sequence[Row]) -> list[str]:
+    """What is to be said where a score is of fake quantization."""
+    any_ = any(row.low_bit == "simulated" for row in rows)
+    return ["Scores of quantized rows are simulated: under fake quantization, which is never timed."] * any_
 
 
 def _left_out(row: Row, quantities: Sequence[Quantity], bounds: Sequence[Bound]) -> str:
