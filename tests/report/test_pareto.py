@@ -128,17 +128,8 @@ def test_measured_and_counted_never_share_an_axis(tmp_path: Path) -> None:
 def test_the_command_draws_and_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for each in [*ablation(tmp_path), record("of another table", table="table4")]:
         append(each, tmp_path / "runs.jsonl")
-    asked: list[Any] = [
-        "pareto",
-        "table5",
-        "--records",
-        tmp_path / "runs.jsonl",
-        "--y",
-        "frechet_own",
-        "--out",
-        tmp_path,
-    ]
-    assert main([str(word) for word in [*asked, "--z", "schedule"]]) == 0
+    asked = ["--records", str(tmp_path / "runs.jsonl"), "--y", "frechet_own", "--out", str(tmp_path)]
+    assert main(["pareto", "table5", *asked, "--z", "schedule"]) == 0
     told = capsys.readouterr().out
     assert max(len(line) for line in told.splitlines() if not line.startswith("wrote")) <= 120
     assert " 1. quantized + DPS + DEC-cache" in told
