@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 VERBS: Mapping[str, str] = {
     "rank": "rows by a score or a cost, within a budget",
     "pareto": "what nothing beats, drawn and listed",
+    "page": "a sweep or a run as a page of HTML",
 }
 
 

@@ -109,6 +109,10 @@ def settled(figure: "Figure") -> "Figure":
 
 
 def save_png(figure: "Figure", path: Path) -> None:
+    write_atomically(path, png_bytes(figure))
+
+
+def png_bytes(figure: "Figure") -> bytes:
     """With a palette of 256 colours, which makes it less than half as large."""
     from PIL import Image
 
@@ -116,7 +120,7 @@ def save_png(figure: "Figure", path: Path) -> None:
         figure.savefig(whole, format="png", **MARGIN)
         with Image.open(whole) as image:
             image.convert("RGB").quantize(256).save(small, "PNG", optimize=True)
-        write_atomically(path, small.getvalue())
+        return small.getvalue()
 
 
 @contextmanager
