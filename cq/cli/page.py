@@ -1,7 +1,7 @@
 """`cq-report page WHAT...`: pages of HTML that hold all they show, of a sweep and of single runs.
 
 WHAT is a TABLE or a record file, for all their cells; or a RUN, by its number, digest, label, or words that apply to
-it, such as 'dps ptq N=5 seed=0'. Pages lie in pages/ beside the record file.
+it, such as 'dps ptq N=5 seed=0'.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cq.cli.report import found_here
+from cq.cli.selection import REPORT, add_records
 from cq.core.store import write_atomically
 from cq.report.axes import axes_of, name_of
 from cq.report.build import build_tables
@@ -38,8 +39,8 @@ def lines(arguments: Sequence[str]) -> Iterator[str]:
 def _parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="cq-report page", description=__doc__)
     made.add_argument("what", nargs="+", metavar="WHAT", help="a TABLE, a record file, or a RUN")
-    made.add_argument("--records", nargs="+", type=Path, metavar="FILE", help="where WHAT is looked for")
-    made.add_argument("--out", type=Path, metavar="FOLDER", help="default: pages/ beside the record file")
+    add_records(made)
+    made.add_argument("--out", type=Path, default=REPORT, metavar="FOLDER", help=f"default: {REPORT}")
     made.add_argument("--no-layers", action="store_true", help="do not diagnose layers, which runs the network")
     made.add_argument("--each", action="store_true", help="with a table or a file: also a page of every run in it")
     return made
@@ -51,7 +52,7 @@ def _pages(what: str, options: argparse.Namespace) -> Iterator[Path]:
     runs = runs_in([named] if named.is_file() else options.records or found_here([what]))
     tables = {run.record.table for run in runs}
     names = sorted(tables) if named.is_file() else [what] if what in tables else []
-    out = options.out or (runs[0].file.parent if runs else named.parent) / "pages"
+    out = options.out
     newest = {id(record) for record in latest(run.record for run in runs)}
     of_names = [run for run in runs if run.record.table in names and id(run.record) in newest]
     for run in (of_names if options.each else []) if names else matching(runs, what):

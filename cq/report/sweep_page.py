@@ -12,6 +12,10 @@ from cq.report.figures import ERRORS, SCHEDULES, error_figure, image_figure, sch
 from cq.report.html import Html, paragraph, section
 from cq.report.looks import PALETTE, Looks, looks_of, new_figure, style, wrapped
 from cq.report.metrics import Column, judging
+from cq.report.pareto import table_front
+from cq.report.pareto_figure import pareto_figure
+from cq.report.quantities import named
+from cq.report.rank import COST, assumed
 from cq.report.signatures import of_record
 from cq.report.sweeps import tradeoff_figure
 from cq.report.tables import Row, Table
@@ -22,6 +26,10 @@ if TYPE_CHECKING:
 NUMBERS: Mapping[str, str] = {
     "num_steps": "steps", "cache_interval": "N", "weight_bits": "weight bits", "act_bits": "activation bits",
 }  # fmt: skip
+PARETO = (
+    "Numbered and joined: cells that no other beats in both. The cost is counted; low-bit arithmetic is simulated, so "
+    "no time follows from it."
+)
 DRAWN = 40  # rows of one figure: more would be taller than a page
 
 
@@ -30,9 +38,7 @@ def sweep_page(table: Table, pages: Callable[[Row], str]) -> str:
     looks = looks_of(table.rows)
     shown = Chosen(rows=table.rows[:DRAWN], name="")
     figures: dict[str, Callable[[], Iterator[Html]]] = {
-        "Quality against cost": lambda: _drawn(
-            tradeoff_figure(table, looks), "Counted cost; low-bit arithmetic is simulated, so no time follows from it."
-        ),
+        "Quality against cost": lambda: _tradeoff(table, looks),
         "What each axis does": lambda: _effects(table),
         "Schedules": lambda: _drawn(schedule_figure(shown, looks), f"{SCHEDULES}."),
         "Error by step": lambda: _errors(shown, looks),
@@ -58,6 +64,16 @@ def sweep_page(table: Table, pages: Callable[[Row], str]) -> str:
 def _drawn(figure: "Figure | None", caption: str) -> Iterator[Html]:
     if figure is not None:
         yield html.drawn(figure, caption)
+
+
+def _tradeoff(table: Table, looks: Looks) -> Iterator[Html]:
+    """What nothing beats, then all budgets of a configuration joined; both by the counted cost."""
+    try:
+        quantities = [named(key, table.metrics, key) for key in (COST, assumed(table))]
+        yield html.drawn(pareto_figure(table_front(table, quantities), "What nothing beats"), PARETO)
+    except ValueError as error:  # no score, or none that rows share
+        yield paragraph(str(error), "dim")
+    yield from _drawn(tradeoff_figure(table, looks), "The budgets of one configuration are joined.")
 
 
 def _errors(shown: Chosen, looks: Looks) -> Iterator[Html]:

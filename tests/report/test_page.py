@@ -128,7 +128,7 @@ def grid(folder: Path) -> list[RunRecord]:
 def test_the_page_of_a_sweep_shows_every_cell_and_what_each_axis_does(tmp_path: Path) -> None:
     for each in grid(tmp_path):
         append(each, tmp_path / "records.jsonl")
-    (written,) = lines(["runs", "--records", str(tmp_path / "records.jsonl")])
+    (written,) = lines(["runs", "--records", str(tmp_path / "records.jsonl"), "--out", str(tmp_path)])
     text = Path(written.removeprefix("wrote ")).read_text()
     page = Page(text)
     assert page.heads == [
