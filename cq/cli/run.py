@@ -14,6 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from cq.cli.commands import FAILED, REFUSED, ended, say
+from cq.report.signatures import warn_of
 from cq.run.config import CONF
 from cq.run.explain import explain
 from cq.run.ledger import RunError, execute
@@ -48,7 +49,8 @@ class JobError(RuntimeError):
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _run(config: DictConfig) -> None:
     try:
-        execute(config, HydraConfig.get().runtime.choices, list(HydraConfig.get().overrides.task))
+        record = execute(config, HydraConfig.get().runtime.choices, list(HydraConfig.get().overrides.task))
+        warn_of(record)
     except (ValueError, OSError, RunError) as error:
         if not HydraConfig.get().launcher._target_.endswith(".BasicLauncher"):
             raise JobError(explain(error)) from None

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from cq.cli.commands import FAILED, REFUSED, ended, helped, say
 from cq.core.store import check_writable
+from cq.report.signatures import warn_of
 from cq.run.building import build
 from cq.run.components import Components
 from cq.run.compose import composed, composing
@@ -174,6 +175,7 @@ def fill(table: str, overrides: Sequence[str], out: Path, *, grid: bool = False)
             log.info("run %d of %d: %s, seed %d", ran, len(todo), job.config.row.label, job.config.seed)
             try:
                 record = execute(job.config, job.choices, job.overrides, warn=False)
+                warn_of(record)
             except RunError as error:
                 failed += 1
                 same = (each for each in known_in_all_tables(place(job.config, "records"), job.config.row.table))

@@ -4,6 +4,7 @@ One function a signature, with its thresholds above it. Those that read the reco
 the others need what the store keeps, and are told on the run's page.
 """
 
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ if TYPE_CHECKING:  # these bring torch
     from cq.evaluate.diagnosis import Diagnosis
     from cq.report.kept import Kept
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Signature:
@@ -32,6 +35,12 @@ class Signature:
     @property
     def line(self) -> str:
         return f"{self.name}: {self.evidence}. {self.cause} {self.remedy}"
+
+
+def warn_of(record: RunRecord) -> None:
+    """Log what the record alone shows, one line a signature."""
+    for sign in of_record(record):
+        log.warning("%s", sign.line)
 
 
 def of_record(record: RunRecord) -> tuple[Signature, ...]:

@@ -207,3 +207,11 @@ def looked_again(run: Rebuilt, found: Kept) -> Diagnosis:
         run.loops.one(denoiser, (7, 8), acceleration), calls=looked_at(acceleration.schedule), num_images=2,
         num_calls=acceleration.num_calls,
     )  # fmt: skip
+
+
+def test_the_end_of_a_run_tells_each_sign_on_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    calls = record().schedule["num_calls"]
+    signatures.warn_of(curved([0.0] * 45 + [0.5] * (calls - 45)))
+    (line,) = caplog.messages
+    assert line.startswith("quality falls at a step: the error of the latents grows by 0.50")
+    assert "\n" not in line
