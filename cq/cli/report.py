@@ -27,6 +27,7 @@ VERBS: Mapping[str, str] = {
     "rank": "rows by a score or a cost, within a budget",
     "pareto": "what nothing beats, drawn and listed",
     "page": "a sweep or a run as a page of HTML",
+    "diff": "two runs or rows: configuration, scores, images",
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from cq.report.axes import Axis, axes_of, cell_of, name_of, question_of
 from cq.report.cells import COSTS, Stat, mean_of
 from cq.report.making import preparation
-from cq.report.metrics import columns_of
+from cq.report.metrics import Column, columns_of
 from cq.report.paper import Paper
 from cq.report.tables import Row, Table, baseline_steps
 from cq.run.labels import UNNAMED
@@ -103,8 +103,8 @@ def build_table(name: str, records: Sequence[RunRecord], paper: Paper) -> Table:
                 budget=first.budget,
                 model=first.model["name"],
                 records=tuple(members),
-                scores={column.key: stat for column in metrics if (stat := _score(ok, column.key)) is not None},
-                costs={key: stat for key in COSTS if (stat := _cost(ok, key)) is not None},
+                scores=_scores(ok, metrics),
+                costs=_costs(ok),
                 published=published,
                 paper=published if beside else {},  # else the paper's number belongs to another row of this table
                 preparation=preparation(ok),
@@ -130,6 +130,23 @@ def row_titles(records: Sequence[RunRecord]) -> dict[int, str]:
         for title, members in zip(_titles(groups), groups.values(), strict=True):
             found |= dict.fromkeys(map(id, members), title)
     return found
+
+
+def bare_row(title: str, members: Sequence[RunRecord], metrics: Sequence[Column]) -> Row:
+    """The runs of one configuration as a row that stands in no table, beside nothing published."""
+    ok = [record for record in members if record.drawn]
+    return Row(
+        label=members[0].label,
+        title=title,
+        budget=members[0].budget,
+        model=members[0].model["name"],
+        records=tuple(members),
+        scores=_scores(ok, metrics),
+        costs=_costs(ok),
+        published={},
+        paper={},
+        preparation=None,
+    )
 
 
 def _newest(name: str, records: Sequence[RunRecord]) -> list[RunRecord]:
@@ -228,6 +245,14 @@ def titles(rows: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[str]:
                 title += f", {sign}{budget[key]}"
         found.append(title + (f", {model}" if len({twin[1] for twin in twins}) > 1 else ""))
     return found
+
+
+def _scores(ok: Sequence[RunRecord], metrics: Sequence[Column]) -> dict[str, Stat]:
+    return {column.key: stat for column in metrics if (stat := _score(ok, column.key)) is not None}
+
+
+def _costs(ok: Sequence[RunRecord]) -> dict[str, Stat]:
+    return {key: stat for key in COSTS if (stat := _cost(ok, key)) is not None}
 
 
 def _score(ok: Sequence[RunRecord], key: str) -> Stat | None:

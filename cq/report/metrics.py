@@ -75,12 +75,7 @@ def columns_of(records: Sequence[RunRecord]) -> list[Column]:
             reference = first.setdefault(key, record).scores[key]
             if score["fingerprint"] == reference["fingerprint"] and score["better"] == reference["better"]:
                 continue
-            ours, theirs = score["protocol"], reference["protocol"]
-            differing = [
-                f"{field}: {theirs.get(field)!r} against {ours.get(field)!r}"
-                for field in sorted({*ours, *theirs})
-                if field not in ours or field not in theirs or ours[field] != theirs[field]
-            ]
+            differing = differing_fields(reference["protocol"], score["protocol"])
             raise ValueError(
                 f"{key}: rows {first[key].label!r} (seed {first[key].seed}) and {record.label!r} (seed {record.seed}) "
                 f"of {record.table!r} were not measured alike, so they cannot share a column. They differ in "
@@ -96,6 +91,15 @@ def columns_of(records: Sequence[RunRecord]) -> list[Column]:
         columns,
         key=lambda c: (against_full_precision(c.key), ranks.get(_parts(c.key)[0], len(ranks)), c.key, c.fingerprint),
     )
+
+
+def differing_fields(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """In what two protocols differ, field by field: the first one's value against the second one's."""
+    return [
+        f"{field}: {theirs.get(field)!r} against {ours.get(field)!r}"
+        for field in sorted({*ours, *theirs})
+        if field not in ours or field not in theirs or ours[field] != theirs[field]
+    ]
 
 
 def judging(columns: Sequence[Column]) -> list[Column]:
