@@ -7,6 +7,9 @@
 <root>/<stage>/<digest>.old/        what such a run is about to replace; put back where it was killed in between
 <root>/again_<run>                  which stages that run has made; removed when the run has ended well
 <root>/<stage>/<digest>.lock        empty; held while the artefact is made, so that nobody makes it twice
+<root>/in_use.lock                  empty; held, by any number of them, from a run's first artefact to its end
+
+`cq.core.inventory` lists it, and takes out of it what nobody needs.
 """
 
 import fcntl
@@ -16,6 +19,7 @@ import os
 import shutil
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -31,6 +35,7 @@ if TYPE_CHECKING:  # brings torch, which a check of the folders does not need
 log = logging.getLogger(__name__)
 
 A = TypeVar("A", bound="Artifact")
+IN_USE = "in_use.lock"
 AGAIN = "the stage is computed again on the next run."
 
 
@@ -55,6 +60,7 @@ class Store:
         self._held: dict[Path, tuple[Artifact, dict[str, float | None]]] = {}
         self._asked: dict[str, float | None] = {}  # as `made`, of what the stage that is being made asked for
         self._nested = 0.0
+        self._in_use = False
 
     def get(self, stage: str, key: Mapping[str, Any], kind: type[A], make: Callable[[Path], A]) -> A:
         """The artefact of `stage` for `key`: loaded if it is there, else made and written at once.
@@ -70,6 +76,7 @@ class Store:
             assert isinstance(held, kind)
             self._asked |= made
             return held
+        self._use()
         with self.timed(stage), self.processes.step():
             if self.processes.is_main:
                 with self.processes.alone():
@@ -93,6 +100,7 @@ class Store:
         if self.processes.apart or folder in self._held:
             return
         partial = self._partial(folder)
+        self._use()
         with self.timed(stage), ExitStack() as held, self.processes.step():  # the lock goes when all are through
             if self.processes.is_main:
                 folder.parent.mkdir(parents=True, exist_ok=True)
@@ -101,6 +109,15 @@ class Store:
                     partial.mkdir(exist_ok=True)
             if self.processes.told(not self._is_there(folder)):
                 work(partial)
+
+    def _use(self) -> None:
+        """Until this object is gone, nobody takes anything out of the store: our record will name it."""
+        if not self._in_use:
+            self.root.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.root / IN_USE, os.O_RDWR | os.O_CREAT, 0o666)
+            weakref.finalize(self, os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            self._in_use = True
 
     def ended_well(self) -> None:
         """The run is recorded: one that made its stages again has nothing to go on with."""
