@@ -27,7 +27,7 @@ NAMED = 3  # runs that a line names
 IMAGES = (
     "samples",
     "samples_full_precision",
-)  # stages whose artefact has the images of a run: the first it went through
+)  # stages that draw a run's images: the first that it has
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

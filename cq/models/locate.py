@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -44,26 +45,50 @@ def locate(reference: str) -> Path:
     return folder
 
 
-@cache
-def _snapshot(reference: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+def here(reference: str) -> Path | None:
+    """What `locate` would return without a network; a file counts, too. None where there is none."""
+    if reference.startswith(HUB):
+        wanted = _wanted(reference)
+        from huggingface_hub.constants import HF_HUB_CACHE
 
+        repository = Path(HF_HUB_CACHE) / f"models--{wanted['repo_id'].replace('/', '--')}"
+        return _cached(wanted) if repository.is_dir() else None  # else its code need not be imported
+    name = reference.removeprefix(SCHEME)
+    path = Path(reference) if name == reference else WEIGHTS / name
+    return path if path.exists() else None
+
+
+def _wanted(reference: str) -> dict[str, Any]:
+    """The arguments of the hub's download."""
     match = re.fullmatch(rf"{HUB}(\w[\w.-]*/\w[\w.-]*)@([\w./-]+)", reference)
     if match is None:
         raise ValueError(f"{reference!r}: must be hub:ORG/NAME@REVISION, as in 'hub:google/ddpm-cifar10-32@main'.")
-    wanted: dict[str, Any] = {
+    return {
         "repo_id": match[1],
         "revision": match[2],
         "allow_patterns": list(FETCHED),
         "ignore_patterns": list(NOT_FETCHED),
     }
+
+
+def _cached(wanted: Mapping[str, Any]) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
     try:
         cached = Path(snapshot_download(**wanted, local_files_only=True))
-        if _is_whole(cached):
-            return cached
     except LocalEntryNotFoundError:
-        pass
+        return None
+    return cached if _is_whole(cached) else None
+
+
+@cache
+def _snapshot(reference: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    wanted = _wanted(reference)
+    if (cached := _cached(wanted)) is not None:
+        return cached
     try:
         fetched = Path(snapshot_download(**wanted))
         if (fetched / "model_index.json").is_file() and not _is_whole(fetched):  # half-precision alone

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from cq.core import inventory
 from cq.core.artifacts import CacheSchedule
 from cq.core.inventory import alone_in, entries, is_held, remove
 from cq.core.store import Store, locked
@@ -27,11 +26,8 @@ def test_artefacts_and_leftovers_are_told_apart(tmp_path: Path) -> None:
     assert (whole.stage, whole.digest, whole.key) == ("stage", made.digest, {"a": 1})
     assert set(whole.files) == {"artifact.json", "key.json", "seconds.json", "tensors.safetensors"}
     assert whole.seconds["stage"] >= 0
-    assert sorted(entry.path.name for entry in left) == [
-        "a" * 20 + ".partial",
-        "again_0123456789ab",
-        "b" * 20 + ".123.tmp",
-    ]
+    names = [f"{'a' * 20}.partial", "again_0123456789ab", f"{'b' * 20}.123.tmp"]
+    assert sorted(entry.path.name for entry in left) == names
     assert whole.num_bytes > sum(whole.files.values()) - 1
 
 
@@ -75,9 +71,10 @@ def test_a_removal_that_is_killed_leaves_nothing_that_looks_whole(
 
     Store(tmp_path).get("stage", {}, Map, maker([]))
     (entry,) = entries(tmp_path)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(inventory.shutil, "rmtree", killed)
-        remove(entry)
+    with monkeypatch.context() as patch:
+        patch.setattr("cq.core.inventory.shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            remove(entry)
     (left,) = entries(tmp_path)
     assert not left.whole
     calls: list[Path] = []
