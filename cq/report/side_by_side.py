@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FIRST, MOST = 6, 4  # shown: the first images, and those that differ most
 IMAGES = "images_NCHW"
-BRIGHT = 255  # what the largest difference is drawn as
+BRIGHT = 255  # what the largest difference of an image is drawn as, in half of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +47,13 @@ def images_of(pairs: Sequence[tuple[Run, Run]]) -> Images | None:
 
 
 def side_by_side(images: Images, headings: Sequence[str], title: str) -> "Figure":
-    """A row of full precision where it is there, then A, B, and |A - B| made as bright as the largest asks for."""
+    """A row of full precision where it is there, then A, B, and |A - B|, brighter, so that most images show theirs."""
     import numpy as np
 
     a, b = images.rows["A"].astype(int), images.rows["B"].astype(int)
     apart = np.abs(a - b)
-    gain = max(1, BRIGHT // max(1, int(apart.max())))
-    rows = {**images.rows, f"|A - B| x {gain}": (apart * gain).astype(np.uint8)}
+    gain = max(1, BRIGHT // max(1, int(np.median(apart.reshape(len(apart), -1).max(1)))))
+    rows = {**images.rows, f"|A - B| x {gain}": (apart * gain).clip(0, BRIGHT).astype(np.uint8)}
     num, height, width, channels = a.shape
     gap = max(1, width // 12)
     figure = new_figure(11.2, len(rows) * 9.4 * height / (num * (width + gap)) + 0.6 + 0.2 * len(headings))
