@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from cq.report.pick import Run
 from cq.run.record import RunRecord
+from cq.run.tables import table_names
 
 if TYPE_CHECKING:  # these bring torch
     from torch import Tensor
@@ -98,11 +99,13 @@ def kept(run: Run, *, layers: bool) -> Kept:
 
 
 def command(record: RunRecord) -> str:
-    """The command line that asks the same question again; from its choices where the record does not tell it."""
+    """The command line that asks the same question again; from row and choices where the record does not tell it."""
     words = list(record.overrides)
     if not words:
         choices = {key: value for key, value in record.choices.items() if value}
-        words = [f"{key.replace('correct_', 'correct@correct.')}={value}" for key, value in choices.items()]
+        if record.table in table_names():
+            words, choices = [f"experiment={record.experiment}"], {"model": record.model["name"]}
+        words += [f"{key.replace('correct_', 'correct@correct.')}={value}" for key, value in choices.items()]
         words += [f"budget.{key}={value}" for key, value in record.budget.items() if value is not None]
         words += [f"seed={record.seed}"]
     return shlex.join(["cq", *words])
@@ -136,7 +139,7 @@ def _images(folder: Path, places: Sequence[int]) -> "Tensor":
 
 def _folder(run: Run, stage: str) -> Path:
     record = run.record
-    again = f"To have it again: {command(record)} force=true"
+    again = "The command above makes it again, with force=true."
     if not record.folders:
         raise ValueError(f"The record is of before records named their folders. {again}")
     if stage not in record.folders:

@@ -52,7 +52,7 @@ def run_page(run: Run, name: str, found: Kept, records: Sequence[RunRecord]) -> 
                 section("Error by step", *_error(record, found)),
                 section("Corrections", *_corrections(found)),
                 section("Layers by share of error", *_layers(found)),
-                section("Images", *_images(found)),
+                section("Images", *_images(run, found)),
             ]
     parts += [section("Protocol", *_protocol(record)), section("Artefacts", _artefacts(run))]
     return html.document(name, parts)
@@ -214,10 +214,14 @@ def _widths(found: Kept, layer: str) -> str:
     return next((f"W{row['weight_bits']}A{row['act_bits']}" for row in rows if row["name"] == layer), DASH)
 
 
-def _images(found: Kept) -> Iterator[Html]:
+def _images(run: Run, found: Kept) -> Iterator[Html]:
     if found.samples is None or found.baseline is None:
         gone = {found.gone.get(name, "") for name in ("samples", "baseline")} - {""}
         yield from (paragraph(text, "gone") for text in sorted(gone))
+        if run.strip is not None:
+            yield html.picture(
+                run.strip.read_bytes(), "The first images, which are kept beside the record.", pixels=True
+            )
         return
     seeds, shown = found.samples.seeds, len(found.samples.images_NCHW)
     png, factor = run_figures.image_grid(found.samples.images_NCHW, found.baseline.images_NCHW)

@@ -6,6 +6,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from cq.report import html
+from cq.report.axes import OFF
 from cq.report.budgets import Chosen, budget_name
 from cq.report.cells import COSTS, DASH, cost_text
 from cq.report.figures import ERRORS, SCHEDULES, error_figure, image_figure, schedule_figure
@@ -112,10 +113,13 @@ def _cells(table: Table, pages: Callable[[Row], str]) -> Html:
 def axes_in(table: Table) -> dict[str, list[str]]:
     """Each axis of a table to the value that every row has on it; those on which rows differ."""
     axes = dict.fromkeys(axis for row in table.rows for axis in row.settings)
-    found = {axis: [row.settings.get(axis, DASH) for row in table.rows] for axis in axes}
-    for key, title in NUMBERS.items():
-        found[title] = [DASH if row.budget[key] is None else str(row.budget[key]) for row in table.rows]
-    return {axis: values for axis, values in found.items() if len({*values} - {DASH}) > 1}
+    choices = {axis: [row.settings.get(axis, DASH) for row in table.rows] for axis in axes}
+    numbers = {
+        title: [OFF if row.budget[key] is None else str(row.budget[key]) for row in table.rows]
+        for key, title in NUMBERS.items()
+    }
+    found = [(choices, DASH), (numbers, OFF)]
+    return {axis: each for values, left_out in found for axis, each in values.items() if len({*each} - {left_out}) > 1}
 
 
 def _effects(table: Table) -> Iterator[Html]:
@@ -156,4 +160,4 @@ def effect_figure(table: Table, axes: Mapping[str, Sequence[str]], metrics: Sequ
 
 def _place(name: str) -> tuple[int, float]:
     """What is off first, then words as they came, then numbers by size."""
-    return (0, 0.0) if name in ("none", DASH) else (2, float(name)) if name.isdecimal() else (1, 0.0)
+    return (0, 0.0) if name in (OFF, DASH) else (2, float(name)) if name.isdecimal() else (1, 0.0)

@@ -90,13 +90,18 @@ def test_what_is_gone_is_said_with_the_command_that_makes_it_again(tiny_run: Run
     assert "is no longer in its store" in found.gone["samples"]
     assert "--no-layers" in found.gone["diagnosis"]
     text = run_page(run, "a tiny run", found, [])
-    assert html(f"{command(run.record)} force=true") in text
+    assert "The command above makes it again, with force=true." in text
+    assert html(command(run.record)) in text
     assert tuple(Page(text).heads) == SECTIONS
     before = replace(run, record=replace(run.record, folders={}, store="", overrides=()))
     found = kept(before, layers=True)
     assert found.acceleration is None
     assert "before records named their folders" in found.gone["diagnosis"]
     assert "correct@correct.cache=channel_affine" in command(before.record)
+    assert command(record("row", seed=2)) == (
+        "cq experiment=synthetic/row model=synthetic budget.num_steps=100 budget.cache_interval=20 "
+        "budget.weight_bits=8 budget.act_bits=8 seed=2"
+    )
 
 
 def test_the_command_writes_pages_of_runs_and_sweeps(
