@@ -17,7 +17,15 @@ def names(group: str) -> list[str]:
     return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
 
 
-NO_COMPONENTS = ("debug", "evaluate", "hydra", "paths", "scale", "table")  # these set other groups' choices and numbers
+NO_COMPONENTS = (
+    "debug",
+    "evaluate",
+    "hydra",
+    "paths",
+    "scale",
+    "search",
+    "table",
+)  # these set other groups' choices and numbers
 SLOTS = {"correct": "correct@correct.cache", "metric": "+metric@metrics.one"}  # of groups used under other names
 
 

@@ -20,6 +20,7 @@ SLOTS = {  # groups used under other names
     "correct": ("correct@correct.cache", "correct@correct.quant", "correct@correct.output"), "metric": (),
     "hydra": (),  # tests/test_launchers.py
     "protocol": (),  # wants models of its own: tests/evaluate/test_paper_protocol.py
+    "search": (),  # tests/search
     "table": (),  # the group `experiment`, below
 }  # fmt: skip
 MINI = {"ldm_mini": "ldm", "ldm_uncond_mini": "uncond", "ddpm_mini": "ddpm", "sd_mini": "sd", "dit_mini": "dit"}

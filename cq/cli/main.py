@@ -17,6 +17,7 @@ COMMANDS: Mapping[str, str] = {
     "report": "tables and figures from run records",
     "store": "what lies in the store, which runs need it; prune it, export images",
     "doctor": "whether this machine has what runs need, and what to do where it has not",
+    "tune": "the fastest configuration within a quality, or the best one at a cost; a search finds it",
     "score": "score images made elsewhere",
     "convert": "an original LDM checkpoint, once, to a folder in diffusers' layout",
     "prompts": "the folder of prompts that a text-to-image protocol asks for",

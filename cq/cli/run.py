@@ -18,8 +18,10 @@ from cq.report.signatures import warn_of
 from cq.run.config import CONF
 from cq.run.explain import explain
 from cq.run.ledger import RunError, execute
+from cq.run.objective import Missing, returned
 from cq.run.own import allowing
 from cq.run.tables import experiments, register, table_names
+from cq.search.sweeper import OPTUNA, register_sweeper
 
 log = logging.getLogger("cq")
 
@@ -47,16 +49,21 @@ class JobError(RuntimeError):
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def _run(config: DictConfig) -> None:
+def _run(config: DictConfig) -> tuple[float, ...] | Missing:
+    """What `objective` asks for, which a grid does not read and a search does."""
     try:
         record = execute(config, HydraConfig.get().runtime.choices, list(HydraConfig.get().overrides.task))
         warn_of(record)
+        return returned(record, config.objective)
     except (ValueError, OSError, RunError) as error:
         if not HydraConfig.get().launcher._target_.endswith(".BasicLauncher"):
             raise JobError(explain(error)) from None
-        _errors.append(error)
+        missing = Missing(reason=explain(error), refused=not isinstance(error, RunError))
+        if not (missing.refused and HydraConfig.get().sweeper._target_ == OPTUNA):  # a search looks elsewhere
+            _errors.append(error)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            log.error("%s", explain(error))  # the other jobs of the sweep go on
+            log.error("%s", missing.reason)  # the other jobs of the sweep go on
+        return missing
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,6 +78,7 @@ def _command(arguments: list[str]) -> int:
     try:
         arguments = allowing(arguments)
         register()
+        register_sweeper()
         sys.argv[1:] = expand_globs(arguments)  # where Hydra reads them
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them
         _run()

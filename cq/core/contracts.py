@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:  # these bring torch, which a check of a configuration does not need
     from pathlib import Path
@@ -244,6 +244,18 @@ class Metric(Protocol):
 
     def compute(self, context: Any) -> Mapping[str, Any]:
         """Metric name to a `Score`; context is an `EvaluationContext`. MetricUnavailable where something is missing."""
+
+
+Better = Mapping[str, Literal["up", "down"]]
+
+
+@runtime_checkable
+class NamesScores(Protocol):
+    """What a metric adds whose scores a search may aim at."""
+
+    @property
+    def better(self) -> Better:
+        """Each score that `compute` returns where nothing is missing, and which way is good."""
 
 
 @dataclass(frozen=True, kw_only=True)

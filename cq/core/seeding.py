@@ -14,6 +14,7 @@ Purpose = Literal["evaluation", "calibration", "tuning"]
 
 IMAGES = 2**17  # seeds a purpose may use in one run
 RUNS = 2**12
+SEARCH_SEEDS = range(RUNS - 96, RUNS)  # run seeds set aside for searches: what is chosen on them is judged on others
 _INDEX: dict[Purpose, int] = {"evaluation": 0, "calibration": 1, "tuning": 2}
 _LABEL = 2**31  # set in the seeds that draw labels
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from cq.core.contracts import Drawn
+from cq.core.contracts import Better, Drawn
 from cq.core.values import Batch
 from cq.evaluate.features import check_device, check_shape
 from cq.evaluate.gaussian import check_count, frechet_distance, moments
@@ -106,6 +106,10 @@ class AdmEvaluation:
                 moments=[keys for kind, keys in (("fid", POOLED), ("sfid", SPATIAL)) if kind in self.scores],
             )
 
+    @property
+    def better(self) -> Better:
+        return {f"{kind}_adm": _better(kind) for kind in self.scores}
+
     def compute(self, context: EvaluationContext) -> Mapping[str, Score]:
         weights = find_weights(self.weights, metric="adm")
         batch = ReferenceBatch.open(self.reference, sha256=self.reference_sha256, metric="adm")
@@ -117,7 +121,7 @@ class AdmEvaluation:
                 value=VALUES[kind](found, reference),
                 low=None,
                 high=None,
-                better="down" if kind in ("fid", "sfid", "kid") else "up",
+                better=_better(kind),
                 protocol=context.protocol(f"{kind}_adm", self._details(kind, network.digest, batch.digest)),
             )
             for kind in self.scores
@@ -126,6 +130,10 @@ class AdmEvaluation:
     def _details(self, kind: Kind, features: str, reference: str) -> Mapping[str, Any]:
         against = {} if kind == "inception_score" else {"reference": reference}
         return {"definition": DEFINITIONS[kind], "features": features, **against, "interval": "none"}
+
+
+def _better(kind: Kind) -> Literal["up", "down"]:
+    return "down" if kind in ("fid", "sfid", "kid") else "up"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cq.core.checksum import file_digest
-from cq.core.contracts import Drawn
+from cq.core.contracts import Better, Drawn
 from cq.core.values import Batch, Resamples
 from cq.evaluate.bootstrap import check_resamples
 from cq.evaluate.clip_folder import WEIGHTS_FILE, ClipFolder
@@ -65,6 +65,10 @@ class ClipScore:
     def metric(self) -> str:
         named = f"clip_score_{self.backbone}_{self.pretrained or ''}".lower()
         return re.sub(r"[^0-9a-z]+", "_", named).strip("_")
+
+    @property
+    def better(self) -> Better:
+        return {self.metric: "up"}
 
     def compute(self, context: EvaluationContext) -> Mapping[str, Score]:
         return score_captions(
@@ -172,6 +176,10 @@ class ClipScores:
 
         self._of_each(look)
 
+    @property
+    def better(self) -> Better:
+        return {judge.metric: "up" for judge in self.judges()}
+
     def compute(self, context: EvaluationContext) -> Mapping[str, Score]:
         """Raises MetricUnavailable where weights are missing, with the scores of those that are there."""
         return self._of_each(lambda judge: judge.compute(context))
@@ -212,6 +220,10 @@ class FolderClipScore:
     @property
     def metric(self) -> str:
         return f"clip_score_{self.name}"
+
+    @property
+    def better(self) -> Better:
+        return {self.metric: "up"}
 
     def compute(self, context: EvaluationContext) -> Mapping[str, Score]:
         return score_captions(

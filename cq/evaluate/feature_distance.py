@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
+from cq.core.contracts import Better
 from cq.evaluate.fidelity import score_of_mean
 from cq.evaluate.own_features import InOwnFeatures
 from cq.evaluate.protocol import EvaluationContext, Score
@@ -15,6 +17,8 @@ class FeatureDistance(InOwnFeatures):
     Blind to small shifts and grain that PSNR punishes; near sqrt(2) times the spread of the features for unrelated
     images. Not LPIPS.
     """
+
+    better: ClassVar[Better] = {"feature_distance_own_fp": "down"}
 
     def compute(self, context: EvaluationContext) -> Mapping[str, Score]:
         samples, baseline = context.pairs()

@@ -6,11 +6,12 @@ Legend of shape suffixes: N image, C channel, H W space, T call of the denoiser 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from cq.core.contracts import Better
 from cq.core.values import Batch, Resamples
 from cq.evaluate.bootstrap import METHOD, check_resamples, interval_of_mean
 from cq.evaluate.features import check_images
@@ -119,6 +120,8 @@ class Fidelity:
     finite. The curve of `latent_error_fp` is the mean error of the traced images after each call; none where the
     baseline was drawn in other steps or by another solver, whose states lie at other noise levels.
     """
+
+    better: ClassVar[Better] = {"psnr_fp_db": "up", "ssim_fp": "up", "latent_error_fp": "down"}
 
     batch_size: Batch
     psnr_cap_db: float

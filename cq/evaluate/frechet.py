@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
-from cq.core.contracts import Drawn
+from cq.core.contracts import Better, Drawn
 from cq.evaluate.gaussian import check_count, score_frechet
 from cq.evaluate.own_features import AgainstReference
 from cq.evaluate.protocol import EvaluationContext, Score
@@ -13,6 +14,8 @@ from cq.evaluate.reference import dimensions
 @dataclass(frozen=True, kw_only=True)
 class Frechet(AgainstReference):
     """`frechet_own`: Frechet distance in the pooled features of our own network. Not an Inception FID."""
+
+    better: ClassVar[Better] = {"frechet_own": "down"}
 
     def check(self, drawn: Drawn) -> None:
         """Raise ValueError where the covariance of so few images cannot be whole, too."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cq.core.checksum import file_digest
-from cq.core.contracts import Drawn
+from cq.core.contracts import Better, Drawn
 from cq.core.values import Batch, Resamples
 from cq.evaluate.bootstrap import METHOD, check_resamples
 from cq.evaluate.features import check_device, check_shape
@@ -149,6 +149,10 @@ class InceptionFrechet:
                 f"is in use. Rebuild it with: {self._command}"
             )
         return weights, digest, stored
+
+    @property
+    def better(self) -> Better:
+        return {f"fid_{self.mode}": "down"}
 
     def compute(self, context: EvaluationContext) -> Mapping[str, Score]:
         name, path = f"fid_{self.mode}", Path(self.reference)

@@ -5,10 +5,12 @@ arXiv:1606.03498, section 4. Legend of shape suffixes: N image, K class.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from cq.core.contracts import Better
 from cq.evaluate.bootstrap import interval_around, resampled_counts
 from cq.evaluate.own_features import InOwnFeatures
 from cq.evaluate.protocol import EvaluationContext, Score
@@ -29,6 +31,8 @@ def inception_score(logits_NK: Tensor, weights_N: Tensor) -> Tensor:
 @dataclass(frozen=True, kw_only=True)
 class InceptionScore(InOwnFeatures):
     """`inception_score_own`: the score of our own classifier's probabilities. Not an Inception number."""
+
+    better: ClassVar[Better] = {"inception_score_own": "up"}
 
     def compute(self, context: EvaluationContext) -> Mapping[str, Score]:
         network, found = self.look(context)

@@ -6,10 +6,12 @@ images. Legend of shape suffixes: N image, M reference image, F feature, R resam
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from cq.core.contracts import Better
 from cq.evaluate.bootstrap import interval_around, resampled_counts
 from cq.evaluate.own_features import AgainstReference
 from cq.evaluate.protocol import EvaluationContext, Score
@@ -56,6 +58,8 @@ class Kernel(AgainstReference):
 
     Measured against the reference's stored subset of images. Being unbiased it can fall slightly below zero.
     """
+
+    better: ClassVar[Better] = {"kid_own": "down"}
 
     def compute(self, context: EvaluationContext) -> Mapping[str, Score]:
         found, reference = self.compare(context)

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
-from cq.core.contracts import Drawn
+from cq.core.contracts import Better, Drawn
 from cq.evaluate.gaussian import check_count, score_frechet
 from cq.evaluate.own_features import AgainstReference
 from cq.evaluate.protocol import EvaluationContext, Score
@@ -16,6 +17,8 @@ class SpatialFrechet(AgainstReference):
 
     Eight channels of a middle map, averaged over a 4 x 4 grid and flattened.
     """
+
+    better: ClassVar[Better] = {"sfid_own": "down"}
 
     def check(self, drawn: Drawn) -> None:
         """Raise ValueError where the covariance of so few images cannot be whole, too."""

@@ -58,6 +58,10 @@ class PTQ:
         refuse_unused(unused, names)
         refuse_all(self.exclude, names)
 
+    def coverage(self, denoiser: GuidedDenoiser) -> tuple[dict[str, Any], ...]:
+        """What the calibrated parameters will say of every layer: see `QuantParams`."""
+        return tuple(policy.row() for policy in self._policies(denoiser))
+
     @property
     def ranges(self) -> "PTQ":
         """All of it."""
@@ -106,7 +110,7 @@ class PTQ:
                     scale, zero_point = choose_weight_qparams(weight.cpu(), policy.weight_bits, self.weight_observer)
                     tensors |= {f"{name}/scale": scale, f"{name}/zero_point": zero_point}
                     bits[name] = policy.weight_bits
-        return QuantParams(tensors=tensors, bits=bits, coverage=tuple(policy.row() for policy in policies))
+        return QuantParams(tensors=tensors, bits=bits, coverage=self.coverage(observed))
 
     def _policies(self, denoiser: GuidedDenoiser) -> list[LayerPolicy]:
         return layer_policies(

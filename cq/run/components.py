@@ -1,7 +1,7 @@
 """The parts of one run, built and checked; a configuration that cannot work is refused before torch is loaded."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from cq.core.store import Store, check_writable
 from cq.run.building import build, component_named
 from cq.run.config import check_budget, check_compute, check_places, check_row, check_top, place
+from cq.run.objective import Objective, objectives_of
 from cq.run.preflight import (
     check_cost,
     check_files,
@@ -87,6 +88,10 @@ class Components:
     def quantized(self) -> bool:
         """Whether anything will be computed with fewer bits."""
         return self.quantizer.num_samples > 0
+
+    def objectives(self, keys: Sequence[str]) -> tuple[Objective, ...]:
+        """See `objectives_of`."""
+        return objectives_of(keys, self.metrics, quantized=self.quantized, timed=self.latency.repeats > 0)
 
     @property
     def disk_bytes(self) -> int:
@@ -191,6 +196,7 @@ class Components:
                 "quantize.num_samples": parts.quantizer.num_samples, "latency.batch_size": parts.latency.batch_size,
             },
         )  # fmt: skip
+        parts.objectives(config.objective)
         return parts
 
 

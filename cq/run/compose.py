@@ -27,11 +27,16 @@ def composing() -> Iterator[None]:
 
 def composed(overrides: Iterable[str]) -> tuple[DictConfig, dict[str, str]]:
     """The configuration of these overrides, and the names of its choices."""
-    config = compose("config", overrides=list(overrides), return_hydra_config=True)
+    config = composed_with_hydra(overrides)
     choices = {str(key): str(value) for key, value in config.hydra.runtime.choices.items()}
     with open_dict(config):
         del config["hydra"]
     return config, choices
+
+
+def composed_with_hydra(overrides: Iterable[str]) -> DictConfig:
+    """The same with Hydra's own section, of its sweeper and launcher."""
+    return compose("config", overrides=list(overrides), return_hydra_config=True)
 
 
 def component(choice: str, *overrides: str) -> Any:

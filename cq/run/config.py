@@ -83,12 +83,24 @@ class Correct:
 
 
 @dataclass
+class Limit:
+    """What an image may cost at most, as counted (`cq.run.objective`); null for anything."""
+
+    macs_image: float | None = None
+    bops_image: float | None = None
+    bops_share: float | None = None
+    weight_bytes: float | None = None
+
+
+@dataclass
 class RunConfig:
     """The top of every configuration; the groups are checked against their own dataclasses in `build`."""
 
     row: Row = field(default_factory=Row)
     seed: int = MISSING
     force: bool = False
+    objective: list[str] = field(default_factory=list)
+    limit: Limit = field(default_factory=Limit)
     budget: Budget = field(default_factory=Budget)
     paths: Paths = field(default_factory=Paths)
     baseline: Baseline = field(default_factory=Baseline)

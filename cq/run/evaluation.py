@@ -8,14 +8,16 @@ from typing import Any
 import torch
 
 from cq.core.acceleration import Acceleration
-from cq.core.artifacts import SampleSet
+from cq.core.artifacts import CacheSchedule, QuantParams, SampleSet
 from cq.core.contracts import HoldsImages, ReadsContent
 from cq.evaluate.efficiency import counted_cost
 from cq.evaluate.protocol import EvaluationContext, MetricUnavailable
 from cq.models.diffusion import PIXELS, ReadsPrompts
+from cq.quantize.ptq import PTQ
 from cq.run.components import Components
 from cq.run.context import Run
 from cq.run.costs import METRIC_IMAGE_SECONDS, METRIC_SECONDS, CallBytes, CallSeconds
+from cq.run.objective import costs_of
 from cq.sampler.ddim import DDIM
 
 log = logging.getLogger(__name__)
@@ -81,6 +83,34 @@ class Evaluation:
         twin = found.weights if self.parts.quantized else 0
         at_once = [metric.held_bytes(self.parts.model.image_shape) for metric in holding]
         return {self.name: twin + self.run.set_bytes + max(at_once)} if at_once else {}
+
+
+def check_limit(parts: Components, limit: Mapping[str, float | None]) -> None:
+    """Raise ValueError where the run will cost more than `limit` allows: counted on its network, nothing is sampled."""
+    limits = {key: most for key, most in limit.items() if most is not None}
+    if not limits:
+        return
+    full_calls = parts.baseline_sampler.num_calls(parts.baseline_steps)
+    expected = costs_of(_expected(parts), full_calls=full_calls)
+    for key, most in limits.items():
+        if expected[key] > most:
+            raise ValueError(
+                f"limit.{key}={most:g}: this run will count about {expected[key]:.4g}. Raise the limit, or lengthen "
+                "budget.cache_interval, lower the bits or take fewer steps."
+            )
+
+
+def _expected(parts: Components) -> Mapping[str, float]:
+    """What `Evaluation.counted` will say of a run, from its network alone: as many refreshes as its planner expects."""
+    run = Run(parts)
+    refreshes, ranges = run.expected_refreshes, parts.quantizer.ranges
+    schedule = CacheSchedule(
+        num_calls=run.num_calls, refresh_calls=tuple(i * run.num_calls // refreshes for i in range(refreshes)),
+        planner="expected", interval=None, phases=run.phases,
+    )  # fmt: skip
+    coverage = ranges.coverage(run.model.denoiser) if isinstance(ranges, PTQ) else ()
+    params = QuantParams(tensors={}, bits={}, coverage=coverage)
+    return Evaluation(run).counted(Acceleration(schedule=schedule, params=params))
 
 
 def _solver(parts: Components) -> str:

@@ -98,10 +98,12 @@ def execute(
                 append(twin, path)
                 parts.logger.log_run(twin, path.parent / twin.thumbnails, place(config, "tracking"))
         return twin
+    from cq.run.evaluation import check_limit
     from cq.run.memory import within_budget
     from cq.run.pipeline import run
 
     parts = within_budget(parts)
+    check_limit(parts, config.limit)
     if config.force:
         asked = {"question": config_digest(config), "weights": weights, "commit": source.commit, **_versions()}
         parts = replace(parts, store=Store(parts.store.root, again=digest_of(asked)[:12]))

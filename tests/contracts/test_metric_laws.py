@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cq.core.artifacts import SampleSet
-from cq.core.contracts import Metric
+from cq.core.contracts import Metric, NamesScores
 from cq.evaluate.classifier import Classifier
 from cq.evaluate.features import FeatureNetwork
 from cq.evaluate.protocol import EvaluationContext, MetricUnavailable, Score
@@ -137,6 +137,15 @@ def test_a_score_is_finite_within_its_interval_and_json(name: str, judge: Judge,
         assert document["protocol"]["metric"] == key
         assert document["protocol"]["num_images"] == COUNT
         assert document["protocol"]["steps"] == 10
+
+
+@metrics
+def test_a_metric_says_before_which_scores_it_has(name: str, judge: Judge, tmp_path: Path) -> None:
+    metric = built("metric", name, data=str(tmp_path), features=judge.features, reference=judge.reference)
+    assert isinstance(metric, NamesScores)
+    assert metric.better
+    found = scores(name, judge, judge.samples, judge.samples, tmp_path)
+    assert {key: score.better for key, score in found.items()} == metric.better
 
 
 @metrics

@@ -1,0 +1,76 @@
+"""What a run gives back to a search, and what is refused before it runs."""
+
+from pathlib import Path
+
+import pytest
+
+from cq.run.components import Components
+from cq.run.evaluation import check_limit
+from cq.run.ledger import config_digest, execute
+from cq.run.objective import COUNTED, Missing, numbers_of, returned
+from cq.run.record import RunRecord
+from tests.tiny_runs import composed, quick
+
+CACHED = ("schedule=uniform", "quantize=minmax", "quantize.num_samples=2", "quantize.batch_size=2")
+
+
+@pytest.fixture(scope="module")
+def record(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
+    root = tmp_path_factory.mktemp("objective")
+    return execute(*composed(quick(tiny_folder, root, *CACHED, "objective=[psnr_fp_db,bops_share]")))
+
+
+def test_a_run_returns_what_was_asked_in_its_order(record: RunRecord) -> None:
+    numbers = returned(record, record.config["objective"])
+    assert not isinstance(numbers, Missing)
+    psnr, share = numbers
+    assert psnr == record.scores["psnr_fp_db"]["value"]
+    counted = record.counted
+    assert share == pytest.approx(counted["bops_mean"] / (1024 * counted["macs_full"]))
+    assert numbers_of(record)["bops_image"] == counted["bops_mean"] * 10
+    assert returned(record, ()) == ()
+    assert isinstance(missing := returned(record, ["seconds_share"]), Missing)
+    assert "seconds_share" in missing.reason
+
+
+def test_what_is_aimed_at_does_not_change_the_question(record: RunRecord, tiny_folder: Path, tmp_path: Path) -> None:
+    plain, _ = composed(quick(tiny_folder, tmp_path, *CACHED))
+    aimed, _ = composed(quick(tiny_folder, tmp_path, *CACHED, "objective=[ssim_fp]", "limit.bops_share=1"))
+    assert config_digest(plain) == config_digest(aimed) == record.config_digest
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (("objective=[psnr_fp]",), ("objective=psnr_fp", "Did you mean 'psnr_fp_db'", "bops_share", "latent_error_fp")),
+        (("objective=[frechet_own]",), ("objective=frechet_own", "no such number")),
+        (("objective=[seconds_share]",), ("objective=seconds_share", "latency.repeats=0", "latency=default")),
+        (("objective=[seconds_share]", "quantize=ptq", "latency=demo"), ("fake quantization is never timed", "bops_")),
+        (("objective=[ssim_fp,ssim_fp]",), ("twice",)),
+    ],
+)
+def test_an_unknown_objective_is_refused_before_anything_runs(
+    overrides: tuple[str, ...], told: tuple[str, ...], tiny_folder: Path, tmp_path: Path
+) -> None:
+    config, _ = composed(quick(tiny_folder, tmp_path, *overrides))
+    with pytest.raises(ValueError, match="objective=") as error:
+        Components.of(config)
+    assert [words for words in told if words not in str(error.value)] == []
+
+
+def test_objectives_know_which_way_is_good(tiny_folder: Path, tmp_path: Path) -> None:
+    config, _ = composed(quick(tiny_folder, tmp_path, "latency=demo"))
+    parts = Components.of(config)
+    found = parts.objectives(["psnr_fp_db", "latent_error_fp", "seconds_share"])
+    assert [each.better for each in found] == ["up", "down", "down"]
+    assert [each.better for each in parts.objectives(COUNTED)] == ["down"] * len(COUNTED)
+
+
+def test_a_limit_holds_exactly_at_what_a_run_counts(record: RunRecord, tiny_folder: Path, tmp_path: Path) -> None:
+    config, _ = composed(quick(tiny_folder, tmp_path, *CACHED))
+    parts = Components.of(config)
+    found = {key: numbers_of(record)[key] for key in COUNTED}
+    check_limit(parts, {key: value * 1.001 for key, value in found.items()})
+    for key, value in found.items():
+        with pytest.raises(ValueError, match=rf"limit.{key}=.*will count about"):
+            check_limit(parts, {key: value * 0.999})

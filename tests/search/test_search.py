@@ -1,0 +1,163 @@
+"""Searches of the tiny model: what is asked, what is refused, what goes on, and what is written."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cq.cli.main import main
+from cq.core.seeding import SEARCH_SEEDS
+from cq.run.objective import Missing, Objective
+from cq.run.record_file import read
+from cq.search.fresh import judge
+from cq.search.study import Answer, Point, Space, Study, front
+from tests.tiny_runs import quick
+
+optuna = pytest.importorskip("optuna", reason="needs the extra `search`: pip install 'cq[search]'")
+
+UP, DOWN = Objective(key="psnr_fp_db", better="up"), Objective(key="bops_share", better="down")
+
+
+def study(folder: Path, space: Space) -> Study:
+    sampler = optuna.samplers.TPESampler(seed=0, n_startup_trials=4)
+    return Study(space, (UP, DOWN), storage=f"sqlite:///{folder}/s.db", name=None, sampler=sampler)
+
+
+def asked(lines: list[tuple[str, ...]], ask: Sequence[tuple[str, ...]]) -> list[Answer]:
+    """N costs its share, and DPS is better by 1; N = 4 is refused."""
+    answers: list[Answer] = []
+    for line in ask:
+        lines.append(line)
+        values = dict(word.split("=") for word in line)
+        n = int(values["n"])
+        quality = 40.0 - n + (values["schedule"] == "dps")
+        answers.append(Missing(reason="four", refused=True) if n == 4 else (quality, 1.0 / n))
+    return answers
+
+
+def test_a_study_asks_each_point_once_goes_on_and_knows_its_front(tmp_path: Path) -> None:
+    space = Space.of(["n=range(2,7)", "schedule=uniform,dps", "seed=4000", "n=range(2,6)"])
+    assert space.fixed == ("seed=4000",)
+    lines: list[tuple[str, ...]] = []
+    first = study(tmp_path, space)
+    first.search(lambda ask: asked(lines, ask), n_trials=4, n_jobs=1, timeout=None)
+    assert len(lines) == 4
+    first.optuna.enqueue_trial({"n": 5, "schedule": "dps"})
+    first.optuna.ask(space.distributions)  # as if killed in the middle of it
+
+    second = study(tmp_path, space)
+    second.search(lambda ask: asked(lines, ask), n_trials=100, n_jobs=2, timeout=None)
+    assert sorted(lines) == sorted(set(lines)), "what was asked is not asked again"
+    assert len(lines) == 8, "range(2,6) ends before 6"
+    assert ("seed=4000", "n=5", "schedule=dps") in lines
+    assert set(second.refused) == {"four"}
+    assert {len(second.points), len(front(second.points, second.objectives))} == {6, 3}
+    assert [point.words for point in front(second.points, second.objectives)] == [
+        "n=5 schedule=dps", "n=3 schedule=dps", "n=2 schedule=dps",
+    ]  # fmt: skip
+    before = len(lines)
+    study(tmp_path, space).search(lambda ask: asked(lines, ask), n_trials=8, n_jobs=1, timeout=None)
+    assert len(lines) == before
+    study(tmp_path, Space.of(["n=range(2,9)"])).search(lambda ask: [(1.0, 1.0)], n_trials=9, n_jobs=1, timeout=0)
+    assert len(lines) == before
+
+
+def test_chosen_points_and_controls_run_on_fresh_seeds_with_what_all_runs_say() -> None:
+    space = Space.of(["model=m", "seed=4000", "schedule=uniform,dps"])
+    point = Point(params={"schedule": "dps"}, overrides=space.overrides({"schedule": "dps"}), values=(30.0, 0.5))
+    lines: list[tuple[str, ...]] = []
+
+    def ask(asked: Sequence[tuple[str, ...]]) -> list[Answer]:
+        lines.extend(asked)
+        return [(20.0, 0.5), (22.0, 0.5), (19.0, 0.4), Missing(reason="lost", refused=False)]
+
+    found, control = judge([point], ["model=n steps=3"], space, seeds=[0, 1], ask=ask)
+    assert lines == [
+        ("model=m", "schedule=dps", "seed=0"), ("model=m", "schedule=dps", "seed=1"),
+        ("model=n", "steps=3", "seed=0"), ("model=n", "steps=3", "seed=1"),
+    ]  # fmt: skip
+    assert (found.control, found.mean, found.missing) == (False, (21.0, 0.5), "")
+    assert (control.control, control.mean, control.missing) == (True, (19.0, 0.4), "lost")
+
+
+SEARCH = (
+    "hydra/sweeper=optuna", "objective=[psnr_fp_db,bops_share]", "schedule=uniform,dps",
+    "budget.cache_interval=2,11",  # of 10 steps: every other point is refused
+    "hydra.sweeper.n_trials=9", "hydra.sweeper.fresh_seeds=[0]",
+    "hydra.sweeper.controls=['schedule=none budget.sample_steps=5']",
+)  # fmt: skip
+
+
+def cq(tiny_folder: Path, root: Path, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    storage = f"hydra.sweeper.storage=sqlite:///{root}/search.db"
+    monkeypatch.setattr(sys, "argv", ["cq"])
+    return main(["-m", *quick(tiny_folder, root, *arguments), storage, f"hydra.sweep.dir={root}/out"])
+
+
+def test_a_search_ends_with_a_front_on_fresh_seeds(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cq(tiny_folder, tmp_path, *SEARCH, monkeypatch=monkeypatch) == 0
+    told = yaml.safe_load((tmp_path / "out/optimization_results.yaml").read_text())
+    assert (told["objectives"], told["points"]) == ({"psnr_fp_db": "up", "bops_share": "down"}, 2)
+    assert all("budget.cache_interval=11" in reason for reason in told["refused"])
+    *chosen, control = told["solutions"]
+    assert control["control"] == "schedule=none budget.sample_steps=5"
+    assert [len(each["fresh"]) for each in told["solutions"]] == [1] * len(told["solutions"])
+    assert 1 <= len(chosen) <= 2
+    records = read(tmp_path / "records.jsonl")
+    assert {record.seed for record in records} == {SEARCH_SEEDS.start, 0}
+    assert len(records) == 2 + len(told["solutions"])
+    assert (tmp_path / "out/front.png").stat().st_size > 1000
+
+    assert cq(tiny_folder, tmp_path, *SEARCH, monkeypatch=monkeypatch) == 0
+    assert len(read(tmp_path / "records.jsonl")) == len(records), "the same command runs nothing again"
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [("objective=[psnr]", "objective=psnr"), ("objective=[]", "needs a number"), ("seed=0", "is not judged on them"),
+     ("seed=0,1", "is not judged on them")],
+)  # fmt: skip
+def test_a_search_that_cannot_be_believed_is_refused(
+    word: str, told: str, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    given = [each for each in SEARCH if each.partition("=")[0] != word.partition("=")[0]]
+    assert cq(tiny_folder, tmp_path, *given, word, monkeypatch=monkeypatch) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "records.jsonl").exists()
+
+
+TUNE = ("search=joint", "by=bops_share", "evaluate=fidelity", "schedule=uniform,dps", "budget.cache_interval=2,3",
+        "quantize=none", "correct@correct.cache=none", "correct@correct.quant=none", "correct@correct.output=none",
+        "cost=l1", "budget.weight_bits=8", "hydra.sweeper.n_trials=4", "hydra.sweeper.fresh_seeds=[0]")  # fmt: skip
+
+
+def tune(tiny_folder: Path, root: Path, *arguments: str) -> int:
+    storage = f"hydra.sweeper.storage=sqlite:///{root}/search.db"
+    return main(["tune", *arguments, *quick(tiny_folder, root, *TUNE), storage, f"out={root}/tune"])
+
+
+def test_tune_holds_a_cost_and_says_what_the_choice_is_worth(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    assert tune(tiny_folder, tmp_path, "cost=0.6") == 0
+    told = yaml.safe_load((tmp_path / "tune/tuned.yaml").read_text())
+    assert told["asked"] == "the best by psnr_fp_db at bops_share 0.6"
+    assert "counted" in told["meaning"]
+    assert "seed=" not in told["command"]
+    assert (Path(told["acceleration"]) / "acceleration.json").exists() or Path(told["acceleration"]).is_dir()
+    chosen, steps, *_ = told["measured"]
+    assert "1 fresh seeds: psnr_fp_db" in chosen
+    assert steps.startswith("control schedule=none quantize=none budget.sample_steps=")
+    assert told["command"] in capsys.readouterr().out
+
+    assert tune(tiny_folder, tmp_path, "quality=99.5") == 1
+    assert "none of 4 configurations" in capsys.readouterr().out
+    assert tune(tiny_folder, tmp_path) == 2
+    assert "say one of quality=NUMBER" in capsys.readouterr().err
