@@ -74,7 +74,7 @@ def paragraph(text: object, kind: str = "") -> Html:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, sortable: bool = False) -> Html:
-    """Cells are values; numbers stand on the right. sortable: by a click on a column's head."""
+    """Cells are values, or a text and the number that it sorts by. sortable: by a click on a column's head."""
     heads = "".join(f"<th>{html(cell)}</th>" for cell in head)
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     kind = ' class="sort"' if sortable else ""
@@ -82,6 +82,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, sortable: bo
 
 
 def _cell(value: object) -> str:
+    """Numbers stand on the right."""
+    if isinstance(value, tuple):
+        text, number = value
+        return f'<td class=n data-v="{number}">{html(text)}</td>'
     text = html(value)
     number = re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?( ?[%a-zA-Z]{0,3}| [\[±].*)?", str(value))
     return f"<td class=n>{text}</td>" if number else f"<td>{text}</td>"

@@ -1,6 +1,7 @@
 """What is left of a run in its store, for a page: its Acceleration, its first images, and a diagnosis of its layers."""
 
 import json
+import logging
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
+from cq.report.cells import mean_of, si
 from cq.report.pick import Run
 from cq.run.record import RunRecord
 from cq.run.tables import table_names
@@ -20,6 +22,8 @@ if TYPE_CHECKING:  # these bring torch
     from cq.core.acceleration import Acceleration
     from cq.core.artifacts import SampleSet, TrajectoryStatistics
     from cq.evaluate.diagnosis import Diagnosis
+
+log = logging.getLogger(__name__)
 
 IMAGES, WORST = 8, 4  # shown: the first, and those furthest off; of a set that may be larger than memory
 TRACES, LATENTS = 32, 4096  # images whose error is told call by call, and at the end
@@ -166,6 +170,7 @@ def _diagnosis(run: Run, acceleration: "Acceleration") -> "Diagnosis":
     """Through the store, as every stage; the run is built anew from the configuration in its record."""
     from cq.run.components import Components
     from cq.run.context import Run as Rebuilt
+    from cq.run.stages.diagnosis import IMAGES as IMAGES_RUN
     from cq.run.stages.diagnosis import Diagnosed
 
     store = run.file.parent / run.record.store
@@ -182,7 +187,14 @@ def _diagnosis(run: Run, acceleration: "Acceleration") -> "Diagnosis":
         raise ValueError(
             f"model.weights={parts.model.weights}: are others than those that the run had. Put those back."
         )
-    return Diagnosed(Rebuilt(parts)).get(acceleration)
+    stage = Diagnosed(Rebuilt(parts))
+    if not stage.folder(acceleration).exists():
+        macs = run.record.counted["macs_mean"] * acceleration.num_calls * IMAGES_RUN
+        log.info(
+            "layers: %d trajectories in full precision, about %s MACs, twice that where guided; once, then they are in "
+            "the store (--no-layers leaves them out)", IMAGES_RUN, si(mean_of([macs])),
+        )  # fmt: skip
+    return stage.get(acceleration)
 
 
 @contextmanager

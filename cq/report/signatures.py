@@ -198,7 +198,7 @@ TYPICAL = 4.0  # times the error of the median channel
 
 def channels_shift(diagnosis: "Diagnosis") -> Signature | None:
     """A few output channels of a layer carry its error: their scale is off."""
-    worst: tuple[float, str] | None = None
+    worst: tuple[float, str, str] = (0.0, "", "")
     for layer in diagnosis.layers:
         error_C, square_C = diagnosis.square_error[layer].double(), diagnosis.square[layer].double()
         if len(error_C) < 2 or float(error_C.sum()) == 0:
@@ -206,21 +206,22 @@ def channels_shift(diagnosis: "Diagnosis") -> Signature | None:
         relative_C = (error_C / square_C.clamp(min=1e-6 * float(square_C.mean()))).sqrt()
         off_C = (relative_C > CHANNEL_ERROR) & (relative_C > TYPICAL * relative_C.median())
         share, number = float(error_C[off_C].sum() / error_C.sum()), int(off_C.sum())
-        if 0 < number <= max(1, CHANNELS * len(error_C)) and share >= CHANNEL_SHARE and share > (worst or (0.0,))[0]:
+        if 0 < number <= max(1, CHANNELS * len(error_C)) and share >= max(CHANNEL_SHARE, worst[0]):
             channels = ", ".join(str(channel) for channel in off_C.nonzero().flatten().tolist()[:5])
             shift = float((diagnosis.mean_error[layer].double() / square_C.sqrt()).abs()[off_C].max())
-            worst = share, (
+            worst = share, layer, (
                 f"channels {channels} of {layer} carry {share:.0%} of its error and are off by "
                 f"{float(relative_C[off_C].max()):.0%}, by {shift:.0%} on average over all values; the median one by "
                 f"{float(relative_C.median()):.2%}"
             )  # fmt: skip
-    if worst is None:
+    _, layer, evidence = worst
+    if not layer:
         return None
     return Signature(
         name="channels shift",
-        evidence=worst[1],
+        evidence=evidence,
         cause="The scales of these output channels, or their gains in the correction, do not fit the weights.",
-        remedy="Calibrate again (force=true), or keep the layer in full precision: quantize.exclude=[LAYER]",
+        remedy=f"Calibrate again (force=true), or keep the layer in full precision: 'quantize.exclude=[{layer}]'",
     )
 
 

@@ -104,8 +104,10 @@ def _cells(table: Table, pages: Callable[[Row], str]) -> Html:
     rows: list[list[object]] = []
     for row, line in zip(table.rows, frame.to_dict("records"), strict=True):
         link = pages(row)
-        cells = [row.settings.get(axis, DASH) for axis in axes] + [line[title] for title in own]
-        cells += [cost_text(key, row.costs.get(key)) for key in costs]
+        cells: list[object] = [row.settings.get(axis, DASH) for axis in axes] + [line[title] for title in own]
+        for key in costs:
+            cost = row.costs.get(key)
+            cells.append(DASH if cost is None else (cost_text(key, cost), cost.mean))
         rows.append([html.link(link, row.title) if link else row.title, *cells])
     return html.table(head, rows, sortable=True)
 

@@ -142,6 +142,8 @@ def test_the_page_of_a_sweep_shows_every_cell_and_what_each_axis_does(tmp_path: 
     ]  # fmt: skip
     for cell in ("uniform", "dps", "ptq, uniform", "ptq, dps"):
         assert text.count(f"<td>{cell}</td><td>") == 1
+    costs = [each.counted["bops_mean"] for each in grid(tmp_path)]
+    assert all(f'data-v="{cost}"' in text for cost in costs)  # "1 G" sorts after "900 M"
     assert len(text) < LARGEST
     assert all(image.size > (300, 100) for image in page.images())
 

@@ -1,6 +1,5 @@
 """Where the error of a run lies, layer by layer; made when a page of the run is asked for, and by no run itself."""
 
-import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,6 @@ from cq.run.stages.stage import Stage
 
 IMAGES = 4  # trajectories; errors of a layer are means over all their values, which differ little between images
 
-log = logging.getLogger(__name__)
-
 
 class Diagnosed(Stage[Diagnosis]):
     """A few trajectories of seeds that neither calibration nor evaluation draws from, and all layers along them."""
@@ -29,7 +26,6 @@ class Diagnosed(Stage[Diagnosis]):
 
     def make(self, before: Acceleration, shards: Path) -> Diagnosis:
         denoiser = self.run.model.denoiser
-        log.info("diagnosis: %d trajectories of %d calls in full precision", IMAGES, before.num_calls)
         seeds = image_seeds("tuning", run_seed=self.parts.run_seed, count=IMAGES)
         return diagnosed(
             denoiser, fake_quantized(denoiser, before.params, before.quant), before.params,
