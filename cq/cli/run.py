@@ -56,11 +56,12 @@ def _run(config: DictConfig) -> tuple[float, ...] | Missing:
         warn_of(record)
         return returned(record, config.objective)
     except (ValueError, OSError, RunError) as error:
-        if not HydraConfig.get().launcher._target_.endswith(".BasicLauncher"):
-            raise JobError(explain(error)) from None
         missing = Missing(reason=explain(error), refused=not isinstance(error, RunError))
-        if not (missing.refused and HydraConfig.get().sweeper._target_ == OPTUNA):  # a search looks elsewhere
-            _errors.append(error)
+        if missing.refused and HydraConfig.get().sweeper._target_ == OPTUNA:
+            return missing  # a search looks elsewhere
+        if not HydraConfig.get().launcher._target_.endswith(".BasicLauncher"):
+            raise JobError(missing.reason) from None
+        _errors.append(error)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             log.error("%s", missing.reason)  # the other jobs of the sweep go on
         return missing

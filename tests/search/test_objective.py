@@ -1,9 +1,11 @@
 """What a run gives back to a search, and what is refused before it runs."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
+from cq.cli.main import main
 from cq.run.components import Components
 from cq.run.evaluation import check_limit
 from cq.run.ledger import config_digest, execute
@@ -74,3 +76,14 @@ def test_a_limit_holds_exactly_at_what_a_run_counts(record: RunRecord, tiny_fold
     for key, value in found.items():
         with pytest.raises(ValueError, match=rf"limit.{key}=.*will count about"):
             check_limit(parts, {key: value * 0.999})
+
+
+def test_a_search_without_its_extra_says_what_to_install(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.setattr(sys, "argv", ["cq"])
+    search = ("hydra/sweeper=optuna", "objective=[psnr_fp_db]", "schedule=uniform,dps")
+    assert main(["-m", *quick(tiny_folder, tmp_path, *search)]) == 2
+    assert "needs Optuna, which is not installed. pip install 'cq[search]'" in capsys.readouterr().err
+    assert not (tmp_path / "records.jsonl").exists()

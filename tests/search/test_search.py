@@ -3,7 +3,10 @@
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -14,6 +17,7 @@ from cq.run.objective import Missing, Objective
 from cq.run.record_file import read
 from cq.search.fresh import judge
 from cq.search.study import Answer, Point, Space, Study, front
+from cq.search.tune import Goal, choose, controls_of
 from tests.tiny_runs import quick
 
 optuna = pytest.importorskip("optuna", reason="needs the extra `search`: pip install 'cq[search]'")
@@ -130,6 +134,35 @@ def test_a_search_that_cannot_be_believed_is_refused(
     assert cq(tiny_folder, tmp_path, *given, word, monkeypatch=monkeypatch) == 2
     assert told in capsys.readouterr().err
     assert not (tmp_path / "records.jsonl").exists()
+
+
+def points(*values: tuple[int, float, float]) -> list[Point]:
+    return [
+        Point(params={"schedule": "dps", "budget.cache_interval": n}, overrides=(f"n={n}",), values=(quality, cost))
+        for n, quality, cost in values
+    ]
+
+
+def test_the_cheapest_within_a_quality_is_so_by_the_worse_end_of_its_interval() -> None:
+    lows = {"n=2": 43.0, "n=3": 40.5, "n=5": 39.0}
+
+    def record(line: tuple[str, ...]) -> Any:
+        return SimpleNamespace(scores={"psnr_fp_db": {"value": 99.0, "low": lows[line[0]], "high": 99.0}})
+
+    found = points((2, 45.0, 0.5), (3, 42.0, 0.4), (5, 41.0, 0.2), (9, 30.0, 0.1))
+    hold = Goal(kind="quality", target=40.0, quality=UP, cost=DOWN)
+    chosen = choose(found, hold, record)
+    assert chosen is found[1]
+    spend = replace(hold, kind="cost", target=0.4)
+    assert choose(found, spend, record) is found[1]
+    assert choose(found, replace(hold, target=44.0), record) is None
+    assert controls_of(found[1], hold, full_steps=40) == [
+        "schedule=none quantize=none budget.sample_steps=16",
+        "schedule=uniform budget.cache_interval=3",
+    ]
+    assert "counted" in hold.meaning
+    assert "no speed is claimed" in hold.meaning
+    assert "measured: wall clock" in replace(hold, cost=Objective(key="seconds_share", better="down")).meaning
 
 
 TUNE = ("search=joint", "by=bops_share", "evaluate=fidelity", "schedule=uniform,dps", "budget.cache_interval=2,3",
