@@ -1,12 +1,8 @@
-"""One tiny model of every family, and every cache strategy that works on it."""
+"""One tiny model of every family."""
 
 from pathlib import Path
 from typing import Any
 
-from cq.cache.cut import CutPoint
-from cq.cache.delta_dit import DeltaDiT
-from cq.cache.fora import FORA
-from cq.core.contracts import CacheStrategy
 from cq.models.diffusion import ModelComponent
 from cq.models.latent import LatentDiffusion
 from cq.models.pixart_sigma import PixArtSigma
@@ -66,19 +62,4 @@ def component(family: str, folder: Path) -> ModelComponent:
     return model
 
 
-STRATEGIES: dict[str, CacheStrategy] = {
-    "cut": CutPoint(),
-    "delta_dit": DeltaDiT(skipped=2, boundary=0.5, keep=1),
-    "delta_dit_empty": DeltaDiT(skipped=0, boundary=0.5, keep=1),
-    "fora": FORA(),
-}
-KIND = {
-    "ldm": "unet",
-    "uncond": "unet",
-    "ddpm": "unet",
-    "sd": "unet",
-    "dit": "transformer",
-    "sdxl": "unet",
-    "pixart": "transformer",
-}
-PAIRS = [(family, name) for family in WRITERS for name, s in STRATEGIES.items() if KIND[family] in s.families]
+KIND = {family: "transformer" if family in ("dit", "pixart") else "unet" for family in WRITERS}

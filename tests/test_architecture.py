@@ -13,7 +13,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # from left to right: an import points left, or stays within its own room
 ORDER = (
     "core", "sampler", "cache", "predict", "cost", "models", "calibrate", "schedule", "correct", "quantize", "engine",
-    "sample", "evaluate", "run", "report", "adapt", "search", "cli",
+    "sample", "evaluate", "run", "report", "adapt", "search", "laws", "cli",
 )  # fmt: skip
 ROOMS = [room for room in ORDER if (PACKAGE / room).is_dir()]
 DOORS = ("__init__", "__main__")  # what lies beside the rooms: the Python API and the command
@@ -66,12 +66,12 @@ def test_a_room_has_no_cycle(room: str) -> None:
 def test_torch_is_not_needed_to_look_at_a_configuration() -> None:
     """Import time of the command line: what it imports at the top of a file must not import torch there."""
     heavy = ("torch", "diffusers", "wandb", "torchmetrics", "safetensors", "matplotlib", "pandas")
-    light = ["cli/run", "cli/table", "cli/convert", "core/store", "core/phases", "models/headers", "models/latent",
-             "models/sites", "models/stored", "models/pixel", "models/transformer", "models/stable_diffusion",
-             "models/sdxl", "models/pixart_sigma", "models/component", "models/folder", "models/release",
-             "models/architecture", "models/diffusion",
+    light = ["cli/run", "cli/check", "cli/table", "cli/convert", "core/store", "core/phases", "models/headers",
+             "models/latent", "models/sites", "models/stored", "models/pixel", "models/transformer",
+             "models/stable_diffusion", "models/sdxl", "models/pixart_sigma", "models/component", "models/folder",
+             "models/release", "models/architecture", "models/diffusion",
              "sample/generate",
-             *(f"run/{name}" for name in ("config", "building", "tables", "compose", "identity", "components",
+             *(f"run/{name}" for name in ("config", "building", "own", "tables", "compose", "identity", "components",
                                           "preflight", "ledger", "record", "tracking")),
              *(f"{part}/{path.stem}" for part in ("schedule", "cache", "sampler")
                for path in (PACKAGE / part).glob("*.py"))]  # fmt: skip

@@ -2,17 +2,18 @@
 
 import dataclasses
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 
+from cq.laws.choices import component_node, components, names, nodes
 from cq.run.components import Components
 from cq.run.config import CONF, Paths, RunConfig
 from cq.run.tables import experiments, read_table
-from tests.choices import component_node, components, names
+from tests.families import WRITERS, component
 from tests.tiny_runs import composed
 
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
@@ -23,16 +24,7 @@ SLOTS = {  # groups used under other names
     "search": (),  # tests/search
     "table": (),  # the group `experiment`, below
 }  # fmt: skip
-MINI = {"ldm_mini": "ldm", "ldm_uncond_mini": "uncond", "ddpm_mini": "ddpm", "sd_mini": "sd", "dit_mini": "dit"}
-FAMILY = {
-    **MINI, "ddpm_cifar10": "ddpm", "ldm_bedroom256": "uncond", "ldm_church256": "uncond", "ldm_imagenet256": "ldm",
-    "sd_v1_4": "sd", "sd_v1_5": "sd", "sdxl": "sdxl", "dit_xl2_256": "dit", "pixart_sigma": "pixart",
-}  # fmt: skip
-GREY = ("ldm", "uncond", "dit")  # what the tiny models of these families draw
-SITES = {
-    "ldm": "up_blocks.2.resnets.2", "dit": "blocks.1-4", "pixart": "blocks.1-4",
-    **dict.fromkeys(("sd", "sdxl", "uncond"), "up_blocks.1.resnets.2"),
-}  # fmt: skip
+TINY = {family: component(family, Path()) for family in WRITERS}
 TRANSFORMERS = ("cache=delta_dit", "cache=fora")  # what a U-Net cannot be built with
 DEFAULTS_ALLOWED = {"cq.quantize.none.FullPrecision"}  # has no number of its own; the pipeline asks it for two
 
@@ -48,27 +40,32 @@ def row_node(experiment: str) -> Mapping[str, Any]:
     return read_table(table).rows[row]
 
 
-def nodes(value: Any) -> Iterator[dict[str, Any]]:
-    """Every mapping with a `_target_`, nested ones included."""
-    if isinstance(value, dict):
-        if "_target_" in value:
-            yield value
-        for item in value.values():
-            yield from nodes(item)
+def family_of(model: str) -> str:
+    """The family whose component the yaml names; of two of one class the one without classes if it has none."""
+    node = component_node("model", model)
+    return next(
+        family
+        for family, tiny in TINY.items()
+        if node._target_ == f"{type(tiny).__module__}.{type(tiny).__qualname__}"
+        and (tiny.num_classes == 0) == (node.get("num_classes", tiny.num_classes) == 0)
+    )
+
+
+def grey(model: str) -> bool:
+    """Whether the tiny model in its place draws in grey."""
+    return TINY[family_of(model)].image_shape[0] == 1
 
 
 def tiny_weights(model: str, folders: dict[str, Path]) -> list[str]:
     """Overrides that put a tiny model of its family in the place of a zoo model, cut where the tiny one can be."""
-    family = FAMILY[model]
-    overrides = [f"model.weights={folders[family]}"]
-    if model not in MINI:  # a published one: with the tiny one's shapes, and nothing that is checked against it
-        shape = "[3,16,16]" if family == "ddpm" else f"[{1 if family in GREY else 3},32,32]"
-        overrides += ["model.release=null", f"model.image_shape={shape}"]
-        overrides += ["model.latent_shape=[4,8,8]"] if family != "ddpm" else []
-        overrides += ["model.num_classes=10"] if family in ("ldm", "dit") else []
-    overrides += [f"model.site={SITES[family]}"] if family in SITES else []
-    overrides += ["model.image_shape=[3,16,16]"] if family == "ddpm" else []
-    return overrides + ([f"model.prompts={folders[family]}"] if family in ("sd", "sdxl", "pixart") else [])
+    family = family_of(model)
+    tiny, node = component(family, folders[family]), component_node("model", model)
+    fields = ["weights", "site", "image_shape", "prompts"]
+    if not node.weights.startswith("zoo:"):  # a published one: with nothing that is checked against it
+        fields += ["latent_shape", "num_classes", "release"]
+    values = {field: getattr(tiny, field) for field in fields if field in node}
+    written = {field: str(list(value)) if isinstance(value, tuple) else value for field, value in values.items()}
+    return [f"model.{field}={'null' if value is None else value}" for field, value in written.items()]
 
 
 @pytest.fixture
@@ -93,7 +90,7 @@ def test_every_choice_composes_and_builds(
         arguments.append("evaluate=paired")  # too few images for the default
     if choice in ("evaluate=adm", "evaluate=adm_text", "evaluate=inception"):
         arguments.append("sample.num_images=2049")  # what their Frechet distances need
-    if choice.startswith("model=") and FAMILY[choice.removeprefix("model=")] not in GREY:
+    if choice.startswith("model=") and not grey(choice.removeprefix("model=")):
         arguments.append("evaluate=fidelity")  # these tiny models draw in colour
     if choice == "schedule=from_file":
         arguments.append(f"schedule.path={tmp_path}/schedule.json")
@@ -103,7 +100,7 @@ def test_every_choice_composes_and_builds(
     Components.of(config)
 
 
-OWN: dict[str, tuple[str, int]] = {  # sampler and steps of a model that is named and nothing else
+OWN: dict[str, tuple[str, int]] = {  # sampler and steps of our models that are named and nothing else
     "ldm_mini": ("ddim", 250), "ldm_uncond_mini": ("ddim", 100), "ddpm_mini": ("ddim", 100), "dit_mini": ("ddim", 50),
     "sd_mini": ("plms", 50), "ddpm_cifar10": ("ddim_quadratic", 100), "ldm_bedroom256": ("ddim", 100),
     "ldm_church256": ("ddim", 100), "ldm_imagenet256": ("ddim", 250), "sd_v1_4": ("plms", 50), "sd_v1_5": ("plms", 50),
@@ -117,7 +114,7 @@ def test_a_model_brings_its_own_sampler_and_steps_and_can_be_cached_with_them(
 ) -> None:
     arguments = [*root, f"model={model}", *tiny_weights(model, tiny_folders), "evaluate=fidelity"]
     config, found = composed([*arguments, "schedule=uniform"])
-    assert (found["sampler"], config.sample.num_steps) == OWN[model]
+    assert model not in OWN or (found["sampler"], config.sample.num_steps) == OWN[model]
     assert config.budget.cache_interval < config.budget.num_steps
     Components.of(config)
     config, found = composed([*arguments, "sampler=dpmpp", "budget.num_steps=25", "debug=smoke", "schedule=none"])
@@ -142,7 +139,7 @@ def test_every_experiment_composes_and_builds_with_its_own_numbers(
 def _compose_and_build(experiment: str, arguments: list[str], tiny_folders: dict[str, Path]) -> None:
     model = model_of(experiment)
     arguments = [*arguments, f"experiment={experiment}", *tiny_weights(model, tiny_folders)]
-    if FAMILY[model] not in GREY:
+    if not grey(model):
         arguments.append("evaluate=fidelity")
     config, _ = composed(arguments)
     Components.of(config)

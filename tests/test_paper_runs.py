@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from cq.evaluate.paper_protocol import PaperProtocol
+from cq.laws.choices import component_node, names
 from cq.quantize.reconstruct import Reconstruct
 from cq.run.components import Components
 from cq.run.compose import component
 from cq.run.config import CONF
-from tests.choices import component_node, names
 from tests.paper_runs import COMMANDS, PUBLISHED, TABLE, at, chosen, command_of, prepare
 from tests.true_models import ARCHITECTURES
 

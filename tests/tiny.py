@@ -5,9 +5,7 @@ from pathlib import Path
 
 import torch
 from diffusers import (
-    AutoencoderKL,
     DDIMScheduler,
-    DiTTransformer2DModel,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
     PNDMScheduler,
@@ -26,25 +24,12 @@ from transformers import (
     T5Tokenizer,
 )
 
-from cq.models.class_embedder import ClassEmbedder
-from experiments.zoo.recipes.diffusion import ldm_noise_scheduler
-
-
-def tiny_conditional_unet() -> UNet2DConditionModel:
-    """LDM-4's layout (no attention at the finest level), a few thousand parameters."""
-    torch.manual_seed(1)
-    return UNet2DConditionModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=(8, 16, 24),
-        layers_per_block=2,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=8,
-        attention_head_dim=2,
-        norm_num_groups=4,
-    ).eval()
+from cq.laws.tiny import noise_scheduler as ldm_noise_scheduler
+from cq.laws.tiny import tiny_conditional_unet as tiny_conditional_unet
+from cq.laws.tiny import tiny_transformer as tiny_transformer
+from cq.laws.tiny import tiny_vae as tiny_vae
+from cq.laws.tiny import write_tiny_dit as write_tiny_dit
+from cq.laws.tiny import write_tiny_ldm as write_tiny_ldm
 
 
 def tiny_pixel_unet() -> UNet2DModel:
@@ -82,16 +67,6 @@ def tiny_church_unet() -> UNet2DModel:
     ).eval()
 
 
-def tiny_transformer(*, out_channels: int = 4, blocks: int = 5) -> DiTTransformer2DModel:
-    """DiT's layout: adaLN-zero blocks on patches; nothing is zero, so that every block matters."""
-    torch.manual_seed(5)
-    model = DiTTransformer2DModel(
-        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=out_channels, num_layers=blocks,
-        sample_size=8, patch_size=2, num_embeds_ada_norm=1000,
-    )  # fmt: skip
-    return model.eval()
-
-
 def tiny_text_unet() -> UNet2DConditionModel:
     """Stable Diffusion's layout: attention in the last up-block, where it is cut."""
     torch.manual_seed(6)
@@ -109,23 +84,8 @@ def tiny_text_unet() -> UNet2DConditionModel:
     ).eval()
 
 
-def write_tiny_ldm(folder: Path) -> None:
-    unet = tiny_conditional_unet()
-    unet.save_pretrained(folder / "unet")
-    torch.manual_seed(4)
-    ClassEmbedder(num_classes=10, dim=8).save_pretrained(folder / "class_embedder")
-    tiny_vae(1).save_pretrained(folder / "vae")
-    ldm_noise_scheduler().save_pretrained(folder / "scheduler")
-
-
 def write_tiny_uncond(folder: Path) -> None:
     tiny_church_unet().save_pretrained(folder / "unet")
-    tiny_vae(1).save_pretrained(folder / "vae")
-    ldm_noise_scheduler().save_pretrained(folder / "scheduler")
-
-
-def write_tiny_dit(folder: Path) -> None:
-    tiny_transformer().save_pretrained(folder / "transformer")
     tiny_vae(1).save_pretrained(folder / "vae")
     ldm_noise_scheduler().save_pretrained(folder / "scheduler")
 
@@ -207,19 +167,3 @@ def letter_tokenizer(folder: Path, *, length: int) -> CLIPTokenizer:
     (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=length)
-
-
-def tiny_vae(channels: int) -> AutoencoderKL:
-    torch.manual_seed(4)
-    return AutoencoderKL(
-        in_channels=channels,
-        out_channels=channels,
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(4, 4, 8),
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=2,
-        sample_size=32,
-        scaling_factor=1.0,
-    ).eval()

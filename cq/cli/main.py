@@ -19,6 +19,7 @@ COMMANDS: Mapping[str, str] = {
     "doctor": "whether this machine has what runs need, and what to do where it has not",
     "tune": "the fastest configuration within a quality, or the best one at a cost; a search finds it",
     "score": "score images made elsewhere",
+    "check": "components of a package or a folder of yours, by the laws of their kinds",
     "convert": "an original LDM checkpoint, once, to a folder in diffusers' layout",
     "prompts": "the folder of prompts that a text-to-image protocol asks for",
 }

@@ -50,16 +50,17 @@ class Own:
         return tuple(found) or (self.home,)
 
 
-def allow(*words: str) -> None:
+def allow(*words: str) -> tuple[Own, ...]:
     """Let components be built from these packages and folders, and find their yaml; also in processes started later.
 
     A folder is told by a separator in its path, as ./folder. Raises ValueError where there is none of that name, or
     where one of its choices has the name of another.
     """
-    before = _words()
-    after = [*before, *(word for each in words if (word := _whole(each)) not in before)]
-    _owned(tuple(after))
+    asked = [_whole(word) for word in words]
+    after = tuple(dict.fromkeys([*_words(), *asked]))
+    found = _owned(after)
     os.environ[VARIABLE] = os.pathsep.join(after)
+    return tuple(own for own in found if own.word in asked)
 
 
 def allowing(arguments: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ from cq.calibrate.trajectory import Calibrate, collect_statistics
 from cq.core.artifacts import TrajectoryStatistics
 from cq.core.denoise import DenoiseStep
 from cq.core.denoiser import DenoiserOutput
-from tests.oracles.pairwise import SITE, drifting_maps, statistics_of
+from cq.laws.drift import SITE, drifting_maps, statistics_of
 
 
 def noise_scheduler(num_calls: int) -> SimpleNamespace:

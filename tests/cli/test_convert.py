@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 from torch.testing import assert_close
 
 from cq.cli.convert import convert_file, main
+from cq.laws.choices import component_node
 from cq.models.architecture import architecture
 from cq.run.building import build
-from tests.choices import component_node
 from tests.models.test_original import Original, narrow
 
 

@@ -18,7 +18,7 @@ from cq.core.artifacts import (
     digest_of_tensor,
 )
 from cq.core.checksum import digest_of
-from tests.oracles.pairwise import drifting_maps, statistics_of
+from cq.laws.drift import drifting_maps, statistics_of
 
 
 def schedule() -> CacheSchedule:

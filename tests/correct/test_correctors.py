@@ -16,8 +16,8 @@ from cq.correct.fit import r_squared, residual_sum_of_squares
 from cq.correct.none import NoCorrection
 from cq.correct.offset_only import OffsetOnly
 from cq.correct.release import ReleaseAffine
+from cq.laws.drift import drifting_maps
 from tests.oracles.least_squares import lstsq_per_channel
-from tests.oracles.pairwise import drifting_maps
 
 AFFINE = ChannelAffineFit(min_variance=1e-10)
 FITTED: list[Corrector] = [AFFINE, OffsetOnly(), ReleaseAffine()]

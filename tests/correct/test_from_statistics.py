@@ -8,7 +8,7 @@ from cq.core.artifacts import CacheSchedule
 from cq.core.moments import PairMoments
 from cq.correct.channel_affine import ChannelAffineFit
 from cq.correct.from_statistics import identity_at_refresh, moments_for_schedule
-from tests.oracles.pairwise import SITE, drifting_maps, last_refresh, statistics_of
+from cq.laws.drift import SITE, drifting_maps, last_refresh, statistics_of
 
 T = 9
 NAMES = ("source_TC", "target_TC", "source_square_TC", "target_square_TC", "cross_TC")

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from cq.core.moments import PairMoments
-from tests.oracles.pairwise import drifting_maps
+from cq.laws.drift import drifting_maps
 
 NAMES = ("count", "source_TC", "target_TC", "source_square_TC", "target_square_TC", "cross_TC")
 

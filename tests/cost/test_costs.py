@@ -12,8 +12,8 @@ from cq.cost.l1 import L1
 from cq.cost.residual import Residual
 from cq.cost.squared import Squared
 from cq.cost.weighted import Weighted, step_shares
+from cq.laws.drift import drifting_maps, falling_sigma, statistics_of
 from tests.oracles.least_squares import lstsq_per_channel
-from tests.oracles.pairwise import drifting_maps, falling_sigma, statistics_of
 
 T, WINDOW = 7, 4
 COSTS = [L1(), Squared(), Weighted(base="l1", power=1.0), Weighted(base="squared", power=0.5), Residual()]

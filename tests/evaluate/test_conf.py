@@ -10,8 +10,8 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from cq.laws.choices import component_node
 from cq.run.config import CONF
-from tests.choices import component_node
 
 
 def names(group: str) -> list[str]:

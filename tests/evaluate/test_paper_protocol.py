@@ -16,11 +16,11 @@ from cq.core.checksum import file_digest
 from cq.evaluate import adm
 from cq.evaluate.classifier import ImageFeatures
 from cq.evaluate.paper_protocol import PaperProtocol
+from cq.laws.choices import component_node
 from cq.run.building import build, component_named
 from cq.run.config import CONF
 from cq.run.ledger import config_digest, execute
 from cq.run.preflight import check_protocol
-from tests.choices import component_node
 from tests.families import component
 from tests.tiny_runs import composed
 

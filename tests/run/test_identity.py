@@ -13,10 +13,10 @@ from typing import Any, ClassVar, Literal
 import pytest
 from omegaconf import OmegaConf
 
+from cq.laws.choices import component_node, components
 from cq.run import identity
 from cq.run.building import component_named
 from cq.run.identity import beside, described, files_named, source_digest
-from tests.choices import component_node, components
 
 CHANGED_MODULES = identity.changed_modules  # which every other test has without changes
 SOURCES = {

@@ -22,6 +22,10 @@ CACHES = (identity.source_digest, identity._file_of, identity._imports, own._own
 
 @pytest.fixture(autouse=True)
 def _undone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    yield from undone(monkeypatch)
+
+
+def undone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Each test allows, imports and edits for itself."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setenv(own.VARIABLE, "")

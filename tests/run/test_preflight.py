@@ -18,6 +18,7 @@ from cq.correct.none import NoCorrection
 from cq.correct.offset_only import OffsetOnly
 from cq.cost.l1 import L1
 from cq.cost.weighted import Weighted
+from cq.laws.drift import SITE, drifting_maps, statistics_of
 from cq.predict.last import Last
 from cq.predict.taylor import Taylor
 from cq.run.preflight import check_cost, check_reach
@@ -25,7 +26,6 @@ from cq.schedule.dps import DPS
 from cq.schedule.none import NoCache
 from cq.schedule.threshold import Threshold
 from cq.schedule.uniform import Uniform
-from tests.oracles.pairwise import SITE, drifting_maps, statistics_of
 
 CALLS = 12
 FIT = ChannelAffineFit(min_variance=1e-10)

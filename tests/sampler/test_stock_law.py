@@ -19,9 +19,9 @@ from cq.core.acceleration import Acceleration, every_call
 from cq.core.contracts import Sampler
 from cq.core.denoise import denoise
 from cq.core.denoiser import DenoiserOutput
+from cq.laws.choices import built, names
 from cq.sampler.stock import StockSolver
 from cq.sampler.stored import CLASSES
-from tests.choices import built, names
 from tests.sampler.stored_configs import EULER, STORED
 
 FEW, MANY = (1, 2, 4, 10, 20, 50), (250, 999, 1000)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cq.core.artifacts import TrajectoryStatistics
 from cq.core.contracts import PlanRequest
-from tests.oracles.pairwise import drifting_maps, statistics_of
+from cq.laws.drift import drifting_maps, statistics_of
 
 
 @dataclass(frozen=True)

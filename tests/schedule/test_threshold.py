@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from cq.core.contracts import PlanRequest
 from cq.cost.l1 import L1
+from cq.laws.drift import drifting_maps, statistics_of
 from cq.schedule.threshold import Threshold, refreshes, relative_change, within_budget
 from cq.schedule.uniform_from_end import UniformFromEnd
-from tests.oracles.pairwise import drifting_maps, statistics_of
 
 changes = st.lists(st.integers(0, 40).map(lambda n: n / 8), min_size=1, max_size=30)  # sums of these are exact
 

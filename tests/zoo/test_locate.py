@@ -10,11 +10,11 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 from omegaconf import OmegaConf
 
+from cq.laws.choices import component_node
 from cq.models import locate as module
 from cq.models.locate import locate
 from cq.models.pixel import PixelDiffusion
 from cq.run.building import build
-from tests.choices import component_node
 from tests.tiny import tiny_pixel_unet, write_tiny_ddpm, write_tiny_sd
 
 REFERENCE = "hub:org/model@main"

@@ -1,4 +1,4 @@
-"""The laws of engines, for every yaml of the group: what they lower, and what a full-precision Acceleration becomes."""
+"""Our engines: what may be timed, what simulation is, and what a full-precision Acceleration becomes."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +15,10 @@ from cq.core.denoiser import Denoiser
 from cq.core.seeding import initial_noise
 from cq.engine.plain import Plain
 from cq.engine.simulate import Simulate
+from cq.laws.choices import built, names
 from cq.models.diffusion import DiffusionModel
 from cq.models.latent import LatentDiffusion
 from cq.quantize.twin import fake_quantized
-from tests.choices import built, names
 from tests.quantize.trajectories import CACHED, CALLS, PTQ_8, TinyRuns
 
 engines = pytest.mark.parametrize("name", names("engine"))
@@ -50,35 +50,6 @@ def latents(model: DiffusionModel, denoiser: Denoiser, acceleration: Acceleratio
         cond=model.condition(torch.tensor([0, 1])), acceleration=acceleration,
     )  # fmt: skip
     return last.x_NCHW
-
-
-@engines
-def test_what_accelerates_nothing_is_the_plain_denoiser_bit_for_bit(name: str, model: DiffusionModel) -> None:
-    lowered = engine(name).lower(model.denoiser, UNACCELERATED)
-    assert isinstance(lowered, Denoiser)
-    assert lowered.sites == model.denoiser.sites
-    plain = latents(model, model.denoiser, UNACCELERATED)
-    assert torch.equal(latents(model, lowered, UNACCELERATED), plain)
-
-
-@engines
-def test_an_engine_executes_what_it_does_not_refuse_and_leaves_the_denoiser_as_it_is(
-    name: str, model: DiffusionModel, quantized: Acceleration
-) -> None:
-    chosen = engine(name)
-    before = latents(model, model.denoiser, UNACCELERATED)
-    try:
-        chosen.check(quantized=True)
-    except ValueError:
-        with pytest.raises(ValueError, match=r"quantize=none"):
-            chosen.lower(model.denoiser, quantized)
-        return
-    first, again = (latents(model, chosen.lower(model.denoiser, quantized), quantized) for _ in range(2))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, latents(model, model.denoiser, quantized))
-    without = replace(quantized, output=UNACCELERATED.output)
-    assert not torch.equal(first, latents(model, chosen.lower(model.denoiser, without), without))
-    assert torch.equal(latents(model, model.denoiser, UNACCELERATED), before)
 
 
 @engines
