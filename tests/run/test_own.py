@@ -10,6 +10,7 @@ import pytest
 from hydra.errors import MissingConfigException
 
 import cq
+from cq.laws.choices import _container
 from cq.run import identity, own
 from cq.run.building import build, component_named
 from cq.run.compose import component, composed, composing
@@ -17,7 +18,7 @@ from cq.run.explain import explain
 from cq.run.tables import read_table, table_names
 
 IDEAS = Path(__file__).parents[2] / "notebooks/own_package"
-CACHES = (identity.source_digest, identity._file_of, identity._imports, own._owned)
+CACHES = (identity.source_digest, identity._file_of, identity._imports, own._owned, _container)
 
 
 @pytest.fixture(autouse=True)
