@@ -41,13 +41,13 @@ def row_node(experiment: str) -> Mapping[str, Any]:
 
 
 def family_of(model: str) -> str:
-    """The family whose component the yaml names; of two of one class the one without classes if it has none."""
+    """The family whose component the yaml names; of two of one class the one without guidance if it has none."""
     node = component_node("model", model)
     return next(
         family
         for family, tiny in TINY.items()
         if node._target_ == f"{type(tiny).__module__}.{type(tiny).__qualname__}"
-        and (tiny.num_classes == 0) == (node.get("num_classes", tiny.num_classes) == 0)
+        and (tiny.guidance is None) == (node.get("guidance") is None)
     )
 
 
