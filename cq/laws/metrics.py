@@ -127,9 +127,10 @@ def a_score_is_finite_within_its_interval_and_json(make: Make, world: World) -> 
 
 def it_says_before_which_scores_it_has(make: Make, world: World) -> None:
     theirs = judge(world.folder).samples
-    said = made.better if isinstance(made := metric_of(make, world), NamesScores) else None
-    if said is None:
-        raise Untried("does not say before (`better`), so no search can be made for it")
+    metric = metric_of(make, world)
+    if not isinstance(metric, NamesScores):
+        raise Untried("it has no `better`, so no search can aim at its scores")
+    said = dict(metric.better)
     found = {key: score.better for key, score in scores(make, world, theirs, theirs).items()}
     hold(found == said, f"better={said}, and compute returns {found}. Let them agree.")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cq.core.contracts import Learns
+from cq.core.contracts import Learns, NamesScores
 from cq.laws import caching, lowering
 from cq.laws.choices import built, names
 from cq.laws.kinds import KINDS
@@ -53,6 +53,10 @@ def test_a_choice_keeps_the_laws_of_its_kind(group: str, name: str, law: Law, wo
 @pytest.mark.parametrize("family", WRITERS)
 def test_a_model_keeps_the_laws_of_models(family: str, law: Law, world: World) -> None:
     law(lambda **_: world.components[family], world)
+
+
+def test_our_metrics_can_be_searched_for() -> None:
+    assert all(isinstance(built("metric", name), NamesScores) for name in names("metric"))
 
 
 def test_every_family_has_a_strategy_and_the_laws_of_each_kind_speak_of_something(world: World) -> None:

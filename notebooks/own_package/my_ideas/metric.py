@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
+from cq.core.contracts import Better
 from cq.evaluate.protocol import EvaluationContext, Score
 
 
@@ -12,6 +14,8 @@ class WorstPixel:
 
     levels: what white is, 255 for grey levels.
     """
+
+    better: ClassVar[Better] = {"worst_pixel_fp": "down"}
 
     levels: float
 
