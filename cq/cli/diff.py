@@ -9,8 +9,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cq.cli.report import found_here
-from cq.cli.selection import REPORT, add_records
+from cq.cli.selection import REPORT, add_records, files
 from cq.report.difference import Difference, difference
 from cq.report.looks import save_png, style
 from cq.report.pick import DIGITS, row, runs_in
@@ -26,7 +25,7 @@ def lines(arguments: Sequence[str]) -> Iterator[str]:
     add_records(parser)
     parser.add_argument("--out", type=Path, default=REPORT, metavar="FOLDER", help=f"default: {REPORT}")
     options = parser.parse_args(arguments)
-    runs = runs_in(options.records or found_here([]))
+    runs = runs_in(files(options))
     found = difference(runs, row(runs, options.a), row(runs, options.b))
     width = width_here()
     yield "\n".join([*points(found.headings(), width), "", *folded(found.configuration(), width), ""])

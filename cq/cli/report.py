@@ -22,6 +22,8 @@ from cq.run.tables import table_names
 
 log = logging.getLogger(__name__)
 
+OWN = Path("runs/records.jsonl")  # where `cq` keeps what is of no table of its own
+
 # First word to what it does; cq/cli/WORD.py has `lines(arguments)`, which does it and yields what is printed.
 VERBS: Mapping[str, str] = {
     "rank": "rows by a score or a cost, within a budget",
@@ -93,14 +95,13 @@ def _write(options: argparse.Namespace) -> None:
 
 def found_here(tables: Sequence[str]) -> list[Path]:
     """The record files below the working folder that hold `tables`. Raises FileNotFoundError where there is none."""
-    own = Path("runs/records.jsonl")
     found = committed(Path("results"))
     held = {path.stem.removeprefix("runs_") for path in found}
-    if own.is_file() and (not found or (tables and not held & set(tables))):
-        found = [own]
+    if OWN.is_file() and (not found or (tables and not held & set(tables))):
+        found = [OWN]
     if not found:
         raise FileNotFoundError(
-            f"there is no record file in {Path.cwd()}: no results/runs_*.jsonl, and no {own}. Name one with --records."
+            f"there is no record file in {Path.cwd()}: no results/runs_*.jsonl, and no {OWN}. Name one with --records."
         )
     return found
 

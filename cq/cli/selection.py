@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from cq.cli.report import found_here
+from cq.cli.report import OWN, found_here
 from cq.report.build import build_tables
 from cq.report.paper import read_paper
 from cq.report.quantities import Bound, bound
@@ -29,14 +29,20 @@ def selecting(program: str, description: str | None) -> argparse.ArgumentParser:
 
 def add_records(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--records", nargs="+", type=Path, metavar="FILE", help="default: results/runs_*.jsonl, or runs/records.jsonl"
+        "--records", nargs="+", type=Path, metavar="FILE", help=f"default: {OWN}, or results/runs_*.jsonl"
     )
+
+
+def files(options: argparse.Namespace, table: str = "") -> list[Path]:
+    """The record files that are named, or those here: of one's own runs, where no table is asked for."""
+    if not options.records and not table and OWN.is_file():
+        return [OWN]
+    return options.records or found_here([table] if table else [])
 
 
 def tables(options: argparse.Namespace) -> list[Table]:
     """The table that is asked for, or its parts, one a model. Raises ValueError where none or several may be meant."""
-    files = options.records or found_here([options.table] if options.table else [])
-    records = [record for path in files for record in read(path)]
+    records = [record for path in files(options, options.table) for record in read(path)]
     known = sorted({record.table for record in records})
     name = options.table or (known[0] if len(known) == 1 else "")
     if name not in known:

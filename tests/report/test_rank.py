@@ -120,3 +120,16 @@ def test_the_command_says_it_within_the_terminal(tmp_path: Path, capsys: pytest.
     assert "Left out, without N: quantized only." in told
     assert main([*asked[:-1], "N=twenty"]) == 2
     assert "cq-report rank: --under N=twenty: 'twenty' is no number" in capsys.readouterr().err
+
+
+def test_ones_own_runs_come_before_committed_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    append(row("committed", [30.0])[0], Path("results/runs_table5.jsonl"))
+    assert main(["rank"]) == 0
+    assert " 1. committed" in capsys.readouterr().out
+    append(row("own", [30.0], table="runs")[0], Path("runs/records.jsonl"))
+    for asked, told in (("", " 1. own"), ("runs", " 1. own"), ("table5", " 1. committed")):
+        assert main(["rank", *filter(None, [asked])]) == 0
+        assert told in capsys.readouterr().out
