@@ -43,10 +43,9 @@ def lines(arguments: Sequence[str]) -> Iterator[str]:
 
 def _write(front: Front, table: Table, base: Path) -> list[Path]:
     """The picture and the points."""
-    y, x = front.respects[1].title, front.respects[0].title
     files = [base.with_name(f"{base.name}{suffix}") for suffix in (".png", ".csv")]
     base.parent.mkdir(parents=True, exist_ok=True)
     with style():
-        save_png(pareto_figure(front, f"{table.name}: {y} against {x} (bars: {bars(table.rows)})"), files[0])
+        save_png(pareto_figure(front, f"{table.name}: what nothing beats (bars: {bars(table.rows)})"), files[0])
     write_atomically(files[1], to_csv(front.frame()).encode())
     return files

@@ -30,7 +30,7 @@ def pareto_figure(front: Front, title: str) -> "Figure":
         if not point.control:
             _draw(axes, point, colours[place], light=place not in front.best)
     if len(front.respects) == 2:  # of three, the front is no line
-        axes.plot(*_places(front, front.best), color=LINE, linewidth=1.3, zorder=2)
+        axes.plot(*_places(front, front.best), color=GREY if front.groups else LINE, linewidth=1.3, zorder=2)
     _draw_controls(axes, front)
     for respect, axis in zip(front.respects, "xy", strict=False):
         _dress(axes, respect, axis)
@@ -41,7 +41,7 @@ def pareto_figure(front: Front, title: str) -> "Figure":
         handles=_legend(front, colours), loc="outside right upper", frameon=False, fontsize=8, handlelength=1.6,
         labelspacing=0.6,
     )  # fmt: skip
-    figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")
+    axes.set_title(wrapped(title, 90))
     settled(figure)
     _number(axes, front)
     return figure

@@ -81,12 +81,8 @@ class Ranking:
                 f"`=`: rows share a rank that are not decided against the first of it; {OPEN}: against the best. "
                 + rule(counts)
             )
-        total = len(self.places) + sum(map(len, self.left_out.values()))
-        said += [f"Budget: {bound.text}." for bound in self.bounds]
-        said += [f"{len(self.places)} of {total} rows are ranked."] if self.left_out else []
-        return said + [
-            f"Left out, {why}: {'; '.join(row.title for row in rows)}." for why, rows in self.left_out.items()
-        ]
+        said += simulated([place.row for place in self.places])
+        return [*said, *told(len(self.places), self.bounds, self.left_out)]
 
     def frame(self) -> "pd.DataFrame":
         """For machines: keys and means."""

@@ -64,6 +64,8 @@ def test_a_budget_leaves_out_what_costs_more_and_what_has_no_such_cost(tmp_path:
     timed = ranking(table, "frechet_own", [bound("seconds=1", table.metrics, at_least=False)])
     assert [title for _, title in order(timed)] == ["full precision", "cached, uniform"]
     assert any("fake quantization is never timed: quantized only" in note for note in timed.notes())
+    assert "Scores of quantized rows are simulated: under fake quantization, which is never timed." in found.notes()
+    assert "4 of 7 rows are shown." in found.notes()
 
 
 def test_what_a_metric_compares_with_has_no_rank() -> None:
