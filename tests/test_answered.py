@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from cq.cli.jobs import jobs_of
 from cq.cli.report import committed
-from cq.cli.table import jobs_of
 from cq.run.ledger import REPOSITORY, config_digest, experiment_of
 from cq.run.record_file import read
 

@@ -66,8 +66,8 @@ def test_a_room_has_no_cycle(room: str) -> None:
 def test_torch_is_not_needed_to_look_at_a_configuration() -> None:
     """Import time of the command line: what it imports at the top of a file must not import torch there."""
     heavy = ("torch", "diffusers", "wandb", "torchmetrics", "safetensors", "matplotlib", "pandas")
-    light = ["cli/run", "cli/check", "cli/table", "cli/convert", "core/store", "core/phases", "models/headers",
-             "models/latent", "models/sites", "models/stored", "models/pixel", "models/transformer",
+    light = ["cli/run", "cli/check", "cli/jobs", "cli/table", "cli/convert", "core/store", "core/phases",
+             "models/headers", "models/latent", "models/sites", "models/stored", "models/pixel", "models/transformer",
              "models/stable_diffusion", "models/sdxl", "models/pixart_sigma", "models/component", "models/folder",
              "models/release", "models/architecture", "models/diffusion",
              "sample/generate",

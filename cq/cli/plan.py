@@ -137,11 +137,12 @@ def plan_of(parts: Components, *, clock: Callable[[], float] = time.perf_counter
 SHARED = {step.name: step.decided_by for step in STEPS if step.decided_by}
 
 
-def total_seconds(runs: Sequence[tuple[Components, Mapping[str, float]]]) -> float:
-    """Of all runs with their stages, one after another; what several share is counted once."""
-    total = 0.0
+def own_seconds(runs: Sequence[tuple[Components, Mapping[str, float]]]) -> list[float]:
+    """Of each run with its stages, one after another; what several share is counted with the first of them."""
+    found: list[float] = []
     done: set[str] = set()
     for parts, stages in runs:
+        found.append(0.0)
         for stage, seconds in stages.items():
             if stage in SHARED and seconds:
                 of = [_part(parts, name) for name in ("model", "sampler", *SHARED[stage])]
@@ -149,8 +150,8 @@ def total_seconds(runs: Sequence[tuple[Components, Mapping[str, float]]]) -> flo
                 if key in done:
                     continue
                 done.add(key)
-            total += seconds
-    return total
+            found[-1] += seconds
+    return found
 
 
 def _part(parts: Components, name: str) -> Any:

@@ -1,7 +1,6 @@
 """The Hydra entry: `cq model=... schedule=...` runs one configuration, `cq -m ...` a grid of them."""
 
 import fnmatch
-import logging
 import os
 import re
 import sys
@@ -10,10 +9,10 @@ from collections.abc import Sequence
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from cq.cli.commands import FAILED, REFUSED, ended, say
+from cq.cli.sweep import OwnCell, Sweep, summary
 from cq.report.signatures import warn_of
 from cq.run.config import CONF
 from cq.run.explain import explain
@@ -23,7 +22,7 @@ from cq.run.own import allowing
 from cq.run.tables import experiments, register, table_names
 from cq.search.sweeper import OPTUNA, register_sweeper
 
-log = logging.getLogger("cq")
+TRACEBACKS = "CQ_TRACEBACKS"  # what HYDRA_FULL_ERROR was before we set it, for the processes of a launcher
 
 
 def expand_globs(arguments: list[str]) -> list[str]:
@@ -41,30 +40,33 @@ def expand_globs(arguments: list[str]) -> list[str]:
     return out
 
 
-_errors: list[Exception] = []  # of the jobs of this command; Hydra would end with the first one
-
-
-class JobError(RuntimeError):
-    """A job that a launcher ran in another process could not be done; only the message comes back."""
+_errors: list[Exception] = []  # of the jobs of this process; Hydra would end with the first one
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _run(config: DictConfig) -> tuple[float, ...] | Missing:
     """What `objective` asks for, which a grid does not read and a search does."""
-    try:
-        record = execute(config, HydraConfig.get().runtime.choices, list(HydraConfig.get().overrides.task))
-        warn_of(record)
-        return returned(record, config.objective)
-    except (ValueError, OSError, RunError) as error:
-        missing = Missing(reason=explain(error), refused=not isinstance(error, RunError))
-        if missing.refused and HydraConfig.get().sweeper._target_ == OPTUNA:
-            return missing  # a search looks elsewhere
-        if not HydraConfig.get().launcher._target_.endswith(".BasicLauncher"):
-            raise JobError(missing.reason) from None
-        _errors.append(error)
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            log.error("%s", missing.reason)  # the other jobs of the sweep go on
-        return missing
+    asked = HydraConfig.get()
+    with OwnCell(asked) as cell:
+        if config.fail_fast and (_errors or cell.others_failed):
+            cell.ended("not run")
+            return Missing(reason="not run, for fail_fast=true", refused=True)
+        try:
+            record = execute(config, asked.runtime.choices, list(asked.overrides.task))
+            warn_of(record)
+            found = returned(record, config.objective)
+            cell.answered(record)
+            return found
+        except (ValueError, OSError, RunError) as error:
+            missing = Missing(reason=explain(error), refused=not isinstance(error, RunError))
+            if os.environ.get(TRACEBACKS) == "1" or (isinstance(error, RunError) and not error.mendable):
+                traceback.print_exception(error)
+            if missing.refused and asked.sweeper._target_ == OPTUNA:  # a search looks elsewhere
+                cell.ended("left out")
+            else:
+                _errors.append(error)
+                cell.ended("refused" if missing.refused else "failed", missing.reason)  # the other cells go on
+            return missing
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,27 +76,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(arguments: list[str]) -> int:
-    tracebacks = os.environ.get("HYDRA_FULL_ERROR", "0")
+    before = os.environ.get("HYDRA_FULL_ERROR", "0")
     _errors.clear()
     try:
         arguments = allowing(arguments)
         register()
         register_sweeper()
         sys.argv[1:] = expand_globs(arguments)  # where Hydra reads them
-        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them
+        # Hydra hands its errors on instead of printing them
+        os.environ |= {"HYDRA_FULL_ERROR": "1", TRACEBACKS: before}
         _run()
-    except JobError as error:
-        say("cq", str(error))
-        return FAILED
     finally:
-        os.environ["HYDRA_FULL_ERROR"] = tracebacks
-    for failure in _errors:
-        if tracebacks == "1" or (isinstance(failure, RunError) and not failure.mendable):
-            traceback.print_exception(failure)
-        say("cq", explain(failure))
-    if any(isinstance(failure, RunError) for failure in _errors):
+        os.environ["HYDRA_FULL_ERROR"] = before
+        cells = Sweep.over()
+    if lines := summary(cells):
+        say("cq", "\n".join(lines))
+    elif not cells:
+        for failure in _errors:
+            say("cq", explain(failure))
+    if any(isinstance(failure, RunError) for failure in _errors) or {"failed", "running"} & {c.status for c in cells}:
         return FAILED
-    return REFUSED if _errors else 0
+    return REFUSED if _errors or any(cell.status == "refused" for cell in cells) else 0
 
 
 if __name__ == "__main__":

@@ -2,81 +2,43 @@
 
 Overrides are Hydra's; comma lists span a grid, as in `budget.cache_interval=5,10,20 seed=0,1,2`. With --grid it is the
 one that stands in the file, where the overrides do not say otherwise. Runs that are recorded already are not run again,
-so the same command goes on after an interruption. A run that fails keeps its row and the others go on.
+so the same command goes on after an interruption. A run that fails keeps its row and the others go on, unless
+fail_fast=true says otherwise.
 """
 
 import logging
 import sys
+import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig
-
 from cq.cli.commands import FAILED, REFUSED, ended, helped, say
+from cq.cli.jobs import Job, jobs_of
+from cq.cli.sweep import Cell, Live, Status, summary
 from cq.core.store import check_writable
 from cq.report.signatures import warn_of
 from cq.run.building import build
 from cq.run.components import Components
-from cq.run.compose import composed, composing
 from cq.run.config import PAPER, place
 from cq.run.ledger import (
     RunError,
     check_committed,
-    config_digest,
     execute,
-    experiment_of,
     find,
     known_in_all_tables,
 )
 from cq.run.origin import Source
 from cq.run.own import allowing
 from cq.run.record import RunRecord
-from cq.run.tables import read_table
 from cq.run.unread import unread
 
 if TYPE_CHECKING:
     from cq.models.diffusion import ModelComponent
 
 log = logging.getLogger("cq.cli.table")
-
-
-@dataclass(frozen=True)
-class Job:
-    """One composed configuration, the names of its choices, and what was set beside its experiment."""
-
-    config: DictConfig
-    choices: dict[str, str]
-    overrides: tuple[str, ...] = ()
-
-
-def jobs_of(table: str, overrides: Sequence[str], *, grid: bool = False) -> list[Job]:
-    """Every row of the table times the grid of the overrides; equal questions once. grid: that of its file, too."""
-    found = read_table(table)
-    given = {override.partition("=")[0] for override in overrides}
-    jobs: dict[tuple[str, str], Job] = {}
-    for own in found.grids if grid else ({},):
-        asked = [f"{key}={values}" for key, values in own.items() if key not in given]
-        for job in _product([f"experiment={table}/{row}" for row in found.rows], [*overrides, *asked]):
-            jobs.setdefault((experiment_of(job.config), config_digest(job.config)), job)
-    return list(jobs.values())
-
-
-def _product(rows: Sequence[str], overrides: Sequence[str]) -> list[Job]:
-    """The jobs of every row, seed by seed."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    with composing():
-        jobs = [
-            Job(*composed([row, *grid]), tuple(grid))
-            for grid in BasicSweeper.split_arguments(parsed, None)[0]
-            for row in rows
-        ]
-    return sorted(jobs, key=lambda job: (job.config.seed, job.config.row.order))
 
 
 @dataclass(frozen=True)
@@ -113,9 +75,9 @@ def recorded(jobs: Sequence[Job]) -> list[Known]:
     return answers
 
 
-def announce(todo: Sequence[Job]) -> None:
-    """Log about how long the runs will take, from timed calls of the first one's model."""
-    from cq.cli.plan import estimate_seconds, time_calls, total_seconds
+def announce(todo: Sequence[Job]) -> list[float]:
+    """Log about how long the runs will take, from timed calls of the first one's model; seconds of each."""
+    from cq.cli.plan import estimate_seconds, own_seconds, time_calls
     from cq.run.context import Run
     from cq.run.costs import GIB
     from cq.run.memory import call_bytes, peak_bytes
@@ -124,34 +86,39 @@ def announce(todo: Sequence[Job]) -> None:
     quantizers = [part.quantizer for part in parts if part.quantized]
     calls = time_calls(parts[0], quantizers[0] if quantizers else None)
     stages = [estimate_seconds(part, calls) for part in parts]
-    total = total_seconds(list(zip(parts, stages, strict=True)))
+    seconds = own_seconds(list(zip(parts, stages, strict=True)))
     counted = call_bytes(parts[0], Run(parts[0]).model)
     peak = max(max(peak_bytes(Run(part), counted).values()) for part in parts)
     log.info(
         "a full call takes %.1f ms an image, a cached one %.1f ms: about %.0f minutes for everything",
-        calls.full * 1e3, calls.cached * 1e3, max(1, total / 60),
+        calls.full * 1e3, calls.cached * 1e3, max(1, sum(seconds) / 60),
     )  # fmt: skip
     log.info(
         "%d images, peak memory about %.1f GiB, at most %.1f GiB on disk",
         sum(part.sample.num_images for part in parts), peak / GIB, sum(part.disk_bytes for part in parts) / GIB,
     )  # fmt: skip
+    return seconds
 
 
 @dataclass(frozen=True, kw_only=True)
 class Filled:
-    """text: the table for a terminal. files: what was written.
+    """text: the table for a terminal. files: what was written. cells: every run of it, and how it ended.
 
     ran, failed: how many runs this call made, and how many of them did not end well.
     """
 
     text: str
     files: tuple[Path, ...]
+    cells: tuple[Cell, ...]
     ran: int
     failed: int
 
 
 def fill(table: str, overrides: Sequence[str], out: Path, *, grid: bool = False) -> Filled:
-    """Run what is missing and render the table into `out`. A run that fails stays in the table as a failed row."""
+    """Run what is missing and render the table into `out`.
+
+    A run that fails stays in the table as a failed row, and the others go on; with fail_fast they do not.
+    """
     from cq.report.render import render_table
     from cq.report.terminal import width_here
 
@@ -159,31 +126,44 @@ def fill(table: str, overrides: Sequence[str], out: Path, *, grid: bool = False)
     jobs = jobs_of(table, overrides, grid=grid)
     answers = recorded(jobs)
     todo = [job for job, known in zip(jobs, answers, strict=True) if known.record is None]
-    new = [job for job, known in zip(jobs, answers, strict=True) if known.answer is None]
+    new = [number for number, known in enumerate(answers) if known.answer is None]
     log.info(
         "%d runs, %d of them recorded already, %d more answered in other tables",
         len(jobs), len(jobs) - len(todo), len(todo) - len(new),
     )  # fmt: skip
-    if new:
-        announce(new)
+    planned = dict(zip(new, announce([jobs[number] for number in new]), strict=True)) if new else {}
+    cells = [
+        Cell(arguments=job.command, status="waiting" if known.record is None else "recorded", planned=planned.get(i, 0))
+        for i, (job, known) in enumerate(zip(jobs, answers, strict=True))
+    ]
     records: list[RunRecord] = []
     ran = failed = 0
-    for job, known in zip(jobs, answers, strict=True):
-        record = known.record
-        if record is None:
+    with Live(lambda: tuple(cells)):
+        for number, (job, known) in enumerate(zip(jobs, answers, strict=True)):
+            if known.record is not None:
+                records.append(known.record)
+                continue
+            if failed and job.config.fail_fast:
+                cells[number] = replace(cells[number], status="not run")
+                continue
             ran += 1
             log.info("run %d of %d: %s, seed %d", ran, len(todo), job.config.row.label, job.config.seed)
+            began = time.time()
+            cells[number] = replace(cells[number], status="running", began=began)
+            status: Status = "done"
+            reason = ""
             try:
-                record = execute(job.config, job.choices, job.overrides, warn=False)
-                warn_of(record)
+                records.append(execute(job.config, job.choices, job.overrides, warn=False))
+                warn_of(records[-1])
             except RunError as error:
                 failed += 1
+                status, reason = "failed", str(error)
                 same = (each for each in known_in_all_tables(place(job.config, "records"), job.config.row.table))
-                record = next((each for each in same if each.key == error.record.key), error.record)
+                records.append(next((each for each in same if each.key == error.record.key), error.record))
                 if not error.mendable:
                     traceback.print_exception(error)
                 log.error("run %d of %d failed: %s", ran, len(todo), error)
-        records.append(record)
+            cells[number] = replace(cells[number], status=status, reason=reason, seconds=time.time() - began)
     config = jobs[0].config
     path = place(config, "records")
     rendered = render_table(table, records, PAPER, out, thumbnails=path.parent)
@@ -191,7 +171,7 @@ def fill(table: str, overrides: Sequence[str], out: Path, *, grid: bool = False)
     logger.finish_open(place(config, "tracking"))
     if ran:
         logger.log_table(table, records, rendered.files, place(config, "tracking"))
-    return Filled(text=rendered.text(width_here()), files=rendered.files, ran=ran, failed=failed)
+    return Filled(text=rendered.text(width_here()), files=rendered.files, cells=tuple(cells), ran=ran, failed=failed)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -218,8 +198,8 @@ def _fill(table: str, overrides: Sequence[str], out: Path, *, grid: bool) -> int
 
     filled = fill(table, allowing(overrides), out, grid=grid)
     sys.stdout.write("\n".join([filled.text, written(filled.files), ""]))
-    if filled.failed:
-        say("cq-table", f"{filled.failed} of {filled.ran} runs failed; the messages are above.")
+    if lines := summary(filled.cells):
+        say("cq-table", "\n".join(lines))
     return FAILED if filled.failed else 0
 
 

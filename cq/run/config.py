@@ -99,6 +99,7 @@ class RunConfig:
     row: Row = field(default_factory=Row)
     seed: int = MISSING
     force: bool = False
+    fail_fast: bool = False
     objective: list[str] = field(default_factory=list)
     limit: Limit = field(default_factory=Limit)
     budget: Budget = field(default_factory=Budget)

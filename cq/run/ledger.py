@@ -40,6 +40,7 @@ IDENTITY = (  # groups that can change a number
     "baseline", "sample", "metrics", "protocol", "latency", "seed",
 )  # fmt: skip
 PACKAGES = ("torch", "diffusers", "torchmetrics", "clean-fid", "hydra-core", "numpy", "scipy")
+DATE = "%Y-%m-%dT%H:%M:%SZ"  # UTC; sorts as the moments do
 THUMBNAILS = 10
 REPOSITORY = PACKAGE.parent
 
@@ -206,7 +207,7 @@ def _record(
         model={"name": choices.get("model", ""), "weights_digest": weights},
         commit=source.commit,
         clean_tree=source.clean,
-        date=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        date=datetime.now(timezone.utc).strftime(DATE),
         versions={**_versions(), **_owners(config), **(outcome.rounding if outcome else {})},
         device=f"{platform.machine()} {outcome.device if outcome else 'cpu'}",
         counted=outcome.counted if outcome else {},

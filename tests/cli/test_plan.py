@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cq.cli.plan import estimate_seconds, time_calls, total_seconds
+from cq.cli.plan import estimate_seconds, own_seconds, time_calls
 from cq.run.components import Components
 from cq.run.costs import CallSeconds
 from cq.run.pipeline import run
@@ -64,12 +64,12 @@ def test_what_runs_share_is_counted_once(tiny_folder: Path, tmp_path: Path) -> N
         parts = parts_of(tiny_folder, tmp_path, *overrides)
         return parts, {"samples_full_precision": 100.0, "samples": 10.0, "quant_params": 1.0}
 
-    assert total_seconds([run_of()]) == 111
-    assert total_seconds([run_of(), run_of()]) == 121
-    assert total_seconds([run_of(), run_of("schedule=uniform")]) == 122  # ranges of other trajectories
-    assert total_seconds([run_of(), run_of("seed=1")]) == 222
-    assert total_seconds([run_of(), run_of("baseline.num_steps=20")]) == 221  # which is no matter of calibration
-    assert total_seconds([run_of(), run_of("sampler=dpmpp")]) == 222
+    assert own_seconds([run_of()]) == [111]
+    assert own_seconds([run_of(), run_of()]) == [111, 10]
+    assert own_seconds([run_of(), run_of("schedule=uniform")]) == [111, 11]  # ranges of other trajectories
+    assert own_seconds([run_of(), run_of("seed=1")]) == [111, 111]
+    assert own_seconds([run_of(), run_of("baseline.num_steps=20")]) == [111, 110]  # which is no matter of calibration
+    assert own_seconds([run_of(), run_of("sampler=dpmpp")]) == [111, 111]
 
 
 def test_every_kind_of_call_is_timed_on_the_runs_own_model(tiny_folder: Path, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 from omegaconf import OmegaConf
 
 import cq.run.pipeline
-from cq.cli.table import fill, jobs_of, main
+from cq.cli.jobs import jobs_of
+from cq.cli.table import fill, main
 from cq.run import tables
 from cq.run.components import Components
 from cq.run.record_file import read, reseal
@@ -27,6 +28,7 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table.rows = {name: table.rows[name] for name in ROWS}
     table.grid = [{"budget.cache_interval": [2, 5], "seed": [0, 1]}, {"seed": [1, 2], "budget.cache_interval": 5}]
     OmegaConf.save(table, tmp_path / "table5.yaml")
+    tables.register()  # once a process: every row, for the tests after this one
     monkeypatch.setattr(tables, "FOLDER", tmp_path)
 
 
@@ -110,7 +112,8 @@ def test_a_row_that_fails_stays_in_the_table_and_the_others_go_on(
         patch.setattr(cq.run.pipeline, "run", broken_run("Uniform"))
         assert main(arguments) == 1
     told = capsys.readouterr()
-    assert "1 of 3 runs failed" in told.err
+    assert "1 of 3 cells did not end well:" in told.err
+    assert "failed: experiment=table5/cache_uniform: " in told.err
     assert "Traceback" in told.err
     assert "this row broke" in told.out  # the table says why
     records = read(tmp_path / "records.jsonl")
@@ -146,6 +149,19 @@ def test_a_grid_asks_every_question_once(tiny_folder: Path, tmp_path: Path) -> N
         intervals.setdefault(job.config.row.name, []).append(job.config.schedule.get("interval"))
     # full precision reads no interval: it is one question
     assert intervals == {"full_precision": [None], "cache_uniform": [2, 5], "cache_dps": [2, 5]}
+
+
+@pytest.mark.usefixtures("rows")
+def test_a_key_applies_to_the_rows_that_have_it(
+    tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    arguments = quick(tiny_folder, tmp_path, "schedule.interval=2,5")
+    asked = [(job.config.row.name, job.config.schedule.get("interval")) for job in jobs_of("table5", arguments)]
+    assert asked == [("full_precision", None), *((row, interval) for row in ROWS[1:] for interval in (2, 5))]
+    assert caplog.messages.count("schedule.interval=2: 1 of 3 rows have no such key: full_precision") == 1
+    with pytest.raises(ValueError, match=r"schedule.intervall=2: no row of table5 has .* Did you mean 'interval'?"):
+        jobs_of("table5", quick(tiny_folder, tmp_path, "schedule.intervall=2"))
 
 
 @pytest.mark.usefixtures("rows")

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cq.cli.table import jobs_of, recorded
+from cq.cli.jobs import jobs_of
+from cq.cli.table import recorded
 from cq.evaluate.fidelity import Fidelity
 from cq.evaluate.protocol import MetricUnavailable
 from cq.run.components import Components

@@ -1,0 +1,116 @@
+"""The jobs of a table: its rows times a grid of overrides, each of which applies to the rows that have its key."""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from cq.run.building import near
+from cq.run.compose import composed, composing
+from cq.run.ledger import config_digest, experiment_of
+from cq.run.tables import read_table
+
+log = logging.getLogger("cq.cli.table")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One composed configuration, the names of its choices, and what was set beside its experiment."""
+
+    config: DictConfig
+    choices: dict[str, str]
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def command(self) -> list[str]:
+        """The arguments with which `cq` asks the same question."""
+        return [f"experiment={experiment_of(self.config)}", *self.overrides]
+
+
+def jobs_of(table: str, overrides: Sequence[str], *, grid: bool = False) -> list[Job]:
+    """Every row of the table times the grid of the overrides; equal questions once. grid: that of its file, too.
+
+    Raises ValueError for a key that no row has.
+    """
+    found = read_table(table)
+    given = {override.partition("=")[0] for override in overrides}
+    jobs: dict[tuple[str, str], Job] = {}
+    for own in found.grids if grid else ({},):
+        asked = [f"{key}={values}" for key, values in own.items() if key not in given]
+        for job in _product(table, found.rows, [*overrides, *asked]):
+            jobs.setdefault((experiment_of(job.config), config_digest(job.config)), job)
+    return list(jobs.values())
+
+
+def _product(table: str, rows: Mapping[str, Mapping[str, Any]], overrides: Sequence[str]) -> list[Job]:
+    """The jobs of every row, seed by seed."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    jobs: list[Job] = []
+    without: dict[str, dict[str, None]] = {}  # override to the rows that do not have its key
+    with composing():
+        for grid in BasicSweeper.split_arguments(parsed, None)[0]:
+            optional = [override for override in grid if _is_number(override) and _varies(override, rows)]
+            here = {row: _applied(f"experiment={table}/{row}", grid, optional) for row in rows}
+            jobs += [job for job, _ in here.values()]
+            for override in optional:
+                lacking = [row for row, (_, lacks) in here.items() if override in lacks]
+                if len(lacking) == len(rows):
+                    raise ValueError(_no_such_key(table, override, jobs))
+                without.setdefault(override, {}).update(dict.fromkeys(lacking))
+    for override, told in without.items():
+        if told:
+            log.info("%s: %d of %d rows have no such key: %s", override, len(told), len(rows), ", ".join(told))
+    return sorted(jobs, key=lambda job: (job.config.seed, job.config.row.order))
+
+
+def _applied(row: str, grid: Sequence[str], optional: Sequence[str]) -> tuple[Job, list[str]]:
+    """The job, and those of the optional overrides that it does without, for the row has no such key."""
+    try:
+        return Job(*composed([row, *grid]), tuple(grid)), []
+    except HydraException:
+        bare, _ = composed([row, *(override for override in grid if override not in optional)])
+        lacking = [override for override in optional if _key_of(override)[1] not in _keys(bare, _key_of(override)[0])]
+        if not lacking:
+            raise
+        rest = [override for override in grid if override not in lacking]
+        return Job(*composed([row, *rest]), tuple(rest)), lacking
+
+
+def _no_such_key(table: str, override: str, jobs: Sequence[Job]) -> str:
+    section, name = _key_of(override)
+    known = sorted({each for job in jobs for each in _keys(job.config, section)})
+    return (
+        f"{override}: no row of {table} has a key {name!r}.{near(name, known)} Known keys here: "
+        f"{', '.join(known) or 'none'}."
+    )
+
+
+def _is_number(override: str) -> bool:
+    """Whether it sets a value inside a section, as quantize.batch_size=16; not a choice, and nothing new."""
+    section, name = _key_of(override)
+    return all(part.isidentifier() for part in (*section.split("."), name))
+
+
+def _varies(override: str, rows: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether the rows choose differently in the override's section; else what one lacks, all lack."""
+    section = _key_of(override)[0].partition(".")[0]
+    groups = {group for row in rows.values() for each in row["defaults"] for group in each}
+    return any(re.search(rf"\b{section}\b", group.replace("evaluate", "metrics")) for group in groups)
+
+
+def _key_of(override: str) -> tuple[str, str]:
+    """Section and name of what an override sets."""
+    section, _, name = override.partition("=")[0].rpartition(".")
+    return section, name
+
+
+def _keys(config: DictConfig, section: str) -> list[str]:
+    found = OmegaConf.select(config, section)
+    return [str(key) for key in found] if isinstance(found, DictConfig) else []
