@@ -29,9 +29,12 @@ from cq.run.identity import described
 from cq.run.memory import call_bytes, peak_bytes, within_budget
 from cq.run.own import allowing
 from cq.run.pipeline import STEPS
+from cq.run.stages.samples import Baseline
+from cq.run.stages.statistics import Statistics
 from cq.run.unread import unread
 
-BATCH = 64  # calls are timed at the sampling batch, but at most this
+BATCH = 64  # calls are timed at the sampling batch, but at most this,
+LONGEST = 10.0  # and at most as many images as a call of one suggests to take these seconds
 
 
 @torch.no_grad()
@@ -44,33 +47,32 @@ def time_calls(
     quantizer: of the first quantized run, if there is one; of it the choice of ranges is timed.
     """
     model = parts.model.load().on(device(), getattr(torch, parts.dtype))
-    batch = min(BATCH, parts.sample.batch_size)
 
     def inputs(count: int) -> tuple[Tensor, dict[str, Any]]:
         noise_NCHW = torch.randn(count, *parts.model.latent_shape, generator=torch.Generator().manual_seed(0))
         cond = model.condition(torch.zeros(count, dtype=torch.int64, device=model.device))
         return noise_NCHW.to(model.device), {"call": 0, "timestep": torch.tensor(500), "cond": cond}
 
-    x_NCHW, options = inputs(batch)
-    features = model.denoiser(x_NCHW, reuse={}, **options).features
-
-    def median(denoiser: GuidedDenoiser, reuse: Mapping[str, Tensor], count: int = batch) -> float:
+    def median(denoiser: GuidedDenoiser, reuse: Mapping[str, Tensor], count: int, times: int = repeats) -> float:
         x_NCHW, options = inputs(count)
         seconds = []
-        for _ in range(repeats):
+        for _ in range(times):
             started = clock()
             denoiser(x_NCHW, reuse=reuse, **options)
             _finish(model.device)
             seconds.append((clock() - started) / count)
         return statistics.median(seconds)
 
-    full = median(model.denoiser, {})
+    batch = max(1, min(BATCH, parts.sample.batch_size, int(LONGEST / median(model.denoiser, {}, 1, times=1))))
+    x_NCHW, options = inputs(batch)
+    features = model.denoiser(x_NCHW, reuse={}, **options).features
+    full = median(model.denoiser, {}, batch)
     timed = parts.latency.repeats > 0
     units = model.denoiser.network.units()
     sizes = unit_bytes(model.denoiser.network, units, lambda: model.denoiser(x_NCHW, reuse={}, **options))
     returned = sum(size for _, size in sizes.values())
     found = CallSeconds(
-        full=full, cached=median(model.denoiser, features), units=len(units), unit_bytes=returned // batch,
+        full=full, cached=median(model.denoiser, features, batch), units=len(units), unit_bytes=returned // batch,
         small=median(model.denoiser, {}, parts.latency.batch_size) / full if timed else 1.0,
     )  # fmt: skip
     if quantizer is None:
@@ -87,7 +89,7 @@ def time_calls(
     params = quantizer.ranges.calibrate(model.denoiser, one_call, num_calls=1, shards=Path())
     twin = fake_quantized(model.denoiser, params)
     return replace(
-        found, twin=median(twin, {}), observed=(marks[1] - marks[0]) / batch, search=marks[2] - marks[1]
+        found, twin=median(twin, {}, batch), observed=(marks[1] - marks[0]) / batch, search=marks[2] - marks[1]
     )  # fmt: skip
 
 
@@ -137,21 +139,28 @@ def plan_of(parts: Components, *, clock: Callable[[], float] = time.perf_counter
 SHARED = {step.name: step.decided_by for step in STEPS if step.decided_by}
 
 
-def own_seconds(runs: Sequence[tuple[Components, Mapping[str, float]]]) -> list[float]:
-    """Of each run with its stages, one after another; what several share is counted with the first of them."""
-    found: list[float] = []
+def unshared(runs: Sequence[tuple[Run, Mapping[str, float]]]) -> list[dict[str, float]]:
+    """The stages of each run, one after another, with their seconds, less those that one before it makes."""
+    own: list[dict[str, float]] = []
     done: set[str] = set()
-    for parts, stages in runs:
-        found.append(0.0)
-        for stage, seconds in stages.items():
-            if stage in SHARED and seconds:
-                of = [_part(parts, name) for name in ("model", "sampler", *SHARED[stage])]
-                key = json.dumps([stage, of, parts.sample.num_steps, parts.run_seed])
-                if key in done:
-                    continue
-                done.add(key)
-            found[-1] += seconds
-    return found
+    for run, stages in runs:
+        keys = {stage: _shared(run, stage) for stage, seconds in stages.items() if seconds}
+        own.append({stage: stages[stage] for stage, key in keys.items() if not key or key not in done})
+        done |= set(keys.values())
+    return own
+
+
+def _shared(run: Run, stage: str) -> str:
+    """Equal in two runs that share the stage; "" for what no two runs share."""
+    parts = run.parts
+    if stage == Statistics.name:
+        return str(Statistics(run).folder(run.unaccelerated))
+    if stage == Baseline.name:
+        return str(Baseline(run).folder(Baseline(run).unaccelerated))
+    if stage not in SHARED:
+        return ""
+    of = [_part(parts, name) for name in ("model", "sampler", *SHARED[stage])]
+    return json.dumps([stage, of, parts.sample.num_steps, parts.run_seed])
 
 
 def _part(parts: Components, name: str) -> Any:

@@ -48,6 +48,13 @@ class Known:
     record: RunRecord | None
     answer: RunRecord | None
 
+    @property
+    def where(self) -> str:
+        """In words; nothing where it has to be run."""
+        if self.answer is None:
+            return ""
+        return "recorded" if self.record is not None else f"answered by {self.answer.experiment}"
+
 
 def recorded(jobs: Sequence[Job]) -> list[Known]:
     """What is known of each job; ValueError, before anything runs, for the first one that cannot work."""
@@ -73,31 +80,6 @@ def recorded(jobs: Sequence[Job]) -> list[Known]:
         if all(key in said for said in idle):  # a table's row that does not read it is nothing to speak of
             log.warning("%s", idle[0][key])
     return answers
-
-
-def announce(todo: Sequence[Job]) -> list[float]:
-    """Log about how long the runs will take, from timed calls of the first one's model; seconds of each."""
-    from cq.cli.plan import estimate_seconds, own_seconds, time_calls
-    from cq.run.context import Run
-    from cq.run.costs import GIB
-    from cq.run.memory import call_bytes, peak_bytes
-
-    parts = [Components.of(job.config) for job in todo]
-    quantizers = [part.quantizer for part in parts if part.quantized]
-    calls = time_calls(parts[0], quantizers[0] if quantizers else None)
-    stages = [estimate_seconds(part, calls) for part in parts]
-    seconds = own_seconds(list(zip(parts, stages, strict=True)))
-    counted = call_bytes(parts[0], Run(parts[0]).model)
-    peak = max(max(peak_bytes(Run(part), counted).values()) for part in parts)
-    log.info(
-        "a full call takes %.1f ms an image, a cached one %.1f ms: about %.0f minutes for everything",
-        calls.full * 1e3, calls.cached * 1e3, max(1, sum(seconds) / 60),
-    )  # fmt: skip
-    log.info(
-        "%d images, peak memory about %.1f GiB, at most %.1f GiB on disk",
-        sum(part.sample.num_images for part in parts), peak / GIB, sum(part.disk_bytes for part in parts) / GIB,
-    )  # fmt: skip
-    return seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,15 +108,22 @@ def fill(table: str, overrides: Sequence[str], out: Path, *, grid: bool = False)
     jobs = jobs_of(table, overrides, grid=grid)
     answers = recorded(jobs)
     todo = [job for job, known in zip(jobs, answers, strict=True) if known.record is None]
-    new = [number for number, known in enumerate(answers) if known.answer is None]
+    new = [known for known in answers if known.answer is None]
     log.info(
         "%d runs, %d of them recorded already, %d more answered in other tables",
         len(jobs), len(jobs) - len(todo), len(todo) - len(new),
     )  # fmt: skip
-    planned = dict(zip(new, announce([jobs[number] for number in new]), strict=True)) if new else {}
+    planned = [0.0] * len(jobs)
+    if new:
+        from cq.cli.table_plan import plan_table  # brings torch
+
+        plan = plan_table(jobs, [known.where for known in answers])
+        planned = [run.seconds for run in plan.runs]
+        for line in plan.told:
+            log.info("%s", line)
     cells = [
-        Cell(arguments=job.command, status="waiting" if known.record is None else "recorded", planned=planned.get(i, 0))
-        for i, (job, known) in enumerate(zip(jobs, answers, strict=True))
+        Cell(arguments=job.command, status="waiting" if known.record is None else "recorded", planned=seconds)
+        for job, known, seconds in zip(jobs, answers, planned, strict=True)
     ]
     records: list[RunRecord] = []
     ran = failed = 0
@@ -190,7 +179,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = [Path(argument.removeprefix("out=")) for argument in rest if argument.startswith("out=")]
     overrides = [argument for argument in rest if argument != "--grid" and not argument.startswith("out=")]
     place = out[-1] if out else Path("runs/report")
+    if "--plan" in rest:
+        return ended("cq-table", lambda: _plan(table, overrides, grid="--grid" in rest))
     return ended("cq-table", lambda: _fill(table, overrides, place, grid="--grid" in rest))
+
+
+def _plan(table: str, overrides: Sequence[str], *, grid: bool) -> None:
+    from cq.cli.table_plan import plan_table
+
+    jobs = jobs_of(table, allowing(overrides), grid=grid)
+    sys.stdout.write(f"{plan_table(jobs, [known.where for known in recorded(jobs)])}\n")
 
 
 def _fill(table: str, overrides: Sequence[str], out: Path, *, grid: bool) -> int:

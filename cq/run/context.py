@@ -1,6 +1,7 @@
 """What the stages of one run share: its components, its model once it is loaded, and what every key says."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -24,10 +25,12 @@ from cq.run.preflight import known_schedule
 
 
 class Run:
-    """One configuration at work."""
+    """One configuration at work. weights: the digest of its model's, where that is known."""
 
-    def __init__(self, parts: Components) -> None:
+    def __init__(self, parts: Components, weights: str | None = None) -> None:
         self.parts = parts
+        self._weights = weights
+        self.on_load: Callable[[DiffusionModel], None] = lambda model: None  # told once, when a stage needs the model
         self.store = parts.store
         self.num_calls = parts.sampler.num_calls(parts.sample.num_steps)
         self._lowered: dict[tuple[str, ...], Denoiser] = {}
@@ -37,7 +40,7 @@ class Run:
         """What every stage depends on, as JSON."""
         parts = self.parts
         return {
-            "model": described(parts.model), "weights": parts.model.weights_digest(),
+            "model": described(parts.model), "weights": self._weights or parts.model.weights_digest(),
             "num_steps": parts.sample.num_steps, "run_seed": parts.run_seed, "sampler": described(parts.sampler),
             "dtype": parts.dtype, "arithmetic": self.store.processes.agreed(arithmetic()),
             "source": source_digest("cq.run.pipeline"),
@@ -52,7 +55,9 @@ class Run:
             model = dataclasses.replace(model, denoiser=denoiser, sampler=self.parts.sampler)
             schedule = self.known_schedule
             uncached = schedule is not None and len(schedule.refresh_calls) == self.num_calls
-            return tried(model, () if uncached else self.phases, num_steps=self.parts.sample.num_steps)
+            model = tried(model, () if uncached else self.phases, num_steps=self.parts.sample.num_steps)
+            self.on_load(model)
+            return model
 
     @property
     def baseline_model(self) -> DiffusionModel:

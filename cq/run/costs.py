@@ -10,6 +10,9 @@ COPIES = 2
 # images, 2 cores) over what its timed calls say.
 PAIRS_FACTOR = 1.2  # a full call that is also compared with the maps before it
 CORRECTION_FACTOR = 1.5  # a call whose entry layers also run quantized
+FAKE_FACTOR = (
+    1.5  # a call that is fake-quantized, or looked at, over one in full precision; ldm_mini, dit_mini: 1.1 to 2
+)
 METRIC_SECONDS, METRIC_IMAGE_SECONDS = 0.05, 0.0008  # a metric with its interval, and what an image adds
 
 

@@ -27,6 +27,7 @@ from cq.run.origin import PACKAGE, Source
 from cq.run.own import said as allowed
 from cq.run.record import SCHEMA, RunRecord, latest
 from cq.run.record_file import append, read
+from cq.run.telling import ended
 from cq.run.unread import unread
 
 if TYPE_CHECKING:  # these bring torch, which a refusal or a look into the records does not need
@@ -117,9 +118,8 @@ def execute(
                 note = "; ".join(outcome.missing.values())
                 made = _record(config, choices, overrides, weights, outcome, source, note=note)
                 append(made, path)
-                scores = "".join(f", {name} {score['value']:.4g}" for name, score in made.scores.items())
-                log.info("%s%s; recorded in %s", made.label, scores, path)
-                log.info("Acceleration: %s (cq.load(...).apply(pipe) puts it on a stock pipeline)", outcome.folder)
+                for line in ended(made, outcome, known_in_all_tables(path, made.table), path):
+                    log.info("%s", line)
                 parts.store.ended_well()
                 parts.logger.log_run(made, path.parent / made.thumbnails, place(config, "tracking"))
     except UnusableModelError:

@@ -1,10 +1,13 @@
 """The order of the stages: calibrate, schedule, correct, quantize, correct, sample, evaluate, record."""
 
+import logging
+from functools import partial
 from typing import Any
 
 from cq.core.acceleration import Acceleration
 from cq.core.artifacts import SampleSet, digest_of_tensor
 from cq.core.processes import Processes, device
+from cq.models.diffusion import DiffusionModel
 from cq.run.components import Components
 from cq.run.context import Run
 from cq.run.evaluation import Evaluation
@@ -14,9 +17,12 @@ from cq.run.stages.corrections import CacheCorrection, OutputCorrection, QuantCo
 from cq.run.stages.quantization import Quantization
 from cq.run.stages.samples import Baseline, Samples
 from cq.run.stages.schedule import Schedule
-from cq.run.stages.stage import Stage
+from cq.run.stages.stage import Part, Stage
 from cq.run.stages.statistics import Statistics
 from cq.run.stages.timing import TimedRuns
+from cq.run.telling import begun, calls_of, left
+
+log = logging.getLogger(__name__)
 
 PARTS = (Schedule, CacheCorrection, Quantization, QuantCorrection, OutputCorrection)  # of the Acceleration, in order
 # What takes time or memory, in order.
@@ -39,6 +45,11 @@ def run(parts: Components) -> RunOutcome | None:
     Of several processes only the main one gets an outcome; the others have done their part when it is None.
     """
     this = Run(parts)
+    beginning = begun(this)
+    if parts.store.processes.is_main:
+        this.on_load = partial(_tell_estimate, this)
+        for line in beginning:
+            log.info("%s", line)
     acceleration = accelerated(this)
     full = Baseline(this)
     drawn = baseline = full.drawn(full.unaccelerated)
@@ -49,6 +60,36 @@ def run(parts: Components) -> RunOutcome | None:
         if not parts.store.processes.is_main:
             return None
         return _outcome(this, baseline(), drawn(), acceleration)
+
+
+def _tell_estimate(this: Run, model: DiffusionModel) -> None:
+    calls = calls_of(this, model)
+    there = set(this.store.digests) | ({Baseline.name} if Baseline(this).is_there else set())
+    steps = [make(this) for make in STEPS]
+    seconds = sum(step.seconds(calls) for step in steps if step.needed and step.name not in there)
+    for line in left(seconds, quantized=this.parts.quantized):
+        log.info("%s", line)
+
+
+def stored(this: Run) -> frozenset[str]:
+    """The stages that the run would find in the store; those after one that is missing have no name before it is made.
+
+    Raises ValueError for a damaged artefact.
+    """
+    full, made = Baseline(this), this.unaccelerated
+    known: list[tuple[Stage[Any], Acceleration]] = [(full, full.unaccelerated), (Statistics(this), made)]
+    parts: list[Part[Any]] = [kind(this) for kind in PARTS]
+    for part in parts:
+        folder = part.folder(made)
+        known.append((part, made))
+        if not folder.exists():
+            break
+        made = part.joined(made, part.kind.load(folder))
+    else:
+        known += [(Samples(this), made), (TimedRuns(this), made)]
+    found = {stage.name for stage, before in known if stage.folder(before).exists()}
+    reads = {Schedule.name, CacheCorrection.name}  # nothing else asks for the statistics
+    return frozenset(found | {Statistics.name} if reads <= found else found)
 
 
 def _outcome(this: Run, baseline: SampleSet, samples: SampleSet, acceleration: Acceleration) -> RunOutcome:

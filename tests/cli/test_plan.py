@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from cq.cli.plan import estimate_seconds, own_seconds, time_calls
+from cq.cli.plan import estimate_seconds, time_calls, unshared
 from cq.run.components import Components
+from cq.run.context import Run
 from cq.run.costs import CallSeconds
 from cq.run.pipeline import run
 from tests.tiny_runs import composed, quick
@@ -43,6 +44,16 @@ def test_a_cached_run_draws_a_second_set_with_half_its_calls_full(tiny_folder: P
         assert found["statistics"] >= 2 * 10
 
 
+def test_the_correction_of_a_forecast_has_a_pass_of_its_own(tiny_folder: Path, tmp_path: Path) -> None:
+    forecast = ("predict=taylor1", "correct@correct.cache=channel_affine")
+    found = estimate(parts_of(tiny_folder, tmp_path, "schedule=uniform", *forecast))
+    assert (found["cache_correction"], found["statistics"]) == (2 * 10, 0)
+    found = estimate(parts_of(tiny_folder, tmp_path, "schedule=dps", *forecast))
+    assert found["cache_correction"] == 2 * 10
+    assert found["statistics"] == pytest.approx(2 * 10 * 1.2)
+    assert estimate(parts_of(tiny_folder, tmp_path, "schedule=dps", forecast[1]))["cache_correction"] == 0
+
+
 def test_a_quantized_run_is_calibrated_and_draws_with_the_twin(tiny_folder: Path, tmp_path: Path) -> None:
     chosen = ("schedule=uniform", "quantize=minmax", "quantize.num_samples=3", "latency.repeats=2")
     stages = estimate(parts_of(tiny_folder, tmp_path, *chosen))
@@ -60,16 +71,23 @@ def test_a_baseline_of_other_steps_is_a_set_of_its_own(tiny_folder: Path, tmp_pa
 
 
 def test_what_runs_share_is_counted_once(tiny_folder: Path, tmp_path: Path) -> None:
-    def run_of(*overrides: str) -> tuple[Components, Mapping[str, float]]:
-        parts = parts_of(tiny_folder, tmp_path, *overrides)
-        return parts, {"samples_full_precision": 100.0, "samples": 10.0, "quant_params": 1.0}
+    def run_of(*overrides: str) -> tuple[Run, Mapping[str, float]]:
+        return Run(parts_of(tiny_folder, tmp_path, *overrides)), {
+            "samples_full_precision": 100.0,
+            "samples": 10.0,
+            "quant_params": 1.0,
+        }
 
-    assert own_seconds([run_of()]) == [111]
-    assert own_seconds([run_of(), run_of()]) == [111, 10]
-    assert own_seconds([run_of(), run_of("schedule=uniform")]) == [111, 11]  # ranges of other trajectories
-    assert own_seconds([run_of(), run_of("seed=1")]) == [111, 111]
-    assert own_seconds([run_of(), run_of("baseline.num_steps=20")]) == [111, 110]  # which is no matter of calibration
-    assert own_seconds([run_of(), run_of("sampler=dpmpp")]) == [111, 111]
+    def seconds(runs: list[tuple[Run, Mapping[str, float]]]) -> list[float]:
+        return [sum(own.values()) for own in unshared(runs)]
+
+    assert seconds([run_of()]) == [111]
+    assert seconds([run_of(), run_of()]) == [111, 10]
+    assert seconds([run_of(), run_of("schedule=uniform")]) == [111, 11]  # ranges of other trajectories
+    assert seconds([run_of(), run_of("seed=1")]) == [111, 111]
+    assert seconds([run_of(), run_of("baseline.num_steps=20")]) == [111, 110]  # which is no matter of calibration
+    assert seconds([run_of(), run_of("sampler=dpmpp")]) == [111, 111]
+    assert seconds([run_of(), run_of("budget.sample_steps=5")]) == [111, 11]  # fewer steps than the baseline's
 
 
 def test_every_kind_of_call_is_timed_on_the_runs_own_model(tiny_folder: Path, tmp_path: Path) -> None:

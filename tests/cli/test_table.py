@@ -11,11 +11,15 @@ from omegaconf import OmegaConf
 
 import cq.run.pipeline
 from cq.cli.jobs import jobs_of
-from cq.cli.table import fill, main
+from cq.cli.table import Known, fill, main
 from cq.run import tables
 from cq.run.components import Components
+from cq.run.context import Run
+from cq.run.costs import CallSeconds
+from cq.run.pipeline import accelerated
 from cq.run.record_file import read, reseal
 from cq.run.tracking import NoLogger
+from tests.report.synthetic import record
 from tests.tiny_runs import quick
 
 ROWS = ("full_precision", "cache_uniform", "cache_dps")
@@ -90,6 +94,49 @@ def test_a_table_is_filled_and_a_second_call_runs_nothing(
     assert "3 runs, 0 of them recorded already, 3 more answered in other tables" in caplog.text
     assert "minutes for everything" not in caplog.text
     assert [record.experiment for record in read(path)[3:]] == [record.experiment for record in records]
+
+
+@pytest.mark.usefixtures("rows")
+def test_the_plan_of_a_table_counts_what_is_missing_and_starts_nothing(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = quick(tiny_folder, tmp_path)
+
+    def planned() -> tuple[dict[str, list[str]], str]:
+        assert main(["table5", *arguments, f"out={tmp_path}/report", "--plan"]) == 0
+        told = capsys.readouterr().out
+        return {line.split()[0]: line.split()[1:] for line in told.splitlines()[1:]}, told
+
+    def timed(*_: object) -> CallSeconds:
+        return CallSeconds(full=90.0, cached=9.0)
+
+    monkeypatch.setattr("cq.cli.table_plan.time_calls", timed)
+    with monkeypatch.context() as patch:
+        patch.setattr(cq.run.pipeline, "run", lambda _: pytest.fail("a run was started"))
+        rows, told = planned()
+    assert not (tmp_path / "records.jsonl").exists()
+    # hours of 4 images of 10 calls, the set that all share with the first row; of two calibration trajectories
+    full, cached, calibration = 4 * 10 / 40, 4 * (5 / 40 + 5 / 400), 2 * 10 * 1.2 / 40
+    assert [float(rows[row][0]) for row in (*ROWS, "total")] == [
+        full, pytest.approx(cached, abs=0.01), pytest.approx(cached + calibration, abs=0.01),
+        pytest.approx(full + 2 * cached + calibration, abs=0.01),
+    ]  # fmt: skip
+    assert float(rows["total"][2]) == pytest.approx(sum(float(rows[row][2]) for row in ROWS), abs=0.02)
+    assert max(len(line) for line in told.splitlines()) <= 120
+
+    jobs = jobs_of("table5", arguments)
+    accelerated(Run(Components.of(jobs[2].config)))  # as a run that was killed would leave it
+    monkeypatch.setattr("cq.cli.table.recorded", lambda _: [record_known(), *[Known(None, None)] * 2])
+    rows, told = planned()
+    assert rows["full_precision"] == ["recorded"]
+    assert float(rows["cache_dps"][0]) == pytest.approx(cached, abs=0.01)  # the images alone
+    assert float(rows["cache_uniform"][0]) == pytest.approx(full + cached, abs=0.01)  # now the first of the set
+    assert "cache_correction of 1, output_correction of 1, quant_correction of 1, quant_params of 1, sched" in told
+
+
+def record_known() -> Known:
+    known = record()
+    return Known(known, known)
 
 
 def broken_run(experiment: str) -> Callable[[Components], Any]:

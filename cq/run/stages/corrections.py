@@ -23,7 +23,7 @@ from cq.correct.tables import fit_tables
 from cq.quantize.entry_moments import entry_moments
 from cq.quantize.output_moments import output_moments
 from cq.quantize.twin import entry_layers, fake_quantized
-from cq.run.costs import CORRECTION_FACTOR, CallSeconds
+from cq.run.costs import CORRECTION_FACTOR, CallBytes, CallSeconds
 from cq.run.identity import described
 from cq.run.stages.stage import Part
 from cq.run.stages.statistics import Statistics
@@ -58,6 +58,7 @@ class CacheCorrection(_Correction):
     """Gain and offset of the map that is reused."""
 
     name = "cache_correction"
+    batch_of = "calibrate"
     field = "cache"
 
     @property
@@ -86,6 +87,20 @@ class CacheCorrection(_Correction):
             return merged_moments(self._batches(before, shards, range(self.parts.calibrate.num_batches)), sites)
 
         return self.fitted(before, gather, biases=dict.fromkeys(sites), maps=True)
+
+    @property
+    def _passes(self) -> bool:
+        """Whether it takes a pass of its own, as far as can be told before there is a schedule."""
+        return self.needed and self.parts.predictor.depth > 1
+
+    def seconds(self, calls: CallSeconds) -> float:
+        return self.parts.calibrate.num_samples * self.run.num_calls * calls.full if self._passes else 0.0
+
+    def held_bytes(self, found: CallBytes) -> Mapping[str, int]:
+        calibrate = self.parts.calibrate
+        maps = (self.parts.predictor.depth + 4) * found.map  # the past ones; a map in float64, and a product with it
+        batch = min(calibrate.batch_size, calibrate.num_samples)
+        return {self.name: batch * (found.copies * found.image + maps)} if self._passes else {}
 
     def _from_statistics(self, before: Acceleration) -> bool:
         """Whether the pairs to fit are those of plain reuse; a forecast looks at maps that are not held together."""

@@ -85,7 +85,6 @@ class Baseline(Samples):
     """The full-precision, uncached images of the same seeds, with the baseline's own solver and steps."""
 
     name = "samples_full_precision"
-    decided_by = ("sample", "baseline_steps", "baseline_sampler")
 
     @property
     def sample(self) -> Sample:
@@ -94,6 +93,11 @@ class Baseline(Samples):
     @property
     def model(self) -> DiffusionModel:
         return self.run.baseline_model
+
+    @property
+    def is_there(self) -> bool:
+        """Whether they have been drawn."""
+        return self.folder(self.unaccelerated).exists()
 
     @property
     def unaccelerated(self) -> Acceleration:

@@ -34,9 +34,8 @@ class Schedule(Part[CacheSchedule]):
     def make(self, before: Acceleration, shards: Path) -> CacheSchedule:
         return replace(self._planned(before), phases=self.run.phases)
 
-    def after(self, before: Acceleration) -> Acceleration:
-        schedule = self.get(before)
-        return Acceleration(schedule=schedule, forecast=forecast_of(schedule, self.parts.predictor))
+    def joined(self, before: Acceleration, made: CacheSchedule) -> Acceleration:
+        return Acceleration(schedule=made, forecast=forecast_of(made, self.parts.predictor))
 
     def _planned(self, before: Acceleration) -> CacheSchedule:
         planner = self.parts.planner

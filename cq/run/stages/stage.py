@@ -19,8 +19,8 @@ class Stage(ABC, Generic[A]):
     """Loads or makes one artefact, with every process of the run at work.
 
     name: of the folder in the store and of the seconds in a record. batch_of: the component whose batch decides the
-    peak memory. decided_by: the components that its result depends on beside model, sampler, steps and seed, so that a
-    table's plan counts what several rows share once; () where no two rows share it.
+    peak memory. decided_by: the components that its result depends on beside model, sampler, steps and seed, where its
+    key is not known beforehand, so that a table's plan counts what several rows share once.
     """
 
     name: ClassVar[str]
@@ -92,5 +92,9 @@ class Part(Stage[A]):
 
     def after(self, before: Acceleration) -> Acceleration:
         """What the stages so far have made, and this one's part."""
-        part: Any = {self.field: self.get(before)}
+        return self.joined(before, self.get(before))
+
+    def joined(self, before: Acceleration, made: A) -> Acceleration:
+        """What the stages so far have made, with this one's artefact."""
+        part: Any = {self.field: made}
         return replace(before, **part)

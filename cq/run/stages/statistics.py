@@ -22,7 +22,6 @@ class Statistics(Stage[TrajectoryStatistics]):
 
     name = "statistics"
     batch_of = "calibrate"
-    decided_by = ("strategy", "calibrate")
     kind = TrajectoryStatistics
 
     def key(self, before: Acceleration) -> Mapping[str, Any]:
@@ -50,8 +49,9 @@ class Statistics(Stage[TrajectoryStatistics]):
 
     @property
     def needed(self) -> bool:
-        """Where the planner or the correction of stale maps reads them."""
-        return isinstance(self.parts.planner, ReadsStatistics) or self.parts.correct_cache.corrects
+        """Where the planner or the correction of stale maps reads them; that of a forecast has a pass of its own."""
+        corrects = self.parts.correct_cache.corrects and self.parts.predictor.depth == 1
+        return isinstance(self.parts.planner, ReadsStatistics) or corrects
 
     def seconds(self, calls: CallSeconds) -> float:
         return self.parts.calibrate.num_samples * self.run.num_calls * calls.full * PAIRS_FACTOR
