@@ -95,7 +95,7 @@ def ended(made: RunRecord, outcome: "RunOutcome", others: Sequence[RunRecord], f
         + ", ".join(f"{stage} {_seconds(seconds)}" for stage, seconds in took[:4]),
         f"images: {file.parent / made.store / images}, the first of them in {file.parent / made.thumbnails}",
         f"Acceleration: {outcome.folder} (cq.load(...).apply(pipe) puts it on a stock pipeline)",
-        f"recorded in {file}",
+        f"recorded in {file}; next: cq report page {made.images_digest[:8]} --records {file}",
     ]
     return [folded for line in lines if line for folded in _folded(line)]
 

@@ -9,7 +9,7 @@ from cq.run.ledger import execute
 from tests.tiny_runs import composed, quick
 
 QUANTIZED = ("schedule=uniform", "quantize=minmax", "quantize.num_samples=2", "quantize.batch_size=2")
-OWN = ("+metric@metrics.own=inception_score_own", "metrics.own.resamples=10")
+OWN = ("+metric@metrics.own=inception_score_own", "metrics.own.resamples=40")
 
 
 def test_a_run_says_what_it_will_do_and_what_came_out(
