@@ -85,19 +85,24 @@ def ended(made: RunRecord, outcome: "RunOutcome", others: Sequence[RunRecord], f
         for key, what, each in (("macs_mean", "MACs", 1), ("bops_mean", "BOPs", 32 * 32))
         if counted.get(key)
     ]
+    calls = f"{counted['num_refreshes']} of {counted['num_calls']} calls in full"
     images = made.folders.get("samples") or made.folders[full]
     took = sorted(made.seconds.items(), key=lambda item: -item[1])
     lines = [
         f"{made.label}, seed {made.seed}: {', '.join(scores) or 'no scores'}",
-        f"counted: {', '.join(costs)}; {counted['num_refreshes']:.0f} of {counted['num_calls']:.0f} calls full",
+        f"counted: {', '.join([*costs, calls])}",
         _measured(made),
         f"took {_seconds(sum(made.seconds.values()))}: "
         + ", ".join(f"{stage} {_seconds(seconds)}" for stage, seconds in took[:4]),
-        f"images: {file.parent / made.store / images}, the first of them in {file.parent / made.thumbnails}",
-        f"Acceleration: {outcome.folder} (cq.load(...).apply(pipe) puts it on a stock pipeline)",
-        f"recorded in {file}; next: cq report page {made.images_digest[:8]} --records {file}",
     ]
-    return [folded for line in lines if line for folded in _folded(line)]
+    places = [  # whole, for they are copied
+        f"images: {file.parent / made.store / images}",
+        f"the first of them: {file.parent / made.thumbnails}",
+        f"Acceleration, for cq.load(...).apply(pipe): {outcome.folder}",
+        f"recorded in {file}",
+        f"next: cq report page {made.images_digest[:8]} --records {file}",
+    ]
+    return [folded for line in lines if line for folded in _folded(line)] + places
 
 
 def _beside(name: str, scores: Mapping[str, Mapping[str, float]]) -> str:

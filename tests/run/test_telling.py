@@ -29,8 +29,9 @@ def test_a_run_says_what_it_will_do_and_what_came_out(
     assert f"psnr_fp_db {record.scores['psnr_fp_db']['value']:.4g}, ssim_fp" in end  # not beside its own self
     share = record.counted["bops_mean"] / record.counted["macs_full"] / 1024
     assert f"BOPs a call ({share:.1%} of full precision's" in " ".join(end.split())
-    assert "5 of 10 calls full" in " ".join(end.split())
+    assert "5 of 10 calls in full" in " ".join(end.split())
     assert "simulated: its bits" in end
+    assert told[-1] == f"next: cq report page {record.images_digest[:8]} --records {tmp_path}/records.jsonl"
     for place in (record.thumbnails, record.folders["samples"], record.folders["acceleration"], "records.jsonl"):
         assert str(tmp_path / place) in end or str(tmp_path / "store" / place) in end
 
@@ -43,4 +44,4 @@ def test_scores_against_data_stand_beside_those_of_the_full_precision_images(
     name = next(name for name in full.scores if name.startswith("inception_score"))
     record = execute(*composed(quick(tiny_folder, tmp_path, *OWN, "schedule=uniform")))
     values = [each.scores[name]["value"] for each in (record, full)]
-    assert f"{name} {values[0]:.4g} (full precision {values[1]:.4g})" in " ".join(caplog.messages)
+    assert f"{name} {values[0]:.4g} (full precision {values[1]:.4g})" in " ".join(" ".join(caplog.messages).split())
