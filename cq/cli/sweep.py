@@ -41,7 +41,8 @@ log = logging.getLogger(__name__)
 class Cell:
     """One run of a sweep. arguments: with which `cq` runs it alone. recorded: the answer was there before.
 
-    left out: by a search, which looks elsewhere where it is refused. planned: seconds, None where nobody estimated them. began: on the clock of `time.time`. reason: why it ended badly.
+    left out: by a search, which looks elsewhere where it is refused. planned: seconds, None where nobody estimated them.
+    began: on the clock of `time.time`. reason: why it ended badly.
     """
 
     arguments: Sequence[str] = ()
