@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 class Cell:
     """One run of a sweep. arguments: with which `cq` runs it alone. recorded: the answer was there before.
 
-    left out: by a search, which looks elsewhere where it is refused. planned: seconds, None where nobody estimated them.
+    left out: by a search, which looks elsewhere where it is refused. planned: seconds, or None without an estimate.
     began: on the clock of `time.time`. reason: why it ended badly.
     """
 
