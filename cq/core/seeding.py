@@ -5,10 +5,11 @@ numbers. So everything that tells two streams apart has bits of its own below 2^
 the purpose, twelve for the run, seventeen for the image.
 """
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # a look at the numbers of a configuration needs no tensor
+    import torch
+    from torch import Tensor
 
 Purpose = Literal["evaluation", "calibration", "tuning"]
 
@@ -29,18 +30,24 @@ def image_seeds(purpose: Purpose, *, run_seed: int, count: int) -> tuple[int, ..
     return tuple(range(first, first + count))
 
 
-def initial_noise(seeds: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
+def initial_noise(seeds: tuple[int, ...], shape: tuple[int, ...]) -> "Tensor":
     """Standard normal float32 [len(seeds), *shape]; row i depends on seeds[i] alone."""
+    import torch
+
     return torch.stack([torch.randn(shape, generator=_generator(seed)) for seed in seeds])
 
 
-def drawn_labels(seeds: tuple[int, ...], classes: tuple[int, ...]) -> Tensor:
+def drawn_labels(seeds: tuple[int, ...], classes: tuple[int, ...]) -> "Tensor":
     """int64 [len(seeds)], each drawn uniformly from `classes` by its own seed (another stream than the noise)."""
+    import torch
+
     picks = [torch.randint(len(classes), (), generator=_generator(seed, stream=_LABEL)) for seed in seeds]
     return torch.tensor([classes[int(pick)] for pick in picks])
 
 
-def _generator(seed: int, *, stream: int = 0) -> torch.Generator:
+def _generator(seed: int, *, stream: int = 0) -> "torch.Generator":
+    import torch
+
     if not 0 <= seed < _LABEL:
         raise ValueError(f"image seed {seed}: must lie in 0..{_LABEL - 1}; larger ones repeat the noise of others.")
     return torch.Generator().manual_seed(seed | stream)

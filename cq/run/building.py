@@ -105,13 +105,7 @@ def _takes(own: Any, asked: Any) -> bool:
 
 def component_named(target: object, key: str) -> Any:
     """The class that `_target_` names. Raises ValueError where there is none, or none that may be built."""
-    mine = own.owner(target) if isinstance(target, str) else None
-    if not isinstance(target, str) or not (target.startswith("cq.") or mine):
-        package = str(target).partition(".")[0]
-        raise ValueError(
-            f"{key}._target_={target!r}: only components of `cq` and of what you allow are built. Allow it: "
-            f"{own.KEY}={package} for an installed package, {own.KEY}=./FOLDER for a folder with its modules."
-        )
+    target, mine = _allowed(target, key)
     module, _, name = target.rpartition(".")
     try:
         kind = getattr(importlib.import_module(module), name)
@@ -124,6 +118,28 @@ def component_named(target: object, key: str) -> Any:
     if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
         raise ValueError(f"{key}._target_={target!r}: is no component. Name a frozen dataclass.")
     return kind
+
+
+def _allowed(target: object, key: str) -> tuple[str, own.Own | None]:
+    """The name of a class that may be built, and whose it is, None if ours. Raises ValueError for any other."""
+    mine = own.owner(target) if isinstance(target, str) else None
+    if isinstance(target, str) and (target.startswith("cq.") or mine):
+        return target, mine
+    package = str(target).partition(".")[0]
+    raise ValueError(
+        f"{key}._target_={target!r}: only components of `cq` and of what you allow are built. Allow it: "
+        f"{own.KEY}={package} for an installed package, {own.KEY}=./FOLDER for a folder with its modules."
+    )
+
+
+def check_targets(node: Any, key: str = "") -> None:
+    """Raise ValueError, before anything is imported, for a component of a configuration that nobody allowed."""
+    if isinstance(node, DictConfig):
+        node = OmegaConf.to_container(node)
+    for name, inside in node.items() if isinstance(node, dict) else ():
+        if name == "_target_":
+            _allowed(inside, key)
+        check_targets(inside, f"{key}.{name}" if key else str(name))
 
 
 def _typed(value: Any, hint: Any, key: str) -> Any:

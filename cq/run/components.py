@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from cq.core.store import Store, check_writable
-from cq.run.building import build, component_named
+from cq.run.building import build, check_targets, component_named
 from cq.run.config import check_budget, check_compute, check_places, check_row, check_top, place
 from cq.run.objective import Objective, objectives_of
 from cq.run.preflight import (
@@ -115,6 +115,7 @@ class Components:
         from cq.sample.generate import Sample
 
         check_top(config)
+        check_targets(config)
         check_row(config)
         check_budget(config)
         check_compute(config)
@@ -137,6 +138,7 @@ class Components:
         check_strategy(strategy, model, num_calls=num_calls)
         planner.check(num_calls)
         sample.check(model.num_classes)
+        check_seeds(config.seed, {"sample.num_images": sample.num_images})
         check_protocol(
             protocol, model=model, sample=sample, sampler=baseline_sampler, num_steps=config.baseline.num_steps
         )
@@ -192,7 +194,7 @@ class Components:
         check_seeds(
             parts.run_seed,
             {
-                "sample.num_images": sample.num_images, "calibrate.num_samples": parts.calibrate.num_samples,
+                "calibrate.num_samples": parts.calibrate.num_samples,
                 "quantize.num_samples": parts.quantizer.num_samples, "latency.batch_size": parts.latency.batch_size,
             },
         )  # fmt: skip

@@ -77,7 +77,7 @@ REFUSED = {
     "Hydra's folder below a file": (["hydra.run.dir=a_file/x"], ["a_file/x", "Not a directory", "another place"]),
     "seed out of range": (["seed=-1"], ["seed=-1", "must lie in"]),
     "unknown logger mode": (["logger=wandb", "logger.mode=onlin"], ["logger.mode='onlin'", "online or offline or"]),
-    "component of another package": (["cost._target_=os.system"], ["cost._target_='os.system'", "package `cq`"]),
+    "component of another package": (["cost._target_=os.system"], ["cost._target_='os.system'", "cq.allow=os"]),
     "no such component": (["cost._target_=cq.cost.l1.L2"], ["cost._target_='cq.cost.l1.L2'", "no such component"]),
     "unknown key at the top": (["+sampels.num_images=5"], ["sampels={'num_images': 5}", "no key", "mean 'sample'"]),
     "unknown key of a section": (["+budget.num_step=5"], ["budget.num_step=5", "no key", "mean 'num_steps'"]),
