@@ -27,7 +27,7 @@ from cq.run.own import allowing
 from cq.search.fresh import judge, lines_of
 from cq.search.study import Space
 from cq.search.sweeper import opened, write_search
-from cq.search.tune import Goal, Runs, choose, controls_of
+from cq.search.tune import Goal, Runs, choose, controls_of, verdict
 
 GOALS = ("quality", "cost")
 OWN = {"metric": "psnr_fp_db", "by": "seconds_share", "out": "runs/tune"}
@@ -79,11 +79,14 @@ def _tune(words: list[str]) -> int:
     record = runs.record(chosen.overrides)
     line = shlex.join(["cq", *(word for word in chosen.overrides if not word.startswith(("seed=", "search=")))])
     folder = Path(config.paths.records).parent / record.store / record.folders.get("acceleration", "")
+    found, worth = lines_of(judged, study.objectives), verdict(judged, goal)
     told = {"asked": goal.words, "meaning": goal.meaning, "command": line, "acceleration": str(folder),
-            "measured": lines_of(judged, study.objectives)}  # fmt: skip
-    (out / "tuned.yaml").write_text(yaml.safe_dump(told, sort_keys=False, width=10_000))
-    sys.stdout.write("\n".join([goal.words, goal.meaning, *told["measured"], line, f"Acceleration: {folder}",
-                                *(f"wrote {path}" for path in (*files, out / "tuned.yaml")), ""]))  # fmt: skip
+            "found": found, "verdict": worth}  # fmt: skip
+    text = yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=10_000)
+    (out / "tuned.yaml").write_text(text, encoding="utf-8")
+    wrote = [f"wrote {path}" for path in (*files, out / "tuned.yaml")]
+    lines = [goal.words, goal.meaning, *found, worth, line, f"Acceleration: {folder}", *wrote]
+    sys.stdout.write("\n".join([*lines, ""]))
     return 0
 
 

@@ -4,6 +4,7 @@ A configuration is within a quality by the worse end of its interval on the seed
 chosen is more often lucky than not. What it is worth, fresh seeds say, beside what else costs as much.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -13,6 +14,7 @@ from cq.run.explain import explain
 from cq.run.ledger import RunError, execute
 from cq.run.objective import MEASURED, Missing, Objective, returned
 from cq.run.record import RunRecord
+from cq.search.fresh import Judged
 from cq.search.study import Answer, Point
 
 OFF = {"correct@correct.cache": "none", "correct@correct.quant": "none", "correct@correct.output": "none"}
@@ -98,14 +100,40 @@ def _cautious(record: RunRecord, quality: Objective) -> float:
 def controls_of(point: Point, goal: Goal, full_steps: int) -> list[str]:
     """Command lines that cost about as much: fewer steps of everything in full, and the uniform grid uncorrected."""
     share = point.values[1] if goal.cost.key.endswith("_share") else None
-    found = []
+    found: list[Mapping[str, object]] = []
     if share is not None:
         steps = min(full_steps, max(1, round(share * full_steps)))
         found.append({"schedule": "none", "quantize": "none", "budget.sample_steps": steps, **_off(point)})
-    if point.params.get("schedule", "none") not in ("none", "uniform") or _off(point) != _set(point):
-        own = {key: value for key, value in point.params.items() if key not in ("cost", "predict")}
-        found.append({**own, "schedule": "uniform", **_off(point)})
+    own = {key: value for key, value in point.params.items() if key not in ("cost", "predict")}
+    uniform = {**own, "schedule": "uniform", **_off(point)}
+    if uniform != own and own.get("schedule") != "none":
+        found.append(uniform)
+    elif share is not None and own.get("schedule") == "none":  # of whole calls alone: what a cache would do instead
+        interval = min(full_steps, max(2, math.ceil(1 / share)))
+        found.append({**uniform, "budget.sample_steps": full_steps, "budget.cache_interval": interval})
     return [" ".join(f"{key}={value}" for key, value in each.items()) for each in found]
+
+
+def verdict(judged: Sequence[Judged], goal: Goal) -> str:
+    """Whether the choice, the first one, keeps on fresh seeds what was asked, and which controls are better."""
+    chosen, *controls = judged
+    if not chosen.values:
+        return "No fresh seeds were run: nothing is said of the choice but what it was chosen by."
+    held, objective = (0, goal.quality) if goal.kind == "quality" else (1, goal.cost)
+    signs = goal.quality.sign, goal.cost.sign
+
+    def worse(each: Judged) -> tuple[float, ...]:
+        return tuple(sign * value for sign, value in zip(signs, each.mean, strict=True))
+
+    keeps = worse(chosen)[held] <= objective.sign * goal.target
+    told = f"On fresh seeds it {'keeps' if keeps else 'misses'} {objective.key} {goal.target:g}"
+    better = [
+        each.words
+        for each in controls
+        if each.values and worse(each) != worse(chosen)
+        and all(theirs <= ours for theirs, ours in zip(worse(each), worse(chosen), strict=True))
+    ]  # fmt: skip
+    return f"{told}; {'better there: ' + ' and '.join(better) if better else 'no control beats it'}."
 
 
 def _set(point: Point) -> Mapping[str, object]:

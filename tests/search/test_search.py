@@ -15,9 +15,9 @@ from cq.cli.main import main
 from cq.core.seeding import SEARCH_SEEDS
 from cq.run.objective import Missing, Objective
 from cq.run.record_file import read
-from cq.search.fresh import judge
+from cq.search.fresh import Judged, judge
 from cq.search.study import Answer, Point, Space, Study, front
-from cq.search.tune import Goal, choose, controls_of
+from cq.search.tune import Goal, choose, controls_of, verdict
 from tests.tiny_runs import quick
 
 optuna = pytest.importorskip("optuna", reason="needs the extra `search`: pip install 'cq[search]'")
@@ -160,9 +160,27 @@ def test_the_cheapest_within_a_quality_is_so_by_the_worse_end_of_its_interval() 
         "schedule=none quantize=none budget.sample_steps=16",
         "schedule=uniform budget.cache_interval=3",
     ]
+    whole = replace(found[0], params={"schedule": "none", "budget.sample_steps": 20})
+    assert controls_of(whole, hold, full_steps=40)[1] == (
+        "schedule=uniform budget.sample_steps=40 budget.cache_interval=2"
+    )
     assert "counted" in hold.meaning
     assert "no speed is claimed" in hold.meaning
     assert "measured: wall clock" in replace(hold, cost=Objective(key="seconds_share", better="down")).meaning
+
+
+def test_the_verdict_names_a_goal_that_is_missed_and_a_control_that_is_better() -> None:
+    goal = Goal(kind="cost", target=0.1, quality=UP, cost=DOWN)
+
+    def on_fresh(words: str, found: tuple[float, float] | None, *values: tuple[float, float]) -> Judged:
+        return Judged(words=words, overrides=(), found=found, values=values, missing="")
+
+    chosen = on_fresh("a", (25.0, 0.1), (24.0, 0.1), (25.0, 0.12))
+    better, dearer, none = on_fresh("b", None, (26.0, 0.1)), on_fresh("c", None, (30.0, 0.2)), on_fresh("d", None)
+    assert verdict([chosen, better, dearer, none], goal) == "On fresh seeds it misses bops_share 0.1; better there: b."
+    held = replace(goal, kind="quality", target=24.5)
+    assert verdict([chosen, dearer], held) == "On fresh seeds it keeps psnr_fp_db 24.5; no control beats it."
+    assert "No fresh seeds" in verdict([none], goal)
 
 
 TUNE = ("search=joint", "by=bops_share", "evaluate=fidelity", "schedule=uniform,dps", "budget.cache_interval=2,3",
@@ -185,7 +203,8 @@ def test_tune_holds_a_cost_and_says_what_the_choice_is_worth(
     assert "counted" in told["meaning"]
     assert "seed=" not in told["command"]
     assert (Path(told["acceleration"]) / "acceleration.json").exists() or Path(told["acceleration"]).is_dir()
-    chosen, steps, *_ = told["measured"]
+    chosen, steps, *_ = told["found"]
+    assert told["verdict"].startswith("On fresh seeds it keeps bops_share 0.6; ")
     assert "1 fresh seeds: psnr_fp_db" in chosen
     assert steps.startswith("control schedule=none quantize=none budget.sample_steps=")
     assert told["command"] in capsys.readouterr().out
