@@ -169,14 +169,20 @@ def _statistics(run: Run) -> Path:
 def _diagnosis(run: Run, acceleration: "Acceleration") -> "Diagnosis":
     """Through the store, as every stage; the run is built anew from the configuration in its record."""
     from cq.run.components import Components
+    from cq.run.compose import composed, composing
     from cq.run.context import Run as Rebuilt
     from cq.run.stages.diagnosis import IMAGES as IMAGES_RUN
     from cq.run.stages.diagnosis import Diagnosed
 
     store = run.file.parent / run.record.store
-    config = OmegaConf.create(dict(run.record.config))
+    with composing():
+        today, _ = composed([])
+    own: dict[str, Any] = dict(run.record.config)
+    later = {str(key): value for key, value in today.items() if key not in own}  # is as it is by default
+    config = OmegaConf.create(later | own)
+    config.budget = OmegaConf.merge(today.budget, config.budget)
     unread = {  # what judges images, which the layers do not depend on
-        "metrics": {}, "protocol": {"_target_": "cq.evaluate.paper_protocol.NoProtocol"},
+        "metrics": {}, "objective": [], "protocol": {"_target_": "cq.evaluate.paper_protocol.NoProtocol"},
         "logger": {"_target_": "cq.run.tracking.NoLogger"},
     }  # fmt: skip
     for key, node in unread.items():

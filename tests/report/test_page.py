@@ -104,6 +104,17 @@ def test_what_is_gone_is_said_with_the_command_that_makes_it_again(tiny_run: Run
     )
 
 
+def test_a_record_of_before_a_section_was_there_is_rebuilt(tiny_run: Run, tiny_kept: Kept) -> None:
+    config = {key: value for key, value in tiny_run.record.config.items() if key != "objective"}
+    budget = {key: value for key, value in config["budget"].items() if key != "max_memory"}
+    run = replace(tiny_run, record=replace(tiny_run.record, config={**config, "budget": budget}))
+    found = kept(run, layers=True)
+    assert found.gone == {}
+    assert found.diagnosis is not None
+    assert tiny_kept.diagnosis is not None
+    assert found.diagnosis.digest == tiny_kept.diagnosis.digest
+
+
 def test_the_command_writes_pages_of_runs_and_sweeps(
     tiny_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
