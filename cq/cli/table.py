@@ -1,9 +1,9 @@
-"""Fill a table: `cq-table table5 [--grid] [overrides]` runs every row of conf/table/table5.yaml, then reports.
+"""Fill a table: `cq-table table5 [--grid] [--plan] [overrides]` runs every row of conf/table/table5.yaml, then reports.
 
 Overrides are Hydra's; comma lists span a grid, as in `budget.cache_interval=5,10,20 seed=0,1,2`. With --grid it is the
 one that stands in the file, where the overrides do not say otherwise. Runs that are recorded already are not run again,
 so the same command goes on after an interruption. A run that fails keeps its row and the others go on, unless
-fail_fast=true says otherwise.
+fail_fast=true says otherwise. With --plan nothing is run: it says what the rows will take, in hours, memory and disk.
 """
 
 import logging
@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return REFUSED
     table, *rest = arguments
     out = [Path(argument.removeprefix("out=")) for argument in rest if argument.startswith("out=")]
-    overrides = [argument for argument in rest if argument != "--grid" and not argument.startswith("out=")]
+    overrides = [argument for argument in rest if argument not in ("--grid", "--plan") and not argument.startswith("out=")]
     place = out[-1] if out else Path("runs/report")
     if "--plan" in rest:
         return ended("cq-table", lambda: _plan(table, overrides, grid="--grid" in rest))
