@@ -1,4 +1,4 @@
-"""Fill a table: `cq-table table5 [--grid] [--plan] [overrides]` runs every row of conf/table/table5.yaml, then reports.
+"""Fill a table: `cq-table TABLE [--grid] [--plan] [overrides]` runs every row of conf/table/TABLE.yaml, then reports.
 
 Overrides are Hydra's; comma lists span a grid, as in `budget.cache_interval=5,10,20 seed=0,1,2`. With --grid it is the
 one that stands in the file, where the overrides do not say otherwise. Runs that are recorded already are not run again,
@@ -177,7 +177,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return REFUSED
     table, *rest = arguments
     out = [Path(argument.removeprefix("out=")) for argument in rest if argument.startswith("out=")]
-    overrides = [argument for argument in rest if argument not in ("--grid", "--plan") and not argument.startswith("out=")]
+    overrides = [
+        argument for argument in rest if argument not in ("--grid", "--plan") and not argument.startswith("out=")
+    ]
     place = out[-1] if out else Path("runs/report")
     if "--plan" in rest:
         return ended("cq-table", lambda: _plan(table, overrides, grid="--grid" in rest))

@@ -119,6 +119,11 @@ def _model(parts: Components) -> str:
 
 
 def names_of(jobs: Sequence[Job]) -> list[str]:
-    """The row of each, and what was set otherwise than in others."""
-    common = set.intersection(*(set(job.overrides) for job in jobs))
-    return [" ".join([job.config.row.name, *(word for word in job.overrides if word not in common)]) for job in jobs]
+    """The row of each, and what a grid sets differently in others."""
+    values: dict[str, set[str]] = {}
+    for word in (word for job in jobs for word in job.overrides):
+        values.setdefault(word.partition("=")[0], set()).add(word)
+    return [
+        " ".join([job.config.row.name, *(word for word in job.overrides if len(values[word.partition("=")[0]]) > 1)])
+        for job in jobs
+    ]
