@@ -53,7 +53,7 @@ def test_a_study_asks_each_point_once_goes_on_and_knows_its_front(tmp_path: Path
     first.optuna.ask(space.distributions)  # as if killed in the middle of it
 
     second = study(tmp_path, space)
-    second.search(lambda ask: asked(lines, ask), n_trials=100, n_jobs=2, timeout=None)
+    second.search(lambda ask: asked(lines, ask), n_trials=8, n_jobs=2, timeout=None)
     assert sorted(lines) == sorted(set(lines)), "what was asked is not asked again"
     assert len(lines) == 8, "range(2,6) ends before 6"
     assert ("seed=4000", "n=5", "schedule=dps") in lines
@@ -90,7 +90,7 @@ def test_chosen_points_and_controls_run_on_fresh_seeds_with_what_all_runs_say() 
 SEARCH = (
     "hydra/sweeper=optuna", "objective=[psnr_fp_db,bops_share]", "schedule=uniform,dps",
     "budget.cache_interval=2,11",  # of 10 steps: every other point is refused
-    "hydra.sweeper.n_trials=9", "hydra.sweeper.fresh_seeds=[0]",
+    "hydra.sweeper.n_trials=4", "hydra.sweeper.fresh_seeds=[0]",
     "hydra.sweeper.controls=['schedule=none budget.sample_steps=5']",
 )  # fmt: skip
 
