@@ -117,11 +117,15 @@ def execute(
                 write_strip(outcome.samples, path.parent / "thumbnails" / f"{outcome.images_digest[:16]}.png")
                 note = "; ".join(outcome.missing.values())
                 made = _record(config, choices, overrides, weights, outcome, source, note=note)
-                append(made, path)
+                with locked(path.parent / "thumbnails" / ".lock"):  # of two that answer it at once, one writes
+                    first = config.force or find(known(path), config, weights) is None
+                    if first:
+                        append(made, path)
                 for line in ended(made, outcome, known_in_all_tables(path, made.table), path):
                     log.info("%s", line)
                 parts.store.ended_well()
-                parts.logger.log_run(made, path.parent / made.thumbnails, place(config, "tracking"))
+                if first:
+                    parts.logger.log_run(made, path.parent / made.thumbnails, place(config, "tracking"))
     except UnusableModelError:
         raise  # when its model was loaded, before anything was computed: refused, and no run that failed
     except Exception as error:

@@ -32,11 +32,11 @@ def test_a_run_killed_at_random_moments_ends_as_an_undisturbed_one(outcome: Any)
     assert outcome["killed"]["rounds"] >= 1
 
 
-def test_two_processes_at_once_share_every_stage_and_agree(outcome: Any) -> None:
+def test_two_processes_at_once_share_every_stage_and_write_one_record(outcome: Any) -> None:
     made, digests = outcome["both"]["made"], outcome["both"]["digests"]
     assert len(made) == len(set(made))  # nobody made what the other one was making
     assert set(made) >= {"statistics", "schedule", "quant_params", "samples", "samples_full_precision"}
-    assert all(digest == digests[0] for digest in digests)
+    assert len(digests) == 1  # who ends last finds the question answered
 
 
 @pytest.mark.slow
