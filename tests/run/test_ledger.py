@@ -125,7 +125,8 @@ def test_the_question_is_named_by_all_groups_that_can_change_a_number(answered: 
     document = OmegaConf.to_container(config, resolve=True)
     assert isinstance(document, dict)
     assert config_digest(config) == digest_of({key: document[key] for key in ledger.IDENTITY})[:20]
-    assert document.keys() - set(ledger.IDENTITY) == {"row", "force", "budget", "paths", "logger"}
+    elsewhere = {"row", "force", "fail_fast", "objective", "limit", "budget", "paths", "logger"}
+    assert document.keys() - set(ledger.IDENTITY) == elsewhere
     others = (
         "sampler=plms", "predict=taylor1", "correct@correct.output=offset_only", "compute.dtype=bfloat16",
         "compute.compile=true", "engine=plain", "baseline.num_steps=20",
