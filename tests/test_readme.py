@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cq.cli.main import COMMANDS as NAMED
 from cq.cli.run import expand_globs
 from cq.run.config import CONF
 from tests.tiny_runs import composed
@@ -27,6 +28,10 @@ def test_every_link_leads_to_a_file_of_the_repository(name: str) -> None:
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("cq ")])
 def test_every_cq_command_composes(command: str) -> None:
+    word = command.split()[1]
+    if "=" not in word and word != "-m":
+        assert word in NAMED
+        return
     arguments = [word for word in expand_globs(shlex.split(command)[1:]) if not word.startswith("-")]
     first_of_each = [word.split(",")[0] for word in arguments]
     composed(first_of_each)

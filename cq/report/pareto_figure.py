@@ -41,7 +41,7 @@ def pareto_figure(front: Front, title: str) -> "Figure":
         handles=_legend(front, colours), loc="outside right upper", frameon=False, fontsize=8, handlelength=1.6,
         labelspacing=0.6,
     )  # fmt: skip
-    axes.set_title(wrapped(title, 90))
+    axes.set_title(wrapped(title, 68))
     settled(figure)
     _number(axes, front)
     return figure
