@@ -5,13 +5,13 @@ two and without a network. --thorough imports PyTorch and tries every engine on 
 """
 
 import argparse
-import shutil
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cq.cli.commands import FAILED, ended
+from cq.report.terminal import WIDTH, width_here
 from cq.run.health import Finding, findings
 
 MARKS = {"ok": "ok", "note": "-", "problem": "PROBLEM"}
@@ -37,7 +37,7 @@ def _looked(store: Path, *, thorough: bool) -> Iterator[Finding]:
 
 
 def _tell(found: Iterator[Finding], *, thorough: bool) -> int:
-    width = min(shutil.get_terminal_size((120, 24)).columns, 120)
+    width = min(width_here(), WIDTH)
     problems = 0
     for finding in found:
         problems += finding.state == "problem"

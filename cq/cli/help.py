@@ -5,7 +5,6 @@ by its label.
 """
 
 import re
-import shutil
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cq.cli.commands import ended
+from cq.report.terminal import width_here
 from cq.run.building import near
 from cq.run.config import CONF
 from cq.run.own import allowing, conf_folders
@@ -111,7 +111,7 @@ def page() -> str:
 
 def listing(asked: Group) -> str:
     """The choices of a group, a line each where the terminal is wide enough; rows under their tables."""
-    width = shutil.get_terminal_size((120, 24)).columns
+    width = width_here()
     default = f" (default {asked.default})" if asked.default not in ("", "null") else ""
     lines = [f"{asked.name}: {asked.about}{default}"]
     table, margin = "", "  "

@@ -176,14 +176,6 @@ class Components:
             compile=config.compute.compile,
             max_memory=config.budget.max_memory,
         )
-        check_files(parts.metrics)
-        check_sizes(parts.metrics, model.image_shape)
-        drawn = contracts.Drawn(
-            num_images=sample.num_images, shape=model.image_shape, captioned=isinstance(model, ReadsPrompts)
-        )
-        check_metrics(parts.metrics, drawn)
-        for name, metric in parts.metrics.items():
-            protocol.check_metric(f"metrics.{name}", metric)
         check_layers(parts.quantizer, model)
         parts.engine.check(quantized=parts.quantized)
         check_cost(parts.cost, parts.planner, model)
@@ -198,6 +190,15 @@ class Components:
                 "quantize.num_samples": parts.quantizer.num_samples, "latency.batch_size": parts.latency.batch_size,
             },
         )  # fmt: skip
+        # Last, what opens files and networks of the judges.
+        check_files(parts.metrics)
+        check_sizes(parts.metrics, model.image_shape)
+        drawn = contracts.Drawn(
+            num_images=sample.num_images, shape=model.image_shape, captioned=isinstance(model, ReadsPrompts)
+        )
+        check_metrics(parts.metrics, drawn)
+        for name, metric in parts.metrics.items():
+            protocol.check_metric(f"metrics.{name}", metric)
         parts.objectives(config.objective)
         return parts
 

@@ -151,5 +151,6 @@ def test_preparation_has_a_table_and_a_figure_where_it_differs(runs: list[RunRec
 def test_preparation_is_all_that_a_run_makes_before_its_images() -> None:
     sources = [path.read_text() for path in (Path(__file__).parents[2] / "cq/run/stages").glob("*.py")]
     stages = {name for source in sources for name in re.findall(r'^    name = "(\w+)"$', source, re.MULTILINE)}
-    assert stages - set(PREPARATION) == {"acceleration", "samples", "samples_full_precision", "timing"}
+    after = {"acceleration", "samples", "samples_full_precision", "timing", "diagnosis"}
+    assert stages - set(PREPARATION) == after
     assert set(PREPARATION) <= stages
