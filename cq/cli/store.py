@@ -24,16 +24,14 @@ from cq.report.pick import FEWEST, Run, matching, one, runs_in
 
 MIB = 2**20
 NAMED = 3  # runs that a line names
-IMAGES = (
-    "samples",
-    "samples_full_precision",
-)  # stages that draw a run's images: the first that it has
+IMAGES = ("samples", "samples_full_precision")  # stages that draw a run's images: the first that it has
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Console entry. Exit status: see `cq.cli.commands.ended`."""
-    text: dict[str, object] = {"description": __doc__, "formatter_class": argparse.RawDescriptionHelpFormatter}
-    parser = argparse.ArgumentParser(prog="cq-store", **text)  # type: ignore[arg-type]
+    parser = argparse.ArgumentParser(
+        prog="cq-store", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--store", type=Path, default=Path("runs/store"), metavar="FOLDER", help="default: runs/store")
     common.add_argument(

@@ -45,13 +45,12 @@ def axes_of(records: Sequence[RunRecord]) -> tuple[Axis, ...]:
     axes = [axis for axis in map(partial(Axis, "choice"), choices) if _differs(axis, records)]
     axes += [axis for axis in map(partial(Axis, "number"), BUDGET) if _differs(axis, records)]
     flat = [dict(leaves(record.config)) for record in records]
+    told = [tuple(axis.of(record) for axis in axes) for record in records]  # what the axes so far say of each
     for key in dict.fromkeys(key for entries in flat for key in entries):
-        told: dict[tuple[str, ...], set[str]] = {}
-        for record, entries in zip(records, flat, strict=True):
-            value = json.dumps(entries.get(key))
-            told.setdefault(tuple(axis.of(record) for axis in axes), set()).add(value)
-        if any(len(values) > 1 for values in told.values()):
+        values = [json.dumps(entries.get(key)) for entries in flat]
+        if len(set(zip(told, values, strict=True))) > len(set(told)):
             axes.append(Axis("entry", key))
+            told = [(*before, value) for before, value in zip(told, values, strict=True)]
     return tuple(axes)
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 UNNAMED = "single run"  # the label of conf/config.yaml, of a run that is no row of a table
 # Sections of the configuration, and words of the command line, that set no run apart from another of its kind.
-NO_CELL = ("row", "seed", "force", "budget", "paths", "logger", "latency", "objective", "limit")
-NO_CELL_WORDS = (*(name for name in NO_CELL if name != "budget"), "hydra", "experiment", "search", "fail_fast")
+NO_CELL = ("row", "seed", "force", "budget", "paths", "logger", "latency", "objective", "limit", "fail_fast")
+NO_CELL_WORDS = (*(name for name in NO_CELL if name != "budget"), "hydra", "experiment", "search")
 SHORT: Mapping[str, str] = {
     "num_steps": "steps", "cache_interval": "N", "weight_bits": "weight bits", "act_bits": "activation bits",
 }  # fmt: skip

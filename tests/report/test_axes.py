@@ -54,7 +54,10 @@ def test_every_cell_of_a_grid_has_a_row_and_a_name(paper: Paper) -> None:
 
 def test_seeds_of_a_cell_are_one_row_whatever_else_the_command_said(paper: Paper) -> None:
     first, second = cell(seed=0, schedule="dps"), cell(seed=1, schedule="dps")
-    second = replace(second, overrides=(*second.overrides, "cost=l1", "paths=elsewhere"))  # l1 is what it takes anyway
+    second = replace(
+        second, overrides=(*second.overrides, "cost=l1", "paths=elsewhere", "fail_fast=true"),  # l1 is the default
+        config={**second.config, "fail_fast": True, "objective": ["psnr_fp_db"]},
+    )  # fmt: skip
     (table,) = build_tables("runs", [first, second, cell(schedule="uniform")], paper)
     assert [(row.label, row.seeds) for row in table.rows] == [("dps", "2 seeds"), ("uniform", "1 seed")]
 
