@@ -36,8 +36,12 @@ class ActQuantizer(nn.Module):
             self._histogram = self._histogram or Histogram()
             self._histogram.update(x)
             return x
-        row = self._call_index.value if self._per_call else 0
-        return fake_quantize(x, self._scale[row], self._zero_point[row], self.bits)
+        return fake_quantize(x, *self.grid(self._call_index.value if self._per_call else 0), self.bits)
+
+    def grid(self, call: int) -> tuple[float, int]:
+        """Scale and zero point at a call."""
+        row = call if self._per_call else 0
+        return self._scale[row], self._zero_point[row]
 
     def close(self, call: int) -> None:
         """End of a call over all batches: in per-call mode, fix its row and start afresh."""

@@ -1,11 +1,15 @@
 """The fake-quantized twin of a denoiser, from stored parameters alone: whichever quantizer chose them."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor, nn
 
 from cq.core.acceleration import NO_CORRECTION
 from cq.core.artifacts import ChannelAffine, QuantParams
+from cq.core.call import CallIndex
 from cq.core.denoiser import GuidedDenoiser
 from cq.quantize.attention import QuantAttention
 from cq.quantize.layers import ActQuantizer, QuantLayer, QuantWeight, halves
@@ -13,17 +17,62 @@ from cq.quantize.layers import ActQuantizer, QuantLayer, QuantWeight, halves
 OPERANDS = ("q", "k", "v", "p")
 
 
+@dataclass(frozen=True, kw_only=True)
+class StoredLayer:
+    """One quantized Conv2d or Linear as parameters describe it. row: of the coverage. correction: [T, 2, O], or None.
+
+    quantizers: of its input, or of the two halves of it. call_index: of the denoiser that the layer will run in.
+    """
+
+    module: nn.Conv2d | nn.Linear
+    row: Mapping[str, Any]
+    params: QuantParams
+    quantizers: list[ActQuantizer]
+    correction: Tensor | None
+    call_index: CallIndex
+
+    def grids(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
+        """Of each half: the float weight, its scale and zero point [O], and its codes where they are stored."""
+        tensors, name = self.params.tensors, self.row["name"]
+        for index, part in enumerate(halves(self.module.weight, self.row["split"])):
+            key = f"{name}.weight{index}"
+            yield part.detach(), tensors[f"{key}/scale"], tensors[f"{key}/zero_point"], tensors.get(f"{key}/codes")
+
+    def simulated(self) -> QuantLayer:
+        """The layer that computes in float32 on the grids."""
+        weights = [
+            QuantWeight(part, self.row["weight_bits"], scale=scale, zero_point=zero_point, codes=codes)
+            for part, scale, zero_point, codes in self.grids()
+        ]
+        layer = QuantLayer(
+            self.module, split=self.row["split"], weights=weights, quantizers=self.quantizers,
+            call_index=self.call_index,
+        )  # fmt: skip
+        layer.correction = self.correction
+        return layer
+
+
 def fake_quantized(
     denoiser: GuidedDenoiser, params: QuantParams, correction: ChannelAffine = NO_CORRECTION
 ) -> GuidedDenoiser:
-    """The denoiser with fake-quantized layers; the very same one where nothing is quantized.
+    """The denoiser with fake-quantized layers; the very same one where nothing is quantized. See `with_layers`."""
+    return with_layers(denoiser, params, correction, StoredLayer.simulated, share=False)
+
+
+def with_layers(
+    denoiser: GuidedDenoiser, params: QuantParams, correction: ChannelAffine,
+    make: Callable[[StoredLayer], nn.Module], *, share: bool,
+) -> GuidedDenoiser:  # fmt: skip
+    """The denoiser with every quantized layer replaced by what `make` makes of it.
 
     correction: gain and offset of the output that quantized layers make of the reused map, by layer. The denoiser that
-    was given stays as it is.
+    was given stays as it is. share: whether what is not quantized is held once for both, to serve and not to train.
     """
     if not params.bits:
         return denoiser
-    twin = denoiser.with_network(copy.deepcopy(denoiser.network))
+    network: Any = denoiser.network
+    shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())} if share else {}
+    twin = denoiser.with_network(copy.deepcopy(network, shared))
     backbone = twin.network.backbone
     for row in params.coverage:
         if row["reason"]:
@@ -37,23 +86,13 @@ def fake_quantized(
         if row["kind"] == "attention":
             module.set_processor(QuantAttention({op: quantizers[f"{name}.{op}"] for op in OPERANDS}))
             continue
-        weights = [
-            QuantWeight(
-                part.detach(), row["weight_bits"],
-                scale=params.tensors[f"{name}.weight{i}/scale"],
-                zero_point=params.tensors[f"{name}.weight{i}/zero_point"],
-                codes=params.tensors.get(f"{name}.weight{i}/codes"),
-            )
-            for i, part in enumerate(halves(module.weight, row["split"]))
-        ]  # fmt: skip
-        layer = QuantLayer(
-            module, split=row["split"], weights=weights, quantizers=list(quantizers.values()),
-            call_index=twin.call_index,
+        table = correction.tables.get(name)
+        stored = StoredLayer(
+            module=module, row=row, params=params, quantizers=list(quantizers.values()), call_index=twin.call_index,
+            correction=None if table is None else table.to(module.weight.device, copy=True),
         )  # fmt: skip
-        if name in correction.tables:
-            layer.correction = correction.tables[name].to(module.weight.device, copy=True)
         parent, _, child = name.rpartition(".")
-        setattr(backbone.get_submodule(parent), child, layer)
+        setattr(backbone.get_submodule(parent), child, make(stored))
     return twin
 
 

@@ -12,7 +12,7 @@ from cq.core.acceleration import NO_CORRECTION, Acceleration
 from cq.core.artifacts import CacheSchedule, ChannelAffine, QuantParams
 from cq.core.contracts import Quantizer
 from cq.core.denoise import DenoiseStep, denoise
-from cq.core.denoiser import GuidedDenoiser
+from cq.core.denoiser import Denoiser, GuidedDenoiser
 from cq.core.seeding import initial_noise
 from cq.models.diffusion import DiffusionModel
 from cq.quantize.observers import MinMax
@@ -66,7 +66,7 @@ class TinyRuns:
         for steps in zip(*(self.steps(denoiser, seeds, deployed=deployed) for seeds in self.seeds), strict=True):
             yield steps[0].call
 
-    def latents(self, denoiser: GuidedDenoiser) -> Tensor:
+    def latents(self, denoiser: Denoiser) -> Tensor:
         """The state after every call, [T, N, C, H, W], of the first batch."""
         return torch.stack([step.x_NCHW for step in self.steps(denoiser, self.seeds[0])])
 

@@ -1,0 +1,73 @@
+"""Int8: integer products, the very ones that the parameters describe."""
+
+import logging
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cq.core.acceleration import Acceleration
+from cq.core.denoiser import Denoiser, GuidedDenoiser
+from cq.engine.corrected import corrected
+from cq.engine.integer import IntegerLayer, in_float
+from cq.engine.kernels import missing, weight_bits
+from cq.quantize.twin import StoredLayer, with_layers
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8:
+    """oneDNN's integer products on a CPU. What it does not run as integers is simulated in float32."""
+
+    def check(self, *, quantized: bool) -> None:
+        """Raise ValueError where this machine cannot multiply integers exactly."""
+        if quantized and weight_bits() == 0:
+            reason = missing() or "its products of integers are not exact on this processor"
+            raise ValueError(f"engine=int8: {reason}. Set engine=simulate, which shows the same quality.")
+
+    def real(self, acceleration: Acceleration) -> bool:
+        """Always: it runs what a deployment would."""
+        return True
+
+    def lower(self, denoiser: GuidedDenoiser, acceleration: Acceleration) -> Denoiser:
+        """The denoiser with integer layers, the prediction corrected. Raises ValueError where it computes elsewhere."""
+        self.check(quantized=acceleration.quantized)
+        if not acceleration.quantized:
+            return corrected(denoiser, acceleration.output)
+        exact_bits, told = weight_bits(), Counter[str]()
+
+        def make(stored: StoredLayer) -> nn.Module:
+            reason = in_float(stored, exact_bits=exact_bits)
+            told[reason] += 1
+            return stored.simulated() if reason else IntegerLayer(stored, exact_bits=exact_bits)
+
+        made = with_layers(denoiser, acceleration.params, acceleration.quant, make, share=True)
+        for reason, count in told.items():
+            log.info("engine=int8: %d layers %s", count, f"in float32: {reason}" if reason else "in integers")
+        return corrected(_channels_last(made), acceleration.output)
+
+
+def _channels_last(made: GuidedDenoiser) -> GuidedDenoiser:
+    """The same denoiser; its call index is the one that its layers read."""
+    return replace(made, network=ChannelsLast(made.network))
+
+
+class ChannelsLast:
+    """A network whose input, and so every map behind it, lies channel after channel in memory."""
+
+    def __init__(self, network: Any) -> None:
+        self._network = network
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._network, name)
+
+    def full(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """As the network's."""
+        return self._network.full(x_NCHW.contiguous(memory_format=torch.channels_last), *args, **kwargs)
+
+    def shallow(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """As the network's."""
+        return self._network.shallow(x_NCHW.contiguous(memory_format=torch.channels_last), *args, **kwargs)

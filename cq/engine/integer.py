@@ -1,0 +1,87 @@
+"""A quantized layer that multiplies integers: the parameters of its simulation, with all corrections folded in."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cq.engine.kernels import HELD_BITS, Product
+from cq.quantize.affine import quantize
+from cq.quantize.twin import StoredLayer
+
+SMALLEST = 2**12  # weights of a layer: below, what an operator costs in itself is more than its product
+
+
+class IntegerLayer(nn.Module):
+    """Quantizes its input to codes, multiplies these, and returns float32 as `QuantLayer` does, without its rounding.
+
+    The gain of a correction goes into the scales of the cached half's weight and the offset into the bias, call by
+    call; codes and packed weights are the same at all calls.
+    """
+
+    def __init__(self, stored: StoredLayer, *, exact_bits: int) -> None:
+        super().__init__()
+        module, self.split = stored.module, stored.row["split"]
+        self._call_index = stored.call_index
+        self._quantizers = stored.quantizers
+        self._convolution = isinstance(module, nn.Conv2d)
+        options: dict[str, Any] | None = None
+        if isinstance(module, nn.Conv2d):
+            names = ("stride", "padding", "dilation", "groups")
+            options = {name: getattr(module, name) for name in names}
+        self._products: list[Product] = []
+        scales: list[Tensor] = []
+        for weight, scale, zero_point, codes in stored.grids():
+            rows = (-1,) + (1,) * (weight.ndim - 1)
+            bits = stored.row["weight_bits"]
+            held = quantize(weight, scale.view(rows), zero_point.view(rows), bits) if codes is None else codes
+            self._products.append(Product(held, zero_point, bits, options, exact_bits=exact_bits))
+            scales.append(scale.float())
+        bias = None if module.bias is None else module.bias.detach().float()
+        # One row for all calls, or one a call. Rows are what the operators are given.
+        self._scales = list(scales[0][None])
+        self._biases: list[Tensor | None] = [bias]
+        self._second = scales[-1]
+        if stored.correction is not None:
+            gain_TC, offset_TC = stored.correction.float().unbind(1)
+            self._scales = list(scales[0] * gain_TC)
+            self._biases = list(offset_TC if bias is None else bias + offset_TC)
+
+    def forward(self, x: Tensor) -> Tensor:
+        call = self._call_index.value
+        row = call if len(self._scales) > 1 else 0
+        scale_O, bias_O = self._scales[row], self._biases[row]
+        if not self.split:
+            return self._product(0, x, call, scale_O, bias_O)
+        out = self._product(0, x[:, : self.split], call, scale_O, None)
+        return out.add_(self._product(1, x[:, self.split :], call, self._second, bias_O))
+
+    def _product(self, index: int, x: Tensor, call: int, scale_O: Tensor, bias_O: Tensor | None) -> Tensor:
+        quantizer = self._quantizers[index]
+        scale, zero_point = quantizer.grid(call)
+        codes = to_codes(x, scale, zero_point, quantizer.bits)
+        layout = torch.channels_last if self._convolution else torch.contiguous_format
+        return self._products[index](codes.contiguous(memory_format=layout), scale, zero_point, scale_O, bias_O)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of its weights, as they are multiplied."""
+        return sum(product.num_bytes for product in self._products)
+
+
+def to_codes(x: Tensor, scale: float, zero_point: int, bits: int) -> Tensor:
+    """uint8 codes of x, as `cq.quantize.affine.quantize` has them."""
+    reciprocal = float(1.0 / torch.tensor(scale, dtype=torch.float32))
+    return x.mul(reciprocal).round_().add_(zero_point).clamp_(0, 2**bits - 1).to(torch.uint8)
+
+
+def in_float(stored: StoredLayer, *, exact_bits: int) -> str:
+    """Why a layer is simulated in float32 and not multiplied in integers; "" where it is."""
+    widest = max(quantizer.bits for quantizer in stored.quantizers)
+    if widest > HELD_BITS:
+        return f"activations of {widest} bits"
+    if stored.row["weight_bits"] > exact_bits:
+        return f"weights of {stored.row['weight_bits']} bits, and {exact_bits} are multiplied exactly here"
+    if stored.module.weight.numel() < SMALLEST:
+        return f"fewer than {SMALLEST} weights"
+    return ""
