@@ -251,6 +251,7 @@ class QuantParams(Artifact):
         "<quantizer>/codes" to the integers (uint8, above 8 bits int32) of a weight that is not rounded to nearest.
     bits: "<quantizer>" to its bit width.
     coverage: one row a layer: name, kind, split, weight_bits, act_bits, and the reason where it was not quantized.
+        dtype where operands are floating point numbers of that type, which need no parameters.
         Where rounding was learned also its unit, and the unit's mean squared errors `error_nearest`, `error_learned`.
     """
 

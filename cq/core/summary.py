@@ -77,4 +77,4 @@ def _said(value: Any) -> str:
 
 
 def _width(row: Mapping[str, Any]) -> str:
-    return f"W{row['weight_bits']}A{row['act_bits']}"
+    return row.get("dtype") or f"W{row['weight_bits']}A{row['act_bits']}"

@@ -4,11 +4,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatch
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from cq.core.denoiser import CutNetwork
+
+AttentionChoice = bool | Literal["bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +19,7 @@ class LayerPolicy:
 
     kind: conv, linear or attention. split: main-path channels of a concatenated input, or 0.
     reason: why the layer stays in full precision; empty where it is quantized.
+    dtype: of the operands, where they are floating point numbers of fewer bits; empty for integers.
     """
 
     name: str
@@ -25,6 +28,7 @@ class LayerPolicy:
     weight_bits: int
     act_bits: int
     reason: str
+    dtype: str = ""
 
     @property
     def quantized(self) -> bool:
@@ -36,6 +40,7 @@ class LayerPolicy:
         return {
             "name": self.name, "kind": self.kind, "split": self.split,
             "weight_bits": width[0], "act_bits": width[1], "reason": self.reason,
+            **({"dtype": self.dtype} if self.dtype else {}),
         }  # fmt: skip
 
 
@@ -47,13 +52,14 @@ def layer_policies(
     edge_bits: int,
     softmax_bits: int,
     split: bool,
-    attention: bool,
+    attention: AttentionChoice,
     exclude: tuple[str, ...],
 ) -> list[LayerPolicy]:
     """Every Conv2d and Linear, and both matrix products of every attention, in module order.
 
     First and last layer get `edge_bits`; softmax outputs `softmax_bits` (recorded as the attention's
-    weight_bits, q, k and v as its act_bits). Raises ValueError where an `exclude` pattern matches nothing.
+    weight_bits, q, k and v as its act_bits), all 16 in bfloat16. Raises ValueError where an `exclude` pattern matches
+    nothing, or, with attention in bfloat16, all that has parameters.
     """
     edges = network.edges()
     splits = network.splits() if split else {}
@@ -69,11 +75,14 @@ def layer_policies(
         if is_attention:
             if not attention:
                 reason = "quantize.attention=false"
+            dtype = attention if isinstance(attention, str) and not reason else ""
+            widths = (16, 16) if dtype else (softmax_bits, act_bits)
             policies.append(
                 LayerPolicy(
-                    name=name, kind="attention", split=0, weight_bits=softmax_bits, act_bits=act_bits, reason=reason
+                    name=name, kind="attention", split=0, weight_bits=widths[0], act_bits=widths[1], reason=reason,
+                    dtype=dtype,
                 )
-            )
+            )  # fmt: skip
         else:
             kind = "conv" if isinstance(module, nn.Conv2d) else "linear"
             bits = (edge_bits, edge_bits) if name in edges else (weight_bits, act_bits)
@@ -88,6 +97,8 @@ def layer_policies(
                 )
             )
     refuse_unused(unused, [policy.name for policy in policies])
+    if any(policy.dtype for policy in policies):
+        refuse_all(exclude, [policy.name for policy in policies if not policy.dtype])
     return policies
 
 

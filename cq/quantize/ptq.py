@@ -14,11 +14,11 @@ from cq.core.contracts import LockstepTrajectories
 from cq.core.denoiser import GuidedDenoiser
 from cq.core.values import Batch, Count, Distinct
 from cq.quantize.affine import MAX_BITS, MIN_BITS
-from cq.quantize.attention import QuantAttention
+from cq.quantize.attention import check_norms
 from cq.quantize.layers import ActQuantizer, choose_weight_qparams, halves
 from cq.quantize.observers import Observer
-from cq.quantize.policy import LayerPolicy, layer_policies, refuse_all, refuse_unused
-from cq.quantize.twin import OPERANDS, quantizer_bits
+from cq.quantize.policy import AttentionChoice, LayerPolicy, layer_policies, refuse_all, refuse_unused
+from cq.quantize.twin import attention_of, quantizer_bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +26,9 @@ class PTQ:
     """Q-Diffusion's layer coverage with CacheQuant's per-call activation scales.
 
     per_call: one activation scale a call, else one shared by all. split: separate quantizers for the two halves
-    of concatenated inputs. trajectory: calibrate activations on the cached, corrected trajectory that is
-    deployed, or on the full one. exclude: name patterns of layers that stay in full precision.
+    of concatenated inputs. attention: whether q, k, v and the softmax output are quantized; or in bfloat16, without
+    parameters, as `BFloat16Attention` has it. trajectory: calibrate activations on the cached, corrected trajectory
+    that is deployed, or on the full one. exclude: name patterns of layers that stay in full precision.
     """
 
     weight_bits: int
@@ -38,7 +39,7 @@ class PTQ:
     act_observer: Observer
     per_call: bool
     split: bool
-    attention: bool
+    attention: AttentionChoice
     exclude: Annotated[tuple[str, ...], Distinct()]
     trajectory: Literal["deployed", "full"]
     num_samples: Count
@@ -121,7 +122,9 @@ class PTQ:
 
 def _observe(module: Any, policy: LayerPolicy, quantizers: Mapping[str, ActQuantizer]) -> None:
     if policy.kind == "attention":
-        module.set_processor(QuantAttention({op: quantizers[f"{policy.name}.{op}"] for op in OPERANDS}))
+        check_norms(module)
+        if not policy.dtype:  # which has nothing to observe
+            module.set_processor(attention_of(policy.row(), quantizers))
         return
     inputs = [quantizers[name] for name in quantizer_bits(policy.row())]
 

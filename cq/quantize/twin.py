@@ -11,7 +11,7 @@ from cq.core.acceleration import NO_CORRECTION
 from cq.core.artifacts import ChannelAffine, QuantParams
 from cq.core.call import CallIndex
 from cq.core.denoiser import GuidedDenoiser
-from cq.quantize.attention import QuantAttention
+from cq.quantize.attention import Attention, BFloat16Attention, QuantAttention
 from cq.quantize.layers import ActQuantizer, QuantLayer, QuantWeight, halves
 
 OPERANDS = ("q", "k", "v", "p")
@@ -84,7 +84,7 @@ def with_layers(
         }
         module = backbone.get_submodule(name)
         if row["kind"] == "attention":
-            module.set_processor(QuantAttention({op: quantizers[f"{name}.{op}"] for op in OPERANDS}))
+            module.set_processor(attention_of(row, quantizers))
             continue
         table = correction.tables.get(name)
         stored = StoredLayer(
@@ -110,9 +110,18 @@ def entry_layers(denoiser: GuidedDenoiser, params: QuantParams) -> list[str]:
     ]
 
 
+def attention_of(row: Mapping[str, Any], quantizers: Mapping[str, ActQuantizer]) -> Attention:
+    """The processor that a row of the coverage asks for. quantizers: by name, those of `quantizer_bits` among them."""
+    if row.get("dtype"):
+        return BFloat16Attention()
+    return QuantAttention({op: quantizers[f"{row['name']}.{op}"] for op in OPERANDS})
+
+
 def quantizer_bits(row: Mapping[str, Any]) -> dict[str, int]:
     """Activation quantizers of a layer, by name, in the order of its inputs. row: of the coverage."""
     name = row["name"]
+    if row.get("dtype"):  # floating point numbers, which need no parameters
+        return {}
     if row["kind"] == "attention":  # whose softmax output has its bits in the place of a weight's
         return {f"{name}.{op}": row["weight_bits"] if op == "p" else row["act_bits"] for op in OPERANDS}
     return {f"{name}.input{i}": row["act_bits"] for i in range(2 if row["split"] else 1)}

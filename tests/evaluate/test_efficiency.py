@@ -146,6 +146,16 @@ def test_bit_operations_by_hand_with_edges_attention_and_exclusions() -> None:
     assert counted(schedule(0, 5), rows)["bops_mean"] == pytest.approx(by_hand / 10, rel=1e-12)
 
 
+def test_products_in_bfloat16_count_sixteen_bits_each() -> None:
+    cut, shape, context = network()
+    full, shallow = call_macs(cut, latent_shape=shape, cond=context, sites=sites_of())
+    found, without = (
+        counted(schedule(0, 5), coverage(cut, 8, attention=attention))["bops_mean"] for attention in ("bfloat16", False)
+    )
+    attentions = [2 * full[name] + 8 * shallow.get(name, 0) for name in full if name.endswith((".attn1", ".attn2"))]
+    assert without - found == pytest.approx(sum(attentions) / 10 * (32 * 32 - 16 * 16), rel=1e-12)
+
+
 def test_layers_that_are_not_quantized_cost_what_they_did() -> None:
     cut, _, _ = network()
     rows = coverage(cut, 8, attention=False, exclude=("*",))
