@@ -231,6 +231,13 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class ExecutesFullPrecision(Protocol):
+    """What an engine adds that executes what has no bits, too; for the others `cq.engine.plain` does, and so once."""
+
+    full_precision: ClassVar[bool]
+
+
+@runtime_checkable
 class NamesLayers(Protocol):
     """What a quantizer whose configuration names layers adds, so that a wrong name is refused before anything runs."""
 

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from cq.core.acceleration import Acceleration
 from cq.core.denoiser import Denoiser, GuidedDenoiser
+from cq.core.processes import device
+from cq.engine.card import verdict
 from cq.engine.corrected import corrected
 from cq.engine.integer import IntegerLayer, in_float
 from cq.engine.kernels import missing, weight_bits
@@ -23,8 +25,17 @@ class Int8:
     """oneDNN's integer products on a CPU. What it does not run as integers is simulated in float32."""
 
     def check(self, *, quantized: bool) -> None:
-        """Raise ValueError where this machine cannot multiply integers exactly."""
-        if quantized and weight_bits() == 0:
+        """Raise ValueError where this machine cannot multiply integers exactly, or runs on a GPU."""
+        if quantized:
+            self._refuse(device())
+
+    def _refuse(self, where: torch.device) -> None:
+        if where.type == "cuda":
+            raise ValueError(
+                f"engine=int8: runs on CPUs; {verdict(where)}. Set quantize=none engine=compiled "
+                "compute.dtype=bfloat16 for speed, engine=simulate for the quality of these bits."
+            )
+        if weight_bits() == 0:
             reason = missing() or "its products of integers are not exact on this processor"
             raise ValueError(f"engine=int8: {reason}. Set engine=simulate, which shows the same quality.")
 
@@ -34,9 +45,9 @@ class Int8:
 
     def lower(self, denoiser: GuidedDenoiser, acceleration: Acceleration) -> Denoiser:
         """The denoiser with integer layers, the prediction corrected. Raises ValueError where it computes elsewhere."""
-        self.check(quantized=acceleration.quantized)
         if not acceleration.quantized:
             return corrected(denoiser, acceleration.output)
+        self._refuse(next(denoiser.network.backbone.parameters()).device)
         exact_bits, told = weight_bits(), Counter[str]()
 
         def make(stored: StoredLayer) -> nn.Module:

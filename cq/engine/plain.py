@@ -9,7 +9,7 @@ from cq.engine.corrected import corrected
 
 @dataclass(frozen=True, kw_only=True)
 class Plain:
-    """What executes an Acceleration without bits, whichever engine was chosen for those with bits.
+    """What executes an Acceleration without bits, but for an engine that was chosen for just that (`Compiled`).
 
     compile: torch.compile, one graph for full and one for cached calls.
     """

@@ -167,19 +167,23 @@ def _quantized(case: Case, folder: Path) -> Acceleration:
     return Acceleration(schedule=case.schedule, params=case.calibrated(PTQ_8, folder), output=output)
 
 
+# What a compiler makes is equal within rounding, and takes a while; backend=eager only traces.
+UNCOMPILED: dict[str, Any] = {"compile": False, "backend": "eager"}
+
+
 def what_accelerates_nothing_is_the_plain_denoiser(make: Make, world: World) -> None:
     for case in one_a_family(world):
         nothing = Acceleration(schedule=every_call(case.schedule.num_calls))
-        lowered = make(compile=False).lower(case.model.denoiser, nothing)
+        lowered = make(**UNCOMPILED).lower(case.model.denoiser, nothing)
         good = isinstance(lowered, Denoiser) and lowered.sites == case.model.denoiser.sites
         hold(good, f"{case.name}: lower returns no Denoiser of the same sites. Return one.")
         same = torch.equal(case.latents(lowered, nothing), case.latents(case.model.denoiser, nothing))
         hold(same, f"{case.name}: computes otherwise where nothing is accelerated. Return the denoiser that was given.")
-        hold(make(compile=False).real(nothing), f"{case.name}: real is False of the plain network, which may be timed.")
+        hold(make(**UNCOMPILED).real(nothing), f"{case.name}: real is False of the plain network, which may be timed.")
 
 
 def it_executes_what_it_does_not_refuse_and_leaves_the_denoiser_as_it_is(make: Make, world: World) -> None:
-    engine = make(compile=False)
+    engine = make(**UNCOMPILED)
     for case in one_a_family(world):
         quantized = _quantized(case, world.folder)
         given, nothing = case.model.denoiser, Acceleration(schedule=every_call(case.schedule.num_calls))

@@ -1,6 +1,8 @@
-"""The names of sites: what a strategy can cache, as text. Reads no weights and needs no torch."""
+"""The names of sites: what a strategy can cache, as text. Reads no weights and needs no torch.
 
-import re
+Names are read with the methods of str: a compiler that follows a call into here knows those, and not `re`'s cache.
+"""
+
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,10 +26,13 @@ class Branch:
 
 def parse(site: str) -> Range | Branch:
     """A site's name to what it names; ValueError for any other text."""
-    if match := re.fullmatch(r"blocks\.(\d+)-(\d+)", site):
-        return Range(first=int(match[1]), last=int(match[2]))
-    if match := re.fullmatch(r"blocks\.(\d+)\.(attn|mlp)", site):
-        return Branch(block=int(match[1]), name=match[2])
+    kind, _, rest = site.partition(".")
+    first, _, last = rest.partition("-")
+    if kind == "blocks" and first.isdecimal() and last.isdecimal():
+        return Range(first=int(first), last=int(last))
+    block, _, name = rest.partition(".")
+    if kind == "blocks" and block.isdecimal() and name in ("attn", "mlp"):
+        return Branch(block=int(block), name=name)
     raise ValueError(
         f"site={site!r}: a transformer's sites are ranges of blocks, `blocks.1-7` (blocks 1 to 6), and parts of a "
         "block, `blocks.3.attn` and `blocks.3.mlp`. Correct model.site or the strategy's own fields."
@@ -44,13 +49,14 @@ class Cut:
     @staticmethod
     def parse(site: str) -> "Cut":
         """`up_blocks.I.resnets.J` to a Cut; ValueError for any other text."""
-        match = re.fullmatch(r"up_blocks\.(\d+)\.resnets\.(\d+)", site)
-        if match is None:
+        parts = site.split(".")
+        numbers = [part for part in parts[1::2] if part.isdecimal()]
+        if parts[::2] != ["up_blocks", "resnets"] or len(numbers) != 2:
             raise ValueError(
                 f"model.site={site!r}: a U-Net's cut point is named by its entry ResNet, `up_blocks.I.resnets.J` "
                 "(the last ResNet of the last up-block is the shallowest cut)."
             )
-        return Cut(block=int(match[1]), resnet=int(match[2]))
+        return Cut(block=int(numbers[0]), resnet=int(numbers[1]))
 
     @property
     def site(self) -> str:

@@ -110,6 +110,7 @@ def baseline_of(record: RunRecord, records: Sequence[RunRecord]) -> RunRecord | 
 
 def _kinds(record: RunRecord, found: Kept) -> dict[str, list[str]]:
     counted, measured, diagnosis = record.counted, record.measured, found.diagnosis
+    engine = record.config["engine"]["_target_"].rpartition(".")[2]
     macs, bops = (si(mean_of([float(counted[key])])) if counted[key] else DASH for key in ("macs_mean", "bops_mean"))
     boxes = {
         "Counted": [
@@ -123,7 +124,7 @@ def _kinds(record: RunRecord, found: Kept) -> dict[str, list[str]]:
             else "Nothing: no layer was quantized."
         ],
         "Executed": [
-            f"{record.config['engine']['_target_'].rpartition('.')[2] if record.quantized else 'Plain'} engine, "
+            f"{engine if record.quantized or engine == 'Compiled' else 'Plain'} engine, "
             f"{record.config['compute']['dtype']}, on {record.device}"
             + (", compiled" if record.config["compute"]["compile"] else ""),
             f"low-bit kernels: {(measured or {}).get('kernels', 'none')}",

@@ -49,7 +49,7 @@ class Components:
     """The parts of one run; nothing has been loaded or computed yet.
 
     baseline_steps, baseline_sampler: how the full-precision images are drawn that this run is compared with.
-    dtype, compile: how the network computes. max_memory: GiB a process may use.
+    dtype, compile, precision: how the network computes. max_memory: GiB a process may use.
     offload: whether calibration keeps its maps in the CPU's memory.
     """
 
@@ -76,6 +76,7 @@ class Components:
     run_seed: int
     dtype: str = "float32"
     compile: bool = False
+    precision: str = "highest"
     max_memory: float | None = None
     offload: bool = False
 
@@ -88,6 +89,13 @@ class Components:
     def quantized(self) -> bool:
         """Whether anything will be computed with fewer bits."""
         return self.quantizer.num_samples > 0
+
+    @property
+    def is_own_engine(self) -> bool:
+        """Whether the engine executes full precision, too."""
+        from cq.core.contracts import ExecutesFullPrecision
+
+        return isinstance(self.engine, ExecutesFullPrecision)
 
     def objectives(self, keys: Sequence[str]) -> tuple[Objective, ...]:
         """See `objectives_of`."""
@@ -174,6 +182,7 @@ class Components:
             run_seed=config.seed,
             dtype=config.compute.dtype,
             compile=config.compute.compile,
+            precision=config.compute.precision,
             max_memory=config.budget.max_memory,
         )
         check_layers(parts.quantizer, model)

@@ -37,11 +37,13 @@ class Budget:
 class Compute:
     """How the network computes. dtype: float32, or bfloat16 or float16 with float32 statistics.
 
-    compile: torch.compile for what is sampled in full precision: one graph for full and one for cached calls.
+    compile: torch.compile for what is sampled in full precision, as engine=compiled without what that adds.
+    precision: of float32's products on GPUs: highest, or tf32. Older than it are records, so its default names nothing.
     """
 
     dtype: str = "float32"
     compile: bool = False
+    precision: str = "highest"
 
 
 @dataclass
@@ -180,10 +182,18 @@ def check_places(config: DictConfig) -> None:
 
 
 DTYPES = ("float32", "bfloat16", "float16")
+PRECISIONS = ("highest", "tf32")
 
 
 def check_compute(config: DictConfig) -> None:
-    """Raise ValueError for a number type that no network here computes in."""
+    """Raise ValueError for a number type that no network here computes in, or products that no device here makes."""
+    if (precision := config.compute.precision) not in PRECISIONS:
+        raise ValueError(f"compute.precision={precision!r}: must be {' or '.join(PRECISIONS)}.")
+    if precision == "tf32":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ValueError("compute.precision=tf32: is for GPUs, and here is none. Set compute.precision=highest.")
     if config.compute.dtype not in DTYPES:
         raise ValueError(
             f"compute.dtype={config.compute.dtype!r}: must be {', '.join(DTYPES[:-1])} or {DTYPES[-1]}. float32 is "

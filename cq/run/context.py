@@ -14,6 +14,7 @@ from cq.core.artifacts import CacheSchedule
 from cq.core.contracts import Engine, ReadsStatistics
 from cq.core.denoiser import Denoiser
 from cq.core.phases import Phases, all_sites
+from cq.core.precision import multiply
 from cq.core.processes import arithmetic, device
 from cq.engine.plain import Plain
 from cq.models.diffusion import DiffusionModel
@@ -44,12 +45,14 @@ class Run:
             "num_steps": parts.sample.num_steps, "run_seed": parts.run_seed, "sampler": described(parts.sampler),
             "dtype": parts.dtype, "arithmetic": self.store.processes.agreed(arithmetic()),
             "source": source_digest("cq.run.pipeline"),
+            **({} if parts.precision == "highest" else {"precision": parts.precision}),
         }  # fmt: skip
 
     @cached_property
     def model(self) -> DiffusionModel:
         """Loaded and tried at the first stage that computes: a stored artefact is read, or refused, without it."""
         with self.store.timed("load"):
+            multiply(self.parts.precision)
             model = self.parts.model.load().on(device(), getattr(torch, self.parts.dtype))
             denoiser = model.denoiser.with_sites(all_sites(self.phases))
             model = dataclasses.replace(model, denoiser=denoiser, sampler=self.parts.sampler)
@@ -65,9 +68,9 @@ class Run:
         return dataclasses.replace(self.model, sampler=self.parts.baseline_sampler)
 
     def engine_for(self, acceleration: Acceleration) -> Engine:
-        """Who executes it: what has no bits runs plain, whichever engine was chosen for what has."""
+        """Who executes it: what has no bits runs plain, unless the engine was chosen for just that."""
         plain: Engine = Plain(compile=self.parts.compile)
-        return self.parts.engine if acceleration.quantized else plain
+        return self.parts.engine if acceleration.quantized or self.parts.is_own_engine else plain
 
     def lowered(self, acceleration: Acceleration) -> Denoiser:
         """The denoiser that computes as the acceleration says; one for all that differ in their cache alone."""

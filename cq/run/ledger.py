@@ -60,9 +60,15 @@ def config_digest(config: DictConfig) -> str:
 
     Files that it names count with their content, and code that is not the committed one counts (`cq.run.identity`).
     """
-    resolved = _resolved(config)
-    question = {key: resolved[key] for key in IDENTITY}
+    question = question_of(_resolved(config))
     return digest_of(question | beside(question))[:20]
+
+
+def question_of(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """The groups that can change a number. A key younger than records is left out at its default."""
+    question = {key: resolved[key] for key in IDENTITY}
+    compute = {key: value for key, value in question["compute"].items() if (key, value) != ("precision", "highest")}
+    return {**question, "compute": compute}
 
 
 def execute(

@@ -27,7 +27,7 @@ def begun(run: "Run") -> list[str]:
     parts, computes = run.parts, run.origin["arithmetic"]
     which = f" ({computes['cpu']}, {computes['threads']} threads)" if computes["device"] == "cpu" else ""
     several = f", {run.store.processes.count} processes" if run.store.processes.count > 1 else ""
-    engine = type(parts.engine).__name__ if parts.quantized else "Plain"
+    engine = type(parts.engine).__name__ if parts.quantized or parts.is_own_engine else "Plain"
     compiled = ", compiled" if parts.compile else ""
     return _folded(
         f"{parts.sample.num_images} images of {run.num_calls} calls on {computes['device']}{which}{several}, "

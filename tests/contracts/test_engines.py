@@ -26,7 +26,7 @@ UNACCELERATED = Acceleration(schedule=every_call(CALLS))
 
 
 def engine(name: str) -> Engine:
-    made: Engine = built("engine", name, compile=False)
+    made: Engine = built("engine", name, compile=False, backend="eager")
     assert isinstance(made, Engine)
     return made
 
@@ -69,6 +69,41 @@ def test_an_acceleration_without_bits_is_lowered_plain_whichever_engine_was_chos
     cached = Acceleration(schedule=CacheSchedule(num_calls=CALLS, refresh_calls=(0, 3), planner="t", interval=None))
     assert Plain(compile=False).lower(model.denoiser, cached) is model.denoiser
     assert Simulate().lower(model.denoiser, cached) is model.denoiser
+
+
+def test_the_compiled_engine_executes_what_has_no_bits_and_refuses_what_has(tiny_folder: Path, tmp_path: Path) -> None:
+    from cq.run.components import Components
+    from cq.run.context import Run
+    from tests.tiny_runs import composed, quick
+
+    def run(*chosen: str) -> Run:
+        return Run(Components.of(composed(quick(tiny_folder, tmp_path, *chosen))[0]))
+
+    assert run("engine=compiled", "quantize=none").engine_for(UNACCELERATED) == built("engine", "compiled")
+    assert run("engine=simulate", "quantize=none").engine_for(UNACCELERATED) == Plain(compile=False)
+    with pytest.raises(ValueError, match=r"engine=compiled: runs nothing quantized\. Set quantize=none, or engine="):
+        run("engine=compiled", "quantize=minmax")
+
+
+def test_a_compiler_is_asked_for_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor import cpp_builder, exc
+
+    def none() -> str:
+        raise exc.InvalidCxxCompiler
+
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none)
+    with pytest.raises(ValueError, match=r"finds no C\+\+ compiler\. Install g\+\+, or set engine=plain"):
+        built("engine", "compiled").check(quantized=False)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="where no GPU is")
+def test_tf32_is_refused_where_nothing_makes_it(tiny_folder: Path, tmp_path: Path) -> None:
+    from cq.run.components import Components
+    from tests.tiny_runs import composed, quick
+
+    for value, told in {"tf32": "is for GPUs, and here is none", "high": "must be highest or tf32"}.items():
+        with pytest.raises(ValueError, match=f"compute.precision=.?{value}.?: {told}"):
+            Components.of(composed(quick(tiny_folder, tmp_path, f"compute.precision={value}"))[0])
 
 
 def test_a_plain_engine_is_refused_before_anything_is_quantized(tiny_folder: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -122,14 +123,14 @@ def test_other_bits_are_another_question(answered: Answered) -> None:
 
 def test_the_question_is_named_by_all_groups_that_can_change_a_number(answered: Answered) -> None:
     config, _ = composed(answered.arguments)
-    document = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(document, dict)
-    assert config_digest(config) == digest_of({key: document[key] for key in ledger.IDENTITY})[:20]
+    document: Any = OmegaConf.to_container(config, resolve=True)
+    assert config_digest(config) == digest_of(ledger.question_of(document))[:20]
+    assert "precision" not in ledger.question_of(document)["compute"]  # at its default
     elsewhere = {"row", "force", "fail_fast", "objective", "limit", "budget", "paths", "logger"}
     assert document.keys() - set(ledger.IDENTITY) == elsewhere
     others = (
         "sampler=plms", "predict=taylor1", "correct@correct.output=offset_only", "compute.dtype=bfloat16",
-        "compute.compile=true", "engine=plain", "baseline.num_steps=20",
+        "compute.compile=true", "engine=plain", "engine=compiled", "compute.precision=tf32", "baseline.num_steps=20",
     )  # fmt: skip
     digests = {config_digest(composed([*answered.arguments, override])[0]) for override in others}
     assert len({*digests, config_digest(config)}) == 1 + len(others)
@@ -145,8 +146,7 @@ def test_every_committed_record_is_found_by_its_configuration() -> None:
     records = [record for path in committed(ledger.REPOSITORY / "results") for record in read(path)]
     assert records
     for record in records:
-        question = {key: record.config[key] for key in ledger.IDENTITY}
-        assert digest_of(question)[:20] == record.config_digest, record.experiment
+        assert digest_of(ledger.question_of(record.config))[:20] == record.config_digest, record.experiment
     for record in {(record.table, record.choices["model"]): record for record in records}.values():
         assert config_digest(OmegaConf.create(dict(record.config))) == record.config_digest, record.experiment
 
