@@ -68,11 +68,11 @@ class Product:
         self, codes: Tensor, zero_point: Tensor, bits: int, options: Mapping[str, Any] | None, *, exact_bits: int
     ) -> None:
         centred = codes.int() - zero_point.int().view(-1, *[1] * (codes.ndim - 1))
-        most = LEAST_LEVELS if exact_bits < HELD_BITS else 127
+        least, most = (-LEAST_LEVELS, LEAST_LEVELS) if exact_bits < HELD_BITS else (-128, 127)
         self.shift_O: Tensor | None = None
         self._options = options
         self._groups = options["groups"] if options else 1
-        if centred.abs().max() > most:
+        if centred.min() < least or centred.max() > most:
             half = 2 ** (bits - 1)
             centred = codes.int() - half
             self.shift_O = (half - zero_point.int()).float()

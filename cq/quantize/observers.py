@@ -1,11 +1,11 @@
-"""Ranges for the quantizer, from values seen: min-max, percentile, and error search over shrunken ranges.
+"""Ranges for the quantizer, from values seen: min-max, percentile, error search over shrunken ranges, around zero.
 
 Values come as support points with counts: the values themselves for weights, the bins of a histogram for
 activations. Legend: R rows, M support points, K candidates.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Protocol, runtime_checkable
 
 import torch
@@ -106,6 +106,29 @@ class ErrorSearch:
             totals.append((error * support.counts_RM).sum(2))
         best_1R = torch.cat(totals).argmin(0, keepdim=True)
         return low_KR.gather(0, best_1R)[0], high_KR.gather(0, best_1R)[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Symmetric:
+    """The base's range, widened to a grid around zero: its zero point is 2^(b-1), half of the number of its codes.
+
+    So a code less one half of the range is the real value in steps, and at 8 bits fits int8: integer kernels multiply
+    it as it is. All codes count, -128 to 127 at 8 bits: leaving out the lowest would cost one level of sixteen at 4.
+    The grid that a searching base searches is the grid used.
+    """
+
+    base: Observer
+
+    def range(self, support: Support, bits: int) -> tuple[Tensor, Tensor]:
+        low_R, high_R = _around_zero(support.low_R, support.high_R, bits)
+        return _around_zero(*self.base.range(replace(support, low_R=low_R, high_R=high_R), bits), bits)
+
+
+def _around_zero(low_R: Tensor, high_R: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """The ends of the least symmetric grid that covers a range."""
+    half = 2 ** (bits - 1)
+    scale_R = torch.maximum(-low_R.double() / half, high_R.double() / (half - 1))
+    return (-half * scale_R).float(), ((half - 1) * scale_R).float()
 
 
 class Histogram:

@@ -7,7 +7,7 @@ from cq.core.acceleration import Acceleration
 from cq.core.artifacts import QuantParams
 from cq.engine import integer
 from cq.engine.int8 import Int8
-from cq.engine.kernels import missing, weight_bits
+from cq.engine.kernels import HELD_BITS, Product, missing, weight_bits
 from cq.engine.simulate import Simulate
 from tests.quantize.trajectories import TinyRuns
 
@@ -28,3 +28,18 @@ def test_images_are_those_of_the_simulation(
     )
     assert not torch.equal(executed, simulated), "nothing was executed"
     assert (executed - simulated).norm() < 0.05 * simulated.norm()
+
+
+@pytest.mark.parametrize("bits", [4, 7, 8])
+def test_weights_on_symmetric_grids_are_multiplied_without_a_correction(bits: int) -> None:
+    codes = torch.randint(0, 2**bits, (16, 32))
+    codes[0, :2] = torch.tensor([0, 2**bits - 1])
+    half = torch.full((16,), 2 ** (bits - 1))
+    exact_bits = min(weight_bits(), HELD_BITS)
+    product = Product(codes, half, bits, None, exact_bits=exact_bits)
+    assert (product.shift_O is None) == (bits <= exact_bits)
+    assert Product(codes, half - 3, bits, None, exact_bits=exact_bits).shift_O is not None or bits < exact_bits
+    if bits <= exact_bits:
+        x = torch.randint(0, 256, (4, 32))
+        exact = x.double() @ (codes - half[:, None]).double().T
+        assert torch.equal(product(x.to(torch.uint8), 1.0, 0, torch.ones(16), None).double(), exact)

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from cq.quantize import observers
 from cq.quantize.affine import choose_qparams
-from cq.quantize.observers import ErrorSearch, Histogram, MinMax, Percentile, Support
+from cq.quantize.observers import ErrorSearch, Histogram, MinMax, Observer, Percentile, Support, Symmetric
 from tests.oracles.quantization import histogram_of, range_error, search_errors
 
 SEARCH = ErrorSearch(power=2.4, candidates=40, step=0.02)
@@ -78,6 +78,35 @@ def test_error_search_picks_the_candidate_of_a_brute_force_loop(bits: int, power
         best = FACTORS[errors.index(min(errors))]
         expected = torch.stack([values.min(), values.max()]).double() * best
         assert_close(torch.stack([low[r], high[r]]), expected.float(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 7, 8])
+@pytest.mark.parametrize("base", [MinMax(), Percentile(percentile=99.0), SEARCH], ids=lambda base: type(base).__name__)
+def test_symmetric_grids_have_their_zero_in_the_middle_and_cover_the_bases_range(base: Observer, bits: int) -> None:
+    support = Support.of_rows(skewed(8, 300) * torch.logspace(-6, 6, 8)[:, None])
+    scale, zero_point = choose_qparams(*Symmetric(base=base).range(support, bits), bits)
+    assert zero_point.tolist() == [2 ** (bits - 1)] * 8
+    if base is SEARCH:
+        return  # see below
+    low, high = base.range(support, bits)
+    assert_close(scale, torch.maximum(-low / 2 ** (bits - 1), high / (2 ** (bits - 1) - 1)), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_the_symmetric_grid_is_the_best_of_a_brute_force_loop(bits: int) -> None:
+    support = Support.of_rows(skewed(6, 300))
+    scale, _ = choose_qparams(*Symmetric(base=SEARCH).range(support, bits), bits)
+    half = 2 ** (bits - 1)
+    for r in range(6):
+        values = support.values_RM[r].double()
+        largest = max(float(-values.min()) / half, float(values.max()) / (half - 1))
+
+        def error(step: float, values: Tensor = values) -> float:
+            steps = (values / step).round().clamp(-half, half - 1)
+            return float((steps * step - values).abs().pow(2.4).sum())
+
+        best = min(error(factor * largest) for factor in FACTORS)
+        assert error(float(scale[r])) == pytest.approx(best, rel=1e-3)
 
 
 def test_error_search_on_a_histogram_is_the_same_loop_with_counts() -> None:
