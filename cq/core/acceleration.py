@@ -4,7 +4,7 @@ It is what calibration makes, engines execute, stock pipelines take (`cq.adapt`)
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -25,6 +25,11 @@ Forecast = tuple[tuple[float, ...], ...]
 def every_call(num_calls: int) -> CacheSchedule:
     """The schedule without a cache."""
     return CacheSchedule(num_calls=num_calls, refresh_calls=tuple(range(num_calls)), planner="none", interval=None)
+
+
+def low_bits() -> "Acceleration":
+    """One that has bits and nothing else: what an engine is asked about before there is any."""
+    return Acceleration(schedule=every_call(1), params=replace(FULL_PRECISION, bits={"": 8}))
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -36,7 +36,7 @@ def notes(table: Table, *, protocols: bool = True) -> list[str]:
         *_protocol(table.metrics, ran)[: None if protocols else 1],
         "Several seeds: mean ± sample standard deviation; 1 seed: value [bootstrap interval].",
         "Counted: operations of the denoiser, averaged over the calls. Simulated: quality under fake quantization, "
-        "which is never timed. Measured: wall clock of real kernels.",
+        f"which is never timed. {_executed(ran)}Measured: wall clock of real kernels.",
         *_devices(ran),
         *_published(table),
         *_gaps(table),
@@ -64,6 +64,11 @@ def _short(value: Any) -> Any:
     """A digest cut to its first digits; anything else as it is."""
     digest = isinstance(value, str) and len(value) >= 40 and not set(value) - set("0123456789abcdef")
     return value[:DIGITS] if digest else value
+
+
+def _executed(ran: list[RunRecord]) -> str:
+    engines = sorted({record.executed for record in ran} - {""})
+    return f"Executed: images drawn by integers, by {' and '.join(engines)}. " if engines else ""
 
 
 def _devices(ran: list[RunRecord]) -> list[str]:

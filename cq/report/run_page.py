@@ -112,6 +112,7 @@ def _kinds(record: RunRecord, found: Kept) -> dict[str, list[str]]:
     counted, measured, diagnosis = record.counted, record.measured, found.diagnosis
     engine = record.config["engine"]["_target_"].rpartition(".")[2]
     macs, bops = (si(mean_of([float(counted[key])])) if counted[key] else DASH for key in ("macs_mean", "bops_mean"))
+    widths = f"{record.budget['weight_bits']} bits for weights and {record.budget['act_bits']} for activations"
     boxes = {
         "Counted": [
             f"{macs} MACs a call, mean", f"{bops} BOPs a call, mean",
@@ -119,17 +120,20 @@ def _kinds(record: RunRecord, found: Kept) -> dict[str, list[str]]:
             f"weights {counted['compression']:.2f} times smaller",
         ],
         "Simulated": [
-            f"Low-bit arithmetic: {record.budget['weight_bits']} bits for weights and {record.budget['act_bits']} for "
-            "activations, by fake quantization in floating point. All scores are of that." if record.quantized
-            else "Nothing: no layer was quantized."
+            "Nothing: no layer was quantized." if not record.quantized
+            else "Nothing: integers drew the images." if record.executed
+            else f"Low-bit arithmetic: {widths}, by fake quantization in floating point. All scores are of that."
         ],
         "Executed": [
             f"{engine if record.quantized or engine == 'Compiled' else 'Plain'} engine, "
             f"{record.config['compute']['dtype']}, on {record.device}"
             + (", compiled" if record.config["compute"]["compile"] else ""),
-            f"low-bit kernels: {(measured or {}).get('kernels', 'none')}",
+            f"low-bit arithmetic: {widths}, in integers. All scores are of that." if record.executed
+            else "low-bit kernels: none",
         ],
-        "Measured": ["Nothing: fake quantization is never timed." if record.quantized else "Nothing."],
+        "Measured": [
+            "Nothing: fake quantization is never timed." if record.quantized and not record.executed else "Nothing."
+        ],
     }  # fmt: skip
     if diagnosis is not None and counted["macs_mean"]:
         ran = si(mean_of([float(diagnosis.macs_T.mean())]))

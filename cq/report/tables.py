@@ -79,10 +79,10 @@ class Row:
 
     @property
     def low_bit(self) -> str:
-        """simulated (fake quantization), measured (real low-bit kernels were timed) or a dash (not quantized)."""
+        """simulated (fake quantization), executed (integers drew the images) or a dash (not quantized)."""
         if not self.records[0].quantized:
             return DASH
-        return "measured" if self.ok and all(record.measured is not None for record in self.ok) else "simulated"
+        return "executed" if self.ok and all(record.executed for record in self.ok) else "simulated"
 
     @property
     def seeds(self) -> str:

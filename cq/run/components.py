@@ -97,9 +97,16 @@ class Components:
 
         return isinstance(self.engine, ExecutesFullPrecision)
 
+    @property
+    def simulated(self) -> bool:
+        """Whether bits will only be simulated, which shows their quality and is never timed."""
+        from cq.core.acceleration import low_bits
+
+        return self.quantized and not self.engine.real(low_bits())
+
     def objectives(self, keys: Sequence[str]) -> tuple[Objective, ...]:
         """See `objectives_of`."""
-        return objectives_of(keys, self.metrics, quantized=self.quantized, timed=self.latency.repeats > 0)
+        return objectives_of(keys, self.metrics, simulated=self.simulated, timed=self.latency.repeats > 0)
 
     @property
     def disk_bytes(self) -> int:

@@ -234,6 +234,7 @@ def _record(
         thumbnails=f"thumbnails/{outcome.images_digest[:16]}.png" if outcome else "",
         store=os.path.relpath(place(config, "store"), place(config, "records").parent),
         folders=outcome.folders if outcome else {},
+        executed=outcome.executed if outcome else "",
         status="failed" if outcome is None else "incomplete" if outcome.missing else "ok",
         note=note,
     )  # fmt: skip
@@ -261,7 +262,7 @@ def _asked(config: DictConfig, choices: Mapping[str, str], overrides: Sequence[s
     """The fields of a record that say what was asked, and under which name."""
     resolved = _resolved(config)
     quantize = resolved["quantize"].get("base", resolved["quantize"])  # what is built on another has its bits
-    groups = ("model", "sampler", "cache", "predict", "calibrate", "cost", "schedule", "quantize", "sample")
+    groups = ("model", "sampler", "cache", "predict", "calibrate", "cost", "schedule", "quantize", "engine", "sample")
     names = {group: group for group in groups}
     names |= {f"correct_{slot}": f"correct@correct.{slot}" for slot in ("cache", "quant", "output")}
     return {

@@ -43,7 +43,7 @@ class Missing:
 
 
 def objectives_of(
-    keys: Sequence[str], metrics: Mapping[str, Metric], *, quantized: bool, timed: bool
+    keys: Sequence[str], metrics: Mapping[str, Metric], *, simulated: bool, timed: bool
 ) -> tuple[Objective, ...]:
     """The objectives of these names. Raises ValueError for one that a run of these metrics will not have.
 
@@ -57,14 +57,14 @@ def objectives_of(
         else:
             silent.append(name)
     better |= dict.fromkeys(COUNTED, "down")
-    better |= dict.fromkeys(MEASURED, "down") if timed and not quantized else {}
+    better |= dict.fromkeys(MEASURED, "down") if timed and not simulated else {}
     for key in keys:
         if key not in better:
             why = f"this run has no such number.{near(key, better)}"
             if key in MEASURED:
                 why = "nothing is timed with latency.repeats=0. Choose latency=default."
-                if quantized:
-                    why = "fake quantization is never timed. Aim at bops_share, or set quantize=none."
+                if simulated:
+                    why = "fake quantization is never timed. Aim at bops_share, or set engine=int8 or quantize=none."
             elif silent:
                 why += f" The scores of {', '.join(silent)} are not known before: give the metric `better`."
             raise ValueError(f"objective={key}: {why} It can aim at {', '.join(sorted(better))}.")

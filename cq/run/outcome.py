@@ -14,6 +14,7 @@ class RunOutcome:
     """Everything a run made; `cq.run.ledger` turns it into a RunRecord.
 
     folder: where the acceleration lies. folders: stage to its folder in the store. device: where its networks ran.
+    executed: as in `RunRecord`.
     rounding: what else the last digits depend on, batches included.
     """
 
@@ -32,4 +33,5 @@ class RunOutcome:
     weights_digest: str
     images_digest: str
     device: str
+    executed: str
     rounding: Mapping[str, Any]

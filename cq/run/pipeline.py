@@ -94,13 +94,14 @@ def stored(this: Run) -> frozenset[str]:
 
 def _outcome(this: Run, baseline: SampleSet, samples: SampleSet, acceleration: Acceleration) -> RunOutcome:
     parts, evaluation = this.parts, Evaluation(this)
-    timing = TimedRuns(this).get(acceleration)
+    timing, engine = TimedRuns(this).get(acceleration), this.engine_for(acceleration)
     scores = evaluation.scores(samples, baseline)
     return RunOutcome(
         acceleration=acceleration, samples=samples, baseline=baseline, scores=scores.found, missing=scores.missing,
         counted=evaluation.counted(acceleration), measured=timing.summary(), seconds=dict(parts.store.seconds),
         made=dict(parts.store.made), digests=dict(parts.store.digests), weights_digest=parts.model.weights_digest(),
         images_digest=digest_of_tensor(samples.images_NCHW), device=_device_name(parts.store.processes),
+        executed=type(engine).__name__ if acceleration.quantized and engine.real(acceleration) else "",
         folder=Accelerated(this).folder(acceleration), folders=dict(parts.store.folders),
         rounding={
             **this.origin["arithmetic"], "sample.batch_size": parts.sample.batch_size,

@@ -25,7 +25,7 @@ COUNTED = (
 MEASURED = ("seconds_per_image", "peak_mem_mib", "device")
 SCORE = ("value", "low", "high", "better", "protocol", "fingerprint", "curve")
 BETTER = ("down", "up")
-LATER = ("overrides", "store", "folders")  # fields that records of before they were kept lack
+LATER = ("overrides", "store", "folders", "executed")  # fields that records of before they were kept lack
 PREPARATION = (  # stages before the first image is drawn
     "statistics", "schedule", "cache_correction", "quant_params", "quant_correction", "output_correction",
 )  # fmt: skip
@@ -45,8 +45,8 @@ class RunRecord:
     config, config_digest: the resolved configuration and its name. model: at least name and weights_digest.
     counted: operations of the denoiser a call (macs_*, bops_mean: averaged over the calls), bytes of the weights,
         refreshes and calls; None where a number was not counted; {} where the run did not get that far.
-    measured: wall clock of real kernels, or None. A quantized run may only carry it with "kernels", the name of the
-        low-bit kernels that ran: fake quantization is never timed.
+    measured: wall clock of real kernels, or None. A quantized run may only carry it where it was `executed`: fake
+        quantization is never timed.
     scores: metric to {value, low, high, better, protocol, fingerprint, curve}; low and high bound the bootstrap
         interval (None without one), better is "down" or "up", curve is one number a call or [].
     versions: of Python and the packages, and what else rounding depends on: device, CPU instructions, threads, and the
@@ -58,6 +58,7 @@ class RunRecord:
     thumbnails: PNG strip of the first images, relative to the folder of the record file, or "".
     overrides: what the command line said, as Hydra has it. store: the folder of the artefacts, relative to that of the
         record file, or "". folders: stage to its folder in the store. Records of before they were kept have none.
+    executed: the engine that multiplied the bits' integers when the images were drawn, "" where they were simulated.
     status: incomplete where the images are drawn and a score is missing, which the same command adds.
     note: why a run failed, did not run or is incomplete.
     Raises ValueError where a field has the wrong type or a nested key is missing.
@@ -94,6 +95,7 @@ class RunRecord:
     overrides: Sequence[str] = ()
     store: str = ""
     folders: Mapping[str, Any] = field(default_factory=dict)
+    executed: str = ""
 
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
@@ -117,11 +119,11 @@ class RunRecord:
             _require("schedule", self.schedule, ("num_calls", "refresh_calls"), exact=True)
         if self.measured is not None:
             _require("measured", self.measured, MEASURED)
-            if self.quantized and not self.measured.get("kernels"):
+            if self.quantized and not self.executed:
                 raise ValueError(
                     f"measured={dict(self.measured)!r} of a run with quantize={self.choices['quantize']!r}: fake "
-                    "quantization is never timed. Set measured to null, or name the low-bit kernels in "
-                    "measured['kernels']."
+                    "quantization is never timed. Set measured to null, or name in `executed` the engine that "
+                    "multiplied integers."
                 )
         for name, score in self.scores.items():
             if not isinstance(score, Mapping):
@@ -174,6 +176,8 @@ class RunRecord:
         _require("record", {**dict.fromkeys(LATER), **document}, names, exact=True)
         if isinstance(document.get("overrides"), list):
             document["overrides"] = tuple(document["overrides"])
+        if isinstance(document["choices"], dict):  # those of before it was among them had no other
+            document["choices"] = {**document["choices"], "engine": document["choices"].get("engine", "simulate")}
         if isinstance(document["scores"], dict):
             document["scores"] = {name: _whole(score, protocol) for name, score in document["scores"].items()}
         return cls(**document)

@@ -113,9 +113,12 @@ def _beside(name: str, scores: Mapping[str, Mapping[str, float]]) -> str:
 def _measured(made: RunRecord) -> str:
     if made.measured:
         speedup = made.measured.get("speedup")
-        return f"measured: {made.measured['seconds_per_image']:.3g} s an image on {made.measured['device']}" + (
+        by = f"executed by {made.executed}, " if made.executed else ""
+        return f"{by}measured: {made.measured['seconds_per_image']:.3g} s an image on {made.measured['device']}" + (
             f", {speedup:.2f} times as fast as full precision" if speedup else ""
         )
+    if made.executed:
+        return f"executed by {made.executed}: its bits; nothing was timed"
     return "simulated: its bits; fake quantization is never timed" if made.quantized else ""
 
 

@@ -61,9 +61,9 @@ def _idle(parts: Components) -> dict[str, str]:
             idle["calibrate"] = f"neither {name} nor the correction of the cache needs a calibration"
         if len(schedule.refresh_calls) == calls:
             idle |= dict.fromkeys(("cache", "predict", "correct.cache"), f"{name} computes every call in full")
-    if parts.quantized:
+    if parts.simulated:
         idle["latency"] = "fake quantization is never timed"
-    else:
+    if not parts.quantized:
         idle |= dict.fromkeys(("correct.quant", "correct.output"), "nothing is quantized")
     return idle
 

@@ -40,10 +40,10 @@ class Goal:
     def meaning(self) -> str:
         """What is known of the cost, in the words that are never mixed."""
         if self.cost.key in MEASURED:
-            return f"{self.cost.key} is measured: wall clock of what really ran, in full precision."
+            return f"{self.cost.key} is measured: wall clock of what really ran."
         return (
-            f"{self.cost.key} is counted. The quality of quantized configurations is simulated: no kernel executes "
-            "their low-bit arithmetic, so no speed is claimed for them."
+            f"{self.cost.key} is counted. The quality of quantized configurations is simulated where their records "
+            "name no engine that executed them, and no speed is claimed for those."
         )
 
 

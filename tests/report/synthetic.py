@@ -67,7 +67,7 @@ def record(label: str = "synthetic row", **changes: Any) -> RunRecord:
     }
     found = fields | changes
     steps = {"num_steps": found["budget"]["num_steps"], "sampler": "ddim"}
-    found["choices"] = {"sampler": "ddim", "cache": "cut", "predict": "last", **found["choices"]}
+    found["choices"] = {"sampler": "ddim", "cache": "cut", "predict": "last", "engine": "simulate", **found["choices"]}
     found["config"] = {"sampler": "ddim", "baseline": steps, **found["config"]}
     return RunRecord(**found)
 

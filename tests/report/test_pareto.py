@@ -110,7 +110,7 @@ def test_a_table_gives_its_points(tmp_path: Path) -> None:
     assert all(point.band is not None for point in front.points)
     costs = {point.name: point.values[0] for point in front.points}
     assert costs["full precision"] == 10_000_000 * 1024 * 100  # a call of all blocks, a hundred times
-    with pytest.raises(ValueError, match=r"--z shedule: is no quantity.*Choices are cache, predict"):
+    with pytest.raises(ValueError, match=r"--z shedule: is no quantity.*Choices are cache, engine, predict"):
         table_front(table, axes, group="shedule")
     with pytest.raises(ValueError, match="Colour by it: --z num_steps"):
         table_front(table, [axes[0], named("steps", table.metrics, "")])

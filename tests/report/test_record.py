@@ -30,10 +30,12 @@ def test_a_record_of_before_a_field_was_kept_is_read() -> None:
         record(overrides=("schedule=dps",), store="store", folders={"schedule": "schedule/a"}).to_json()
     )
     assert RunRecord.from_json(json.dumps(document)).overrides == ("schedule=dps",)
-    for name in ("overrides", "store", "folders"):
+    for name in ("overrides", "store", "folders", "executed"):
         del document[name]
+    del document["choices"]["engine"]
     earlier = RunRecord.from_json(json.dumps(document))
-    assert (earlier.overrides, earlier.store, dict(earlier.folders)) == ((), "", {})
+    assert (earlier.overrides, earlier.store, dict(earlier.folders), earlier.executed) == ((), "", {}, "")
+    assert earlier.choices["engine"] == "simulate"
 
 
 @pytest.mark.parametrize(
@@ -67,8 +69,8 @@ def test_a_broken_record_is_refused_with_its_key(change: dict[str, Any], message
 
 
 def test_real_low_bit_kernels_may_be_timed() -> None:
-    timed = {"seconds_per_image": 1.0, "peak_mem_mib": 1.0, "device": "x", "kernels": "synthetic int8"}
-    assert record(measured=timed).measured == timed
+    timed = {"seconds_per_image": 1.0, "peak_mem_mib": 1.0, "device": "x"}
+    assert record(measured=timed, executed="Int8").measured == timed
 
 
 @pytest.fixture

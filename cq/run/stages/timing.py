@@ -42,7 +42,7 @@ class TimedRuns(Stage[Timing]):
 
     @property
     def needed(self) -> bool:
-        return not self.parts.quantized and self.parts.latency.repeats > 0
+        return not self.parts.simulated and self.parts.latency.repeats > 0
 
     def seconds(self, calls: CallSeconds) -> float:
         latency = self.parts.latency
