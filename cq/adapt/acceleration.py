@@ -37,15 +37,30 @@ class Acceleration(core.Acceleration):
             )
         super().save(folder)
 
-    def apply(self, pipe: Any, *, engine: Engine | None = None) -> Applied:
+    def apply(self, pipe: Any, *, engine: Engine | str | None = None) -> Applied:
         """Accelerate a stock pipeline of the model that this was made of, in place, until it is removed.
 
         pipe: of diffusers, with a `unet` or `transformer` and a `scheduler`; for any batch, prompt and seed, with the
-        scheduler and the number of steps of the calibration. engine: who executes it; by default in full precision, or
-        simulated where it has bits. Raises ValueError for another model. Noise that a scheduler adds (eta above 0) is
-        not seen here, and was not calibrated.
+        scheduler and the number of steps of the calibration. engine: who executes it, or the name of a choice of
+        `engine`, as "int8"; by default in full precision, or simulated where it has bits. Raises ValueError for another
+        model. Noise that a scheduler adds (eta above 0) is not seen here, and was not calibrated.
         """
-        return Applied(pipe, self, engine)
+        return Applied(pipe, self, engine_named(engine) if isinstance(engine, str) else engine)
+
+
+def engine_named(name: str) -> Engine:
+    """The engine of that choice, as `engine=NAME` builds it. Raises ValueError where there is none."""
+    from cq.run.building import near  # brings Hydra
+    from cq.run.compose import component
+    from cq.run.health import choices_of
+
+    known = choices_of("engine")
+    if name not in known:
+        raise ValueError(
+            f"engine={name!r}: there is no such engine.{near(name, known)} Choose from: {', '.join(known)}."
+        )
+    engine: Engine = component(f"engine={name}")
+    return engine
 
 
 def load(folder: str | Path) -> Acceleration:

@@ -63,7 +63,10 @@ class Applied:
         self._told: set[str] = set()
         self._renew()
         if not self._engine.real(acceleration):
-            log.warning("The bits of this Acceleration are simulated: images show their quality, and nothing is faster")
+            log.warning(
+                "The bits of this Acceleration are simulated: images show their quality, and nothing is faster. "
+                "apply(pipe, engine='int8') executes them"
+            )
         hooked = "_old_forward" in self._network.__dict__  # accelerate's hooks stand in front of forward
         setattr(self._network, "_old_forward" if hooked else "forward", self.forward)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from cq.core.acceleration import Acceleration
 from cq.core.denoiser import Denoiser, GuidedDenoiser
 from cq.engine.corrected import corrected
-from cq.quantize.twin import fake_quantized
+from cq.quantize.twin import StoredLayer, with_layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,4 +21,5 @@ class Simulate:
 
     def lower(self, denoiser: GuidedDenoiser, acceleration: Acceleration) -> Denoiser:
         """The denoiser with fake-quantized layers, and the prediction corrected."""
-        return corrected(fake_quantized(denoiser, acceleration.params, acceleration.quant), acceleration.output)
+        twin = with_layers(denoiser, acceleration.params, acceleration.quant, StoredLayer.simulated, share=True)
+        return corrected(twin, acceleration.output)

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from cq.calibrate.loops import Loops
-from cq.core.acceleration import NOISE, Acceleration, every_call
+from cq.core.acceleration import NO_CORRECTION, NOISE, Acceleration, every_call
 from cq.core.artifacts import CacheSchedule, ChannelAffine, QuantParams
 from cq.core.contracts import NamesLayers, Quantizer
 from cq.core.denoiser import Denoiser
+from cq.evaluate.parity import SideBySide
 from cq.laws.law import Broken, Make, Untried, World, hold
 from cq.models.diffusion import DiffusionModel
 from cq.quantize.observers import MinMax
@@ -19,6 +20,7 @@ from cq.quantize.ptq import PTQ
 from cq.quantize.twin import entry_layers, fake_quantized
 
 STEPS = 4
+CLEARLY_DB = 6.0  # half as far
 PTQ_8 = PTQ(
     weight_bits=8, act_bits=8, edge_bits=8, softmax_bits=8, weight_observer=MinMax(), act_observer=MinMax(),
     per_call=True, split=True, attention=True, exclude=(), trajectory="deployed", num_samples=2, batch_size=1,
@@ -210,7 +212,39 @@ def it_executes_what_it_does_not_refuse_and_leaves_the_denoiser_as_it_is(make: M
         hold(same, f"{case.name}: the denoiser that was given is changed. Lower a copy.")
 
 
+def it_predicts_as_the_simulation_does(make: Make, world: World) -> None:
+    """On equal inputs, cached calls and corrected layers among them. A code that lies between two may flip."""
+    engine = make(compile=False)
+    for case in one_a_family(world):
+        given, made = case.model.denoiser, _quantized(case, world.folder)
+        quantized = replace(made, output=NO_CORRECTION, quant=_entries_corrected(case, made.params))
+        try:
+            engine.check(quantized=True)
+        except ValueError as refusal:
+            raise Untried("executes nothing quantized here") from refusal
+        twin = fake_quantized(given, quantized.params, quantized.quant)
+        both = SideBySide(twin, {"engine": engine.lower(given, quantized), "plain": given})
+        case.latents(both, quantized)
+        near, plain = both.ratios["engine"].db, both.ratios["plain"].db
+        hold(
+            near > plain + CLEARLY_DB,
+            f"{case.name}: its predictions have {near:.0f} dB against the simulation's, and those of full precision "
+            f"{plain:.0f}. Compute on the stored grids, corrections of layers included.",
+        )
+
+
+def _entries_corrected(case: Case, params: QuantParams) -> ChannelAffine:
+    """Another gain and offset at every call, for the layers that read what is cached."""
+    generator, num_calls = torch.Generator().manual_seed(0), case.schedule.num_calls
+    tables = {}
+    for layer in entry_layers(case.model.denoiser, params):
+        channels = len(case.model.denoiser.network.backbone.get_submodule(layer).weight)
+        around = torch.tensor([1.0, 0.0])[:, None]
+        tables[layer] = around + 0.1 * torch.randn(num_calls, 2, channels, generator=generator)
+    return ChannelAffine(schedule="", tables=tables, r2={})
+
+
 ENGINE = (
     what_accelerates_nothing_is_the_plain_denoiser,
-    it_executes_what_it_does_not_refuse_and_leaves_the_denoiser_as_it_is,
-)
+    it_executes_what_it_does_not_refuse_and_leaves_the_denoiser_as_it_is, it_predicts_as_the_simulation_does,
+)  # fmt: skip

@@ -77,7 +77,8 @@ def asked(model: str, bits: int, seed: int, engine: str, runs: Path) -> Any:
 def lines_of(model: str, bits: int, seed: int, runs: Path) -> Iterator[Line]:
     """Scores of the images; then, on calls of other seeds, predictions and layers."""
     simulated, executed = (execute(*asked(model, bits, seed, engine, runs), warn=False) for engine in ENGINES)
-    assert executed.executed and not simulated.executed
+    assert executed.executed
+    assert not simulated.executed
     named: dict[str, Any] = {"model": model, "bits": f"W{bits}A8", "seed": seed}
     for key, score in simulated.scores.items():
         if score["low"] is not None:

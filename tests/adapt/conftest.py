@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import cq
+from cq.engine.kernels import weight_bits
 from cq.run.components import Components
 from cq.run.context import Run
 from cq.run.pipeline import accelerated
@@ -15,7 +16,7 @@ from cq.run.stages.samples import Samples
 from tests.adapt.stock import IMAGES, MODELS, STEPS
 from tests.tiny_runs import composed
 
-QUANTIZED = "dit_mini-w8a8"  # beside the five in full precision, with every correction
+QUANTIZED, EXECUTED = "dit_mini-w8a8", "dit_mini-w8a8, int8"  # beside the five in full precision, with every correction
 BITS = (
     "quantize=minmax", "quantize.num_samples=2", "quantize.batch_size=2", "correct@correct.quant=channel_affine",
     "correct@correct.output=ptqd",
@@ -54,4 +55,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Bundles:
         cq.Acceleration.of(made).save(root / name)
         store[name] = Accelerated(run).folder(made)
         images[name] = Samples(run).drawn(made)().images_NCHW
+        if name == QUANTIZED and weight_bits():
+            run = run_of("dit_mini", work, *BITS, "engine=int8")
+            images[EXECUTED] = Samples(run).drawn(made)().images_NCHW
     return Bundles(root, store, images)

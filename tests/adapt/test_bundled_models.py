@@ -14,8 +14,10 @@ from torch import Tensor
 
 import cq
 from cq.core.artifacts import DOCUMENT, PAGE, TENSORS
+from cq.engine.int8 import Int8
+from cq.engine.kernels import weight_bits
 from cq.engine.plain import Plain
-from tests.adapt.conftest import QUANTIZED, Bundles
+from tests.adapt.conftest import EXECUTED, QUANTIZED, Bundles
 from tests.adapt.stock import MODELS, STEPS, images, stock
 
 
@@ -87,6 +89,36 @@ def test_generations_in_a_row_are_fresh_ones_whatever_was_aborted_in_between(
 def test_an_engine_that_cannot_execute_it_is_refused(bundles: Bundles) -> None:
     with pytest.raises(ValueError, match="engine=plain: runs nothing quantized"):
         cq.load(bundles.root / QUANTIZED).apply(stock("dit_mini").pipeline, engine=Plain(compile=False))
+
+
+@pytest.mark.skipif(not weight_bits(), reason="integers are not multiplied exactly here")
+def test_integers_draw_cqs_very_images(bundles: Bundles) -> None:
+    drawing, made = stock("dit_mini"), cq.load(bundles.root / QUANTIZED)
+    before = images(drawing)
+    for engine in ("int8", Int8()):
+        with made.apply(drawing.pipeline, engine=engine):
+            assert torch.equal(images(drawing), bundles.images[EXECUTED])
+    assert not torch.equal(bundles.images[EXECUTED], bundles.images[QUANTIZED])
+    assert torch.equal(images(drawing), before)
+    drawing.pipeline.transformer.to(memory_format=torch.channels_last)
+    with made.apply(drawing.pipeline, engine="int8"):
+        far = images(drawing).float() - bundles.images[EXECUTED].float()
+        assert far.abs().mean() < 2  # of 255: some codes flip where sums are in another order
+
+
+@pytest.mark.parametrize("engine", ["simulate", *["int8"] * bool(weight_bits())])
+def test_what_is_not_quantized_is_held_once(engine: str, bundles: Bundles) -> None:
+    pipe = stock("dit_mini").pipeline
+    applied: Any = cq.load(bundles.root / QUANTIZED).apply(pipe, engine=engine)
+    held = {each.data_ptr() for each in pipe.transformer.parameters()}
+    lowered = dict(applied._denoiser.denoiser.network.backbone.named_parameters())
+    assert lowered
+    assert {each.data_ptr() for each in lowered.values()} <= held
+
+
+def test_an_engine_that_is_not_there_is_refused(bundles: Bundles) -> None:
+    with pytest.raises(ValueError, match=r"engine='int9'.*Did you mean 'int8'.*int8, plain, simulate"):
+        cq.load(bundles.root / QUANTIZED).apply(stock("dit_mini").pipeline, engine="int9")
 
 
 @pytest.mark.parametrize("name", ["sd_mini", QUANTIZED])

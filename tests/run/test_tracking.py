@@ -91,7 +91,7 @@ def run(tmp_path: Path) -> RunRecord:
     }
     return record(
         scores=scores, config={"budget": {"num_steps": 10}, "seed": 3}, seed=3, thumbnails="strip.png",
-        measured={"seconds_per_image": 0.5, "peak_mem_mib": 1.0, "device": "cpu", "kernels": "none"},
+        measured={"seconds_per_image": 0.5, "peak_mem_mib": 1.0, "device": "cpu"}, executed="Int8",
     )  # fmt: skip
 
 
