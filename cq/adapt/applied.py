@@ -58,7 +58,6 @@ class Applied:
         self._network: Any = getattr(pipe, place)
         self._where = f"pipe.{place}"
         self._engine: Engine = engine or (Simulate() if acceleration.quantized else Plain(compile=False))
-        self._engine.check(quantized=acceleration.quantized)
         self._generation: Generation | None = None
         self._told: set[str] = set()
         self._renew()
