@@ -21,6 +21,7 @@ import pytest
 
 from cq.cli.run import main
 from cq.run.config import CONF
+from cq.run.tracking import NoLogger
 
 MODELS = ("ldm_mini", "ldm_uncond_mini", "dit_mini", "ddpm_mini", "sd_mini")
 GROUPS = (
@@ -115,6 +116,7 @@ def fate(overrides: list[str], root: Path, *, run: bool) -> Fate:
         if not run:
             patch.setattr("cq.run.pipeline.run", _stop)
             patch.setattr("cq.run.memory.within_budget", lambda parts: parts)
+            patch.setattr("cq.run.tracking.WandbLogger.run", NoLogger.run)
         try:
             status = main()
         except SystemExit as end:
@@ -141,7 +143,7 @@ class _PassedError(BaseException):
     """Everything was checked, and the first stage would begin."""
 
 
-def _stop(_: object) -> None:
+def _stop(*_: object) -> None:
     raise _PassedError
 
 

@@ -25,6 +25,7 @@ from cq.run.components import Components
 from cq.run.context import Run
 from cq.run.record import RunRecord
 from cq.run.record_file import read
+from cq.run.tracking import NO_LOG, RunLog
 from tests.killed_runs import check_nothing_is_half_there, check_nothing_is_left_over, ended
 from tests.tiny_runs import composed, quick
 
@@ -38,14 +39,14 @@ def arguments(weights: Path, root: Path, grid: tuple[str, ...]) -> list[str]:
     return ["-m", *quick(weights, root, *grid, f"hydra.sweep.dir={root}/sweep")]
 
 
-def breaking(parts: Components) -> Any:
+def breaking(parts: Components, live: RunLog = NO_LOG) -> Any:
     """The first cell of the grid fails in every attempt."""
     if (
         type(parts.planner).__name__ == "Uniform"
         and not parts.correct_cache.corrects | parts.quantized | parts.run_seed
     ):
         raise RuntimeError("this cell always breaks")
-    return made(parts)
+    return made(parts, live)
 
 
 made = cq.run.pipeline.run

@@ -65,7 +65,7 @@ def test_it_runs_to_finite_scores(case: str, tiny_folders: dict[str, Path], tmp_
 def test_features_for_grey_images_are_refused_for_colour_before_any_is_drawn(
     tiny_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cq.run.pipeline.run", lambda parts: pytest.fail("a run was started"))
+    monkeypatch.setattr("cq.run.pipeline.run", lambda *_: pytest.fail("a run was started"))
     told = r"features='zoo:features': takes images of 1 channel.*draws 3.*zoo:scene_features"
     with pytest.raises(ValueError, match=told):
         recorded("sd", tiny_folders, tmp_path, "evaluate=paired")

@@ -57,6 +57,8 @@ class Store:
         self.folders: dict[str, str] = {}  # stage to its folder below the root
         # Stage to seconds of making its artefact, by whichever run made it; None where that was not kept whole.
         self.made: dict[str, float | None] = {}
+        # Told of every stage that begins, and how and in how many seconds it came to its end.
+        self.on_stage: Callable[[str, str, float | None], None] = lambda stage, how, seconds: None
         self._held: dict[Path, tuple[Artifact, dict[str, float | None]]] = {}
         self._asked: dict[str, float | None] = {}  # as `made`, of what the stage that is being made asked for
         self._nested = 0.0
@@ -77,6 +79,7 @@ class Store:
             self._asked |= made
             return held
         self._use()
+        self.on_stage(stage, "begun", None)
         with self.timed(stage), self.processes.step():
             if self.processes.is_main:
                 with self.processes.alone():
@@ -88,6 +91,7 @@ class Store:
         self.made |= made
         self._asked |= made
         log.info("%s %s: %.1f s, %s", stage, verb, self.seconds[stage], artifact.digest[:12])
+        self.on_stage(stage, verb, self.seconds[stage])
         return artifact
 
     def share(self, stage: str, key: Mapping[str, Any], kind: type[A], work: Callable[[Path], object]) -> None:
@@ -101,6 +105,7 @@ class Store:
             return
         partial = self._partial(folder)
         self._use()
+        self.on_stage(stage, "begun", None)
         with self.timed(stage), ExitStack() as held, self.processes.step():  # the lock goes when all are through
             if self.processes.is_main:
                 folder.parent.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ from cq.run.components import Components
 from cq.run.costs import CallSeconds
 from cq.run.identity import described, source_digest
 from cq.run.preflight import known_schedule
+from cq.run.tracking import NO_LOG, RunLog
 
 
 class Run:
@@ -32,6 +33,7 @@ class Run:
         self.parts = parts
         self._weights = weights
         self.on_load: Callable[[DiffusionModel], None] = lambda model: None  # told once, when a stage needs the model
+        self.live: RunLog = NO_LOG  # told how far it is
         self.store = parts.store
         self.num_calls = parts.sampler.num_calls(parts.sample.num_steps)
         self._lowered: dict[tuple[str, ...], Denoiser] = {}

@@ -54,11 +54,13 @@ class Evaluation:
         missing: dict[str, str] = {}
         for name, metric in self.parts.metrics.items():
             try:
-                scores |= {key: score.as_json() for key, score in metric.compute(context).items()}
+                found = metric.compute(context)
             except MetricUnavailable as error:
-                missing[name] = str(error)
-                scores |= {key: score.as_json() for key, score in error.found.items()}
+                missing[name], found = str(error), error.found
                 log.warning("%s not computed%s: %s", name, " in full" if error.found else "", error)
+            new = {key: score.as_json() for key, score in found.items()}
+            self.run.live.scores(new)
+            scores |= new
         return Scores(found=scores, missing=missing)
 
     def counted(self, acceleration: Acceleration) -> dict[str, float]:

@@ -28,6 +28,7 @@ from cq.run.own import said as allowed
 from cq.run.record import SCHEMA, RunRecord, latest
 from cq.run.record_file import append, read
 from cq.run.telling import ended
+from cq.run.tracking import NoLogger, RunLog
 from cq.run.unread import unread
 
 if TYPE_CHECKING:  # these bring torch, which a refusal or a look into the records does not need
@@ -85,57 +86,68 @@ def execute(
     parts = Components.of(config)
     for said in unread(config, parts, overrides).values() if warn else ():
         log.warning("%s", said)
-    if processes.is_main:
-        parts.logger.finish_open(place(config, "tracking"))
     weights = parts.model.weights_digest()
-    path = place(config, "records")
-    found = processes.told(find(known(path), config, weights) if processes.is_main else None)
-    if found is not None and not config.force:
+    path, tracking = place(config, "records"), place(config, "tracking")
+    ask = processes.is_main and not config.force
+    found = processes.told(find(known(path), config, weights) if ask else None)
+    logger = parts.logger if processes.is_main else NoLogger()
+    logger.finish_open(tracking, found)
+    if found is not None:
         log.info("%s: already recorded in %s (force=true runs it again)", experiment_of(config), path)
         return found
     source = Source.now()
     check_committed(path, source)
-    ask = processes.is_main and not config.force
     everywhere = known_in_all_tables(path, config.row.table) if ask else []
     other = processes.told(find(everywhere, config, weights, any_row=True))
+    asked = _asked(config, choices, overrides)
     if other is not None:
         log.info("%s: has been answered by %s (force=true runs it again)", experiment_of(config), other.experiment)
-        twin = replace(other, seconds={}, **_asked(config, choices, overrides))
+        twin = replace(other, seconds={}, **asked)
         with processes.step():
             if processes.is_main:
                 append(twin, path)
-                parts.logger.log_run(twin, path.parent / twin.thumbnails, place(config, "tracking"))
+                with logger.run(asked, path.parent, tracking) as live:
+                    live.finish(twin)
         return twin
     from cq.run.evaluation import check_limit
     from cq.run.memory import within_budget
-    from cq.run.pipeline import run
 
     parts = within_budget(parts)
     check_limit(parts, config.limit)
     if config.force:
-        asked = {"question": config_digest(config), "weights": weights, "commit": source.commit, **_versions()}
-        parts = replace(parts, store=Store(parts.store.root, again=digest_of(asked)[:12]))
+        again = {"question": config_digest(config), "weights": weights, "commit": source.commit, **_versions()}
+        parts = replace(parts, store=Store(parts.store.root, again=digest_of(again)[:12]))
+    with logger.run(asked, path.parent, tracking) as live:
+        return _made(config, choices, asked, parts, weights, source, live)
+
+
+def _made(
+    config: DictConfig, choices: Mapping[str, str], asked: Mapping[str, Any], parts: Components, weights: str,
+    source: Source, live: RunLog,
+) -> RunRecord:  # fmt: skip
+    """Run it and append its record. Raises as `execute`."""
+    from cq.run.pipeline import run
+
+    processes, path = parts.store.processes, place(config, "records")
     made: RunRecord | None = None
     try:
-        outcome = run(parts)
+        outcome = run(parts, live)
         with processes.step():
             if outcome is not None:  # in the main process
                 write_strip(outcome.samples, path.parent / "thumbnails" / f"{outcome.images_digest[:16]}.png")
                 note = "; ".join(outcome.missing.values())
-                made = _record(config, choices, overrides, weights, outcome, source, note=note)
+                made = _record(config, choices, asked, weights, outcome, source, note=note)
                 with locked(path.parent / "thumbnails" / ".lock"):  # of two that answer it at once, one writes
-                    first = config.force or find(known(path), config, weights) is None
-                    if first:
+                    if config.force or find(known(path), config, weights) is None:
                         append(made, path)
                 for line in ended(made, outcome, known_in_all_tables(path, made.table), path):
                     log.info("%s", line)
                 parts.store.ended_well()
-                if first:
-                    parts.logger.log_run(made, path.parent / made.thumbnails, place(config, "tracking"))
+                live.finish(made)
     except UnusableModelError:
         raise  # when its model was loaded, before anything was computed: refused, and no run that failed
     except Exception as error:
-        record = _record(config, choices, overrides, weights, None, source, note=f"{type(error).__name__}: {error}")
+        record = _record(config, choices, asked, weights, None, source, note=f"{type(error).__name__}: {error}")
         if processes.is_main:
             try:
                 append(record, path)
@@ -208,12 +220,12 @@ def write_strip(samples: "SampleSet", path: Path) -> None:
 
 
 def _record(
-    config: DictConfig, choices: Mapping[str, str], overrides: Sequence[str], weights: str,
+    config: DictConfig, choices: Mapping[str, str], asked: Mapping[str, Any], weights: str,
     outcome: "RunOutcome | None", source: Source, *, note: str,
 ) -> RunRecord:  # fmt: skip
     return RunRecord(
         schema=SCHEMA,
-        **_asked(config, choices, overrides),
+        **asked,
         model={"name": choices.get("model", ""), "weights_digest": weights},
         commit=source.commit,
         clean_tree=source.clean,

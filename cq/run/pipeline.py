@@ -21,6 +21,7 @@ from cq.run.stages.stage import Part, Stage
 from cq.run.stages.statistics import Statistics
 from cq.run.stages.timing import TimedRuns
 from cq.run.telling import begun, calls_of, left
+from cq.run.tracking import NO_LOG, RunLog
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +40,14 @@ def accelerated(run: Run) -> Acceleration:
     return Accelerated(run).get(made)
 
 
-def run(parts: Components) -> RunOutcome | None:
+def run(parts: Components, live: RunLog = NO_LOG) -> RunOutcome | None:
     """Run one configuration end to end and return what it made (its record is not yet written).
 
-    Of several processes only the main one gets an outcome; the others have done their part when it is None.
+    live: told how far it is. Of several processes only the main one gets an outcome; the others have done their part
+    when it is None.
     """
     this = Run(parts)
+    this.live, parts.store.on_stage = live, live.stage
     beginning = begun(this)
     if parts.store.processes.is_main:
         this.on_load = partial(_tell_estimate, this)

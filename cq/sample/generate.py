@@ -1,7 +1,7 @@
 """Seeds to images, batch by batch; every finished batch is on disk, so a killed run goes on where it stopped."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,12 @@ if TYPE_CHECKING:  # these bring torch, which a check of a configuration does no
     from cq.models.diffusion import DiffusionModel
 
 log = logging.getLogger(__name__)
+
+Told = Callable[[float, int], None]  # so many images are drawn, of so many that were missing; calls are parts of one
+
+
+def untold(images: float, of: int) -> None:
+    """Nobody asks how far it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +96,7 @@ def generate(
     acceleration: "Acceleration",
     shards: Path,
     describe: str,
+    told: Told = untold,
 ) -> "SampleSet":
     """The images of `seeds`. Each batch leaves a shard; one that is there already, intact, is not drawn again."""
     import torch
@@ -99,7 +106,7 @@ def generate(
     parts = list(
         draw(
             model, denoiser, sample=sample, seeds=seeds, starts=sample.starts(seeds), acceleration=acceleration,
-            shards=shards, describe=describe,
+            shards=shards, describe=describe, told=told,
         )
     )  # fmt: skip
     return SampleSet(
@@ -121,10 +128,11 @@ def draw(
     acceleration: "Acceleration",
     shards: Path,
     describe: str,
+    told: Told = untold,
 ) -> "Iterator[dict[str, Tensor]]":
     """The shards of the batches that begin at `starts`, one after the other; those that are missing are drawn.
 
-    A batch is the same images, bit for bit, whoever draws it and whatever else is drawn.
+    A batch is the same images, bit for bit, whoever draws it and whatever else is drawn. told: after every call.
     """
     import torch
     from tqdm import tqdm
@@ -134,8 +142,10 @@ def draw(
     from cq.core.shards import present
 
     labels_N = sample.labels_for(seeds, model.component.num_classes)
+    done = 0  # images that were drawn here
 
     def batch(start: int, progress: Any) -> "dict[str, Tensor]":
+        nonlocal done
         rows = slice(start, start + sample.batch_size)
         x_NCHW = initial_noise(seeds[rows], model.component.latent_shape).to(model.device)
         keep = max(0, min(sample.trace - start, len(x_NCHW)))
@@ -150,10 +160,14 @@ def draw(
             x_NCHW = step.x_NCHW
             trace.append(x_NCHW[:keep].clone())
             progress.update()
+            told(done + len(x_NCHW) * len(trace) / acceleration.num_calls, missing)
+        done += len(x_NCHW)
         return {"images": model.decode(x_NCHW), "latents": x_NCHW, "trace": torch.stack(trace)}
 
     paths = {start: shards / f"batch_{start:07d}.safetensors" for start in starts}
     there = {start for start, path in paths.items() if path.exists()}
+    missing = sum(len(seeds[start : start + sample.batch_size]) for start in paths.keys() - there)
+    told(0, missing)
     if there:
         log.info("%s: %d of %d batches are there already", describe, len(there), len(paths))
     with tqdm(total=len(paths) * acceleration.num_calls, desc=describe, unit="call", mininterval=1.0) as progress:

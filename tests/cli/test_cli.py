@@ -145,7 +145,7 @@ def test_bad_input_is_refused_with_key_value_rule_and_remedy(
     (cwd / "a_file").write_text("")
     (cwd / "other_steps.json").write_text('{"num_calls": 20, "refresh_calls": [0, 10]}')
     # nothing may run: a refusal comes before the first stage
-    monkeypatch.setattr("cq.run.pipeline.run", lambda parts: pytest.fail("a run was started"))
+    monkeypatch.setattr("cq.run.pipeline.run", lambda *_: pytest.fail("a run was started"))
     assert run(monkeypatch, quick(tiny_folder, cwd, *arguments)) == 2
     message = capsys.readouterr().err
     assert message.startswith("cq: ")
@@ -161,7 +161,7 @@ def test_what_a_transformer_cannot_honour_is_refused_before_it_is_loaded(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     arguments, told = OF_A_TRANSFORMER[case]
-    monkeypatch.setattr("cq.run.pipeline.run", lambda parts: pytest.fail("a run was started"))
+    monkeypatch.setattr("cq.run.pipeline.run", lambda *_: pytest.fail("a run was started"))
     assert run(monkeypatch, quick(tiny_folders["dit"], cwd, "model=dit_mini", *arguments)) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1
@@ -253,7 +253,7 @@ def test_a_sweep_with_a_refused_job_runs_the_others(
 def test_a_stop_by_the_keyboard_is_one_line_and_no_record(
     cwd: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stopped(_: object) -> None:
+    def stopped(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("cq.run.pipeline.run", stopped)

@@ -13,6 +13,7 @@ from cq.cli.run import main
 from cq.cli.sweep import Cell, Live, Sweep, noted, progress, seconds_left, summary
 from cq.run.components import Components
 from cq.run.record_file import read
+from cq.run.tracking import RunLog
 from tests.tiny_runs import quick
 
 
@@ -89,10 +90,10 @@ def test_a_failed_cell_stays_and_the_others_go_on_unless_asked_otherwise(
     monkeypatch.setattr(root, "handlers", list(root.handlers))  # which Hydra sets anew
     made = cq.run.pipeline.run
 
-    def broken(parts: Components) -> object:
+    def broken(parts: Components, live: RunLog) -> object:
         if parts.sample.num_images == 3:
             raise RuntimeError("this cell broke")
-        return made(parts)
+        return made(parts, live)
 
     arguments = ["-m", *quick(tiny_folder, tmp_path, "sample.num_images=2,3,4", "hydra.sweep.dir=sweep")]
     with monkeypatch.context() as patch:

@@ -18,7 +18,7 @@ from cq.run.context import Run
 from cq.run.costs import CallSeconds
 from cq.run.pipeline import accelerated
 from cq.run.record_file import read, reseal
-from cq.run.tracking import NoLogger
+from cq.run.tracking import NoLogger, RunLog
 from tests.report.synthetic import record
 from tests.tiny_runs import quick
 
@@ -74,7 +74,7 @@ def test_a_table_is_filled_and_a_second_call_runs_nothing(
     assert list((out / "figures").glob("*.png"))
     assert sent_tables == [("table5", 3, {".md", ".csv", ".tex", ".png"})]
 
-    monkeypatch.setattr(cq.run.pipeline, "run", lambda _: pytest.fail("a run was started"))
+    monkeypatch.setattr(cq.run.pipeline, "run", lambda *_: pytest.fail("a run was started"))
     monkeypatch.setattr("cq.models.latent.LatentDiffusion.load", lambda _: pytest.fail("the model was loaded"))
     caplog.clear()
     started = time.process_time()
@@ -112,7 +112,7 @@ def test_the_plan_of_a_table_counts_what_is_missing_and_starts_nothing(
 
     monkeypatch.setattr("cq.cli.table_plan.time_calls", timed)
     with monkeypatch.context() as patch:
-        patch.setattr(cq.run.pipeline, "run", lambda _: pytest.fail("a run was started"))
+        patch.setattr(cq.run.pipeline, "run", lambda *_: pytest.fail("a run was started"))
         rows, told = planned()
     assert not (tmp_path / "records.jsonl").exists()
     # hours of 4 images of 10 calls, the set that all share with the first row; of two calibration trajectories
@@ -139,13 +139,13 @@ def record_known() -> Known:
     return Known(known, known)
 
 
-def broken_run(experiment: str) -> Callable[[Components], Any]:
+def broken_run(experiment: str) -> Callable[[Components, RunLog], Any]:
     run = cq.run.pipeline.run
 
-    def broken(parts: Components) -> Any:
+    def broken(parts: Components, live: RunLog) -> Any:
         if type(parts.planner).__name__ == experiment:
             raise RuntimeError("this row broke")
-        return run(parts)
+        return run(parts, live)
 
     return broken
 
@@ -178,10 +178,10 @@ def test_a_stop_by_the_keyboard_keeps_what_is_recorded(
 ) -> None:
     run = cq.run.pipeline.run
 
-    def stopped(parts: Components) -> Any:
+    def stopped(parts: Components, live: RunLog) -> Any:
         if type(parts.planner).__name__ == "Uniform":
             raise KeyboardInterrupt
-        return run(parts)
+        return run(parts, live)
 
     monkeypatch.setattr(cq.run.pipeline, "run", stopped)
     assert main(["table5", *quick(tiny_folder, tmp_path), f"out={tmp_path}/report"]) == 130
@@ -242,7 +242,7 @@ def test_bad_input_is_refused_before_anything_runs(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a_file").write_text("")
-    monkeypatch.setattr(cq.run.pipeline, "run", lambda _: pytest.fail("a run was started"))
+    monkeypatch.setattr(cq.run.pipeline, "run", lambda *_: pytest.fail("a run was started"))
     # a grid, of which the last job is the bad one
     extra = quick(tiny_folder, tmp_path) if arguments else []
     assert main([*arguments[:1], *extra, *arguments[1:]]) == 2

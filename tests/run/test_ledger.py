@@ -21,6 +21,7 @@ from cq.run.ledger import RunError, check_committed, config_digest, execute, fin
 from cq.run.origin import Source
 from cq.run.record import RunRecord
 from cq.run.record_file import read
+from cq.run.tracking import RunLog
 from tests.tiny_runs import composed, quick
 
 DPS = "experiment=table5/cache_dps"
@@ -47,7 +48,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Components]:
     """The runs that were asked for; none of them is made."""
     asked: list[Components] = []
 
-    def ask(parts: Components) -> None:
+    def ask(parts: Components, _: RunLog) -> None:
         asked.append(parts)
         raise ValueError("not in this test")
 
@@ -215,7 +216,7 @@ def test_a_failed_run_is_recorded_and_run_again(
 ) -> None:
     config, choices = composed(quick(tiny_folder, tmp_path, "experiment=table5/full_precision"))
 
-    def broken(_: Components) -> None:
+    def broken(*_: object) -> None:
         raise RuntimeError("the sampler broke")
 
     with monkeypatch.context() as patch:

@@ -1,8 +1,11 @@
-"""W&B: offline it has everything, online without a network it gives up soon, and it never costs a result."""
+"""W&B: a run is there while it goes; offline it has everything, online without a network it gives up soon, and it never
+costs a result."""
 
 import fcntl
 import io
 import json
+import os
+import signal
 import struct
 import sys
 import time
@@ -12,10 +15,12 @@ from typing import Any
 
 import pytest
 
-from cq.run import tracking
+from cq.run import wandb_run
+from cq.run.ledger import RunError, execute
 from cq.run.record import RunRecord
-from cq.run.tracking import NoLogger, WandbLogger
+from cq.run.tracking import NO_LOG, NoLogger, WandbLogger
 from tests.report.synthetic import record, score, strip
+from tests.tiny_runs import composed, quick
 
 BLOCK, HEADER = 32768, 7  # of LevelDB's log format, in which W&B writes its runs
 
@@ -56,6 +61,8 @@ def logged(folder: Path) -> dict[str, Any]:
         elif kind == "summary":
             for item in entry.summary.update:
                 out["summary"]["/".join(item.nested_key) or item.key] = json.loads(item.value_json)
+        elif kind == "exit":
+            out["exit_code"] = entry.exit.exit_code
         elif kind == "history":
             items = entry.history.item
             out["history"].append({"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in items})
@@ -74,7 +81,7 @@ def _no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(tracking, "_unreachable", [])
+    monkeypatch.setattr(wandb_run, "_unreachable", [])
     wandb.teardown()
     yield
     wandb.teardown()
@@ -97,7 +104,8 @@ def run(tmp_path: Path) -> RunRecord:
 
 def log_run(run: RunRecord, folder: Path, mode: Any = None) -> float:
     started = time.monotonic()
-    WandbLogger(project="cq", mode=mode).log_run(run, folder / run.thumbnails, folder / "tracking")
+    with WandbLogger(project="cq", mode=mode).run(vars(run), folder, folder / "tracking") as live:
+        live.finish(run)
     return time.monotonic() - started
 
 
@@ -173,7 +181,7 @@ def test_online_without_a_server_logs_offline_soon_and_asks_nothing(
     if key:
         monkeypatch.setenv("WANDB_API_KEY", key)
     monkeypatch.setenv("WANDB_MODE", "online")
-    monkeypatch.setattr(tracking, "ONLINE_SECONDS", 2.0)
+    monkeypatch.setattr(wandb_run, "ONLINE_SECONDS", 2.0)
     monkeypatch.setattr(sys, "stdin", Terminal())
     monkeypatch.setattr(sys, "stderr", Terminal())
     assert log_run(run, tmp_path) < 30
@@ -198,7 +206,7 @@ class Ended:
     def log(self, _: object) -> None:
         """Nothing."""
 
-    def finish(self) -> None:
+    def finish(self, **_: object) -> None:
         """Nothing."""
 
 
@@ -219,12 +227,12 @@ def test_a_failure_of_wandb_is_a_warning(
 def test_what_a_kill_left_open_is_finished_by_the_next_command(
     run: RunRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(*_: object) -> None:
+    def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     folder = tmp_path / "tracking"
     with monkeypatch.context() as patch:
-        patch.setattr(tracking, "_fill_run", killed)
+        patch.setattr(wandb_run, "fill_run", killed)
         with pytest.raises(KeyboardInterrupt):
             log_run(run, tmp_path)
     assert "frechet_own" not in logged(folder)["summary"]
@@ -254,6 +262,149 @@ def test_an_empty_variable_is_no_mode(run: RunRecord, tmp_path: Path, monkeypatc
 
 
 def test_no_logger_writes_nothing(run: RunRecord, tmp_path: Path) -> None:
-    NoLogger().log_run(run, tmp_path / "strip.png", tmp_path / "tracking")
+    with NoLogger().run(vars(run), tmp_path, tmp_path / "tracking") as live:
+        live.finish(run)
     NoLogger().log_table("table5", [run], (), tmp_path / "tracking")
     assert not (tmp_path / "tracking").exists()
+
+
+# While a run goes.
+
+
+@pytest.fixture
+def offline() -> WandbLogger:
+    return WandbLogger(project="cq", mode=None)
+
+
+def said(found: dict[str, Any], key: str) -> list[Any]:
+    """What the history has of it, in order."""
+    return [row[key] for row in found["history"] if key in row]
+
+
+def test_a_run_says_stages_images_and_scores_as_they_come_and_is_the_same_run(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = quick(tiny_folder, tmp_path, "experiment=table5/cache_dps", "budget.num_steps=4")
+    monkeypatch.setattr(wandb_run, "PROGRESS_SECONDS", 0.0)
+    made = execute(*composed([*arguments, "logger=wandb"]), arguments)
+    found = logged(tmp_path / "wandb")
+    assert found["name"].endswith(", seed 0")
+    assert found["tags"] >= {"schedule=dps", "N=2"}
+    assert found["config"]["resolved"]["budget"]["num_steps"] == 4
+    for stage in made.artifacts:
+        assert said(found, f"stage/{stage}") == ["begun", "done"]
+        assert said(found, f"seconds/{stage}") == [pytest.approx(made.seconds[stage], abs=1e-3)]
+    for drawn in ("samples", "samples_full_precision"):
+        assert said(found, f"{drawn}/images") == [0.5 * call for call in range(1, 9)]  # 4 images of 4 calls, by twos
+        assert set(said(found, f"{drawn}/of")) == {4}
+        assert min(said(found, f"{drawn}/images_per_second")) > 0
+    orders = [next(i for i, row in enumerate(found["history"]) if key in row) for key in
+              ("stage/schedule", "samples/images", "psnr_fp_db", "scores/path")]  # fmt: skip
+    assert orders == sorted(orders)
+    assert said(found, "psnr_fp_db") == [made.scores["psnr_fp_db"]["value"]] == [found["summary"]["psnr_fp_db"]]
+    assert found["summary"]["status"] == "ok"
+    assert not list((tmp_path / "wandb").glob("open_*"))
+
+    monkeypatch.setattr(wandb_run, "PROGRESS_SECONDS", 1000.0)
+    again = execute(*composed([*arguments, "logger=wandb", f"paths.records={tmp_path}/again.jsonl"]), arguments)
+    found = logged(tmp_path / "wandb")  # one question is one run, here in the place of the one before
+    assert said(found, "stage/samples") == ["begun", "found"]
+    assert said(found, "samples/images") == []
+
+    other = [*arguments, "logger=none", f"paths.store={tmp_path}/other", f"paths.records={tmp_path}/other.jsonl"]
+    silent = execute(*composed(other), arguments)
+    assert (silent.images_digest, silent.artifacts, silent.scores, silent.config_digest) == (
+        made.images_digest, made.artifacts, made.scores, made.config_digest,
+    )  # fmt: skip
+    assert (again.images_digest, again.scores) == (made.images_digest, made.scores)
+
+
+def test_a_killed_run_is_the_same_run_of_wandb_when_its_command_goes_on(
+    run: RunRecord, tmp_path: Path, offline: WandbLogger
+) -> None:
+    folder = tmp_path / "tracking"
+    pid = os.fork()
+    if not pid:
+        try:
+            with offline.run(vars(run), tmp_path, folder) as live:
+                live.stage("samples", "begun", None)
+                os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(1)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+    (left_open,) = folder.glob("open_*.json")
+    assert len(list(folder.glob("wandb/offline-run-*"))) == 1
+    offline.finish_open(folder)  # of another command: only its own makes all of it
+    assert left_open.exists()
+    with offline.run(vars(run), tmp_path, folder) as live:
+        with offline.run(vars(run), tmp_path, folder) as beside:  # somebody asks the same while it goes
+            assert beside is NO_LOG
+        offline.finish_open(folder, run)
+        assert left_open.exists()
+        live.finish(run)
+    assert not left_open.exists()
+    found = logged(folder)  # which is the only one
+    assert found["summary"]["frechet_own"] == 10.0
+    assert "stage/samples" not in found["summary"]
+
+
+def test_an_answer_whose_end_was_not_written_down_is_logged_when_it_is_found(
+    run: RunRecord, tmp_path: Path, offline: WandbLogger
+) -> None:
+    folder = tmp_path / "tracking"
+    with pytest.raises(KeyboardInterrupt), offline.run(vars(run), tmp_path, folder):
+        raise KeyboardInterrupt
+    assert logged(folder)["summary"]["status"] == "stopped"
+    offline.finish_open(folder, run)
+    found = logged(folder)
+    assert found["summary"]["frechet_own"] == 10.0
+    assert any("images/path" in row for row in found["history"])
+    assert not list(folder.glob("open_*"))
+
+
+def test_a_failed_run_has_failed_in_wandb_with_its_reason(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("the sampler broke")
+
+    monkeypatch.setattr("cq.run.pipeline.run", broken)
+    with pytest.raises(RunError):
+        execute(*composed(quick(tiny_folder, tmp_path, "logger=wandb")))
+    found = logged(tmp_path / "wandb")
+    assert found["summary"] | {"status": "failed", "reason": "single run: the sampler broke"} == found["summary"]
+    assert found["exit_code"] == 1
+    assert not list((tmp_path / "wandb").glob("open_*"))
+
+
+class Deaf(Ended):
+    """A W&B run whose service dies."""
+
+    def log(self, _: object) -> None:
+        raise BrokenPipeError("the service is gone")
+
+
+def test_wandb_may_die_while_a_run_goes(
+    run: RunRecord, tmp_path: Path, offline: WandbLogger, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("wandb.init", lambda **_: Deaf())
+    with offline.run(vars(run), tmp_path, tmp_path / "tracking") as live:
+        for images in (0, 1, 2):
+            live.progress("samples", images, 2)
+            live.stage("samples", "done", 1.0)
+        live.finish(run)
+    assert caplog.text.count("the service is gone") == 1
+
+
+def test_progress_is_said_every_few_seconds_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1000 images a second by a clock that a call moves by a hundredth."""
+    entries: list[dict[str, Any]] = []
+    ended = Ended()
+    monkeypatch.setattr(ended, "log", entries.append)
+    live = wandb_run.WandbRun(lambda: ended)
+    for call in range(1201):
+        monkeypatch.setattr("cq.run.wandb_run.time.monotonic", lambda call=call: 50 + call / 100)
+        live.progress("samples", call * 10, 12_000)
+    assert [entry["samples/images"] for entry in entries] == [5000, 10_000, 12_000]
+    assert {round(entry["samples/images_per_second"]) for entry in entries} == {1000}

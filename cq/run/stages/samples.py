@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ class Samples(Stage[SampleSet]):
     def _options(self, before: Acceleration, shards: Path) -> dict[str, Any]:
         return {
             "sample": self.sample, "seeds": self.seeds, "acceleration": before, "shards": shards,
-            "describe": self.name,
+            "describe": self.name, "told": partial(self.run.live.progress, self.name),
         }  # fmt: skip
 
     @property
