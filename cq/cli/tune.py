@@ -7,15 +7,19 @@
 
 All else are overrides as `cq -m` takes them. A measured cost is searched in conf/search/time.yaml, a counted one in
 conf/search/joint.yaml, unless search=... says otherwise. What is chosen runs again on fresh seeds, beside as many
-network calls in full and the uniform schedule. Needs the extra `search`; the same command goes on.
+network calls in full and the uniform schedule. It says the command that asks for it alone, and writes it with those
+others as the table `tuned` into FOLDER: `cq cq.allow=./FOLDER experiment=tuned/chosen`, and `cq-table tuned` for all.
+Needs the extra `search`; the same command goes on.
 """
 
 import logging
+import os
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -27,9 +31,10 @@ from cq.run.own import allowing
 from cq.search.fresh import judge, lines_of
 from cq.search.study import Space
 from cq.search.sweeper import opened, write_search
-from cq.search.tune import Goal, Runs, choose, controls_of, verdict
+from cq.search.tune import Goal, Runs, alone, choose, controls_of, table_of, verdict
 
 GOALS = ("quality", "cost")
+TABLE = "tuned"
 OWN = {"metric": "psnr_fp_db", "by": "seconds_share", "out": "runs/tune"}
 
 
@@ -77,17 +82,29 @@ def _tune(words: list[str]) -> int:
         sys.stdout.write(f"{goal.words}: none of {len(study.points)} configurations; {', '.join(files)}\n")
         return FAILED
     record = runs.record(chosen.overrides)
-    line = shlex.join(["cq", *(word for word in chosen.overrides if not word.startswith(("seed=", "search=")))])
+    line = shlex.join(["cq", *alone(chosen.overrides)])
     folder = Path(config.paths.records).parent / record.store / record.folders.get("acceleration", "")
     found, worth = lines_of(judged, study.objectives), verdict(judged, goal)
     told = {"asked": goal.words, "meaning": goal.meaning, "command": line, "acceleration": str(folder),
             "found": found, "verdict": worth}  # fmt: skip
-    text = yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=10_000)
-    (out / "tuned.yaml").write_text(text, encoding="utf-8")
-    wrote = [f"wrote {path}" for path in (*files, out / "tuned.yaml")]
-    lines = [goal.words, goal.meaning, *found, worth, line, f"Acceleration: {folder}", *wrote]
+    table, beside = table_of(judged, goal)
+    again = []
+    if table["rows"]:
+        words = [f"cq.allow={out if os.sep in str(out) else f'{os.curdir}{os.sep}{out}'}", *beside]
+        again = [shlex.join(["cq", f"experiment={TABLE}/chosen", *words]), shlex.join(["cq-table", TABLE, *words])]
+        files += [_written(out / "table" / f"{TABLE}.yaml", table)]
+    files += [_written(out / "tuned.yaml", told | {"again": again})]
+    lines = [goal.words, goal.meaning, *found, worth, line, *again, f"Acceleration: {folder}"]
+    lines += [f"wrote {file}" for file in files]
     sys.stdout.write("\n".join([*lines, ""]))
     return 0
+
+
+def _written(path: Path, document: Mapping[str, Any]) -> str:
+    path.parent.mkdir(exist_ok=True)
+    text = yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True, width=10_000)
+    path.write_text(text, encoding="utf-8")
+    return str(path)
 
 
 def _is_own(key: str, value: str) -> bool:

@@ -86,12 +86,16 @@ class Correct:
 
 @dataclass
 class Limit:
-    """What an image may cost at most, as counted (`cq.run.objective`); null for anything."""
+    """What an image may cost at most, as counted (`cq.run.objective`); null for anything.
+
+    seconds: what is not in the store may take at most, by a few timed calls before it starts.
+    """
 
     macs_image: float | None = None
     bops_image: float | None = None
     bops_share: float | None = None
     weight_bytes: float | None = None
+    seconds: float | None = None
 
 
 @dataclass

@@ -17,7 +17,7 @@ from cq.quantize.ptq import PTQ
 from cq.run.components import Components
 from cq.run.context import Run
 from cq.run.costs import METRIC_IMAGE_SECONDS, METRIC_SECONDS, CallBytes, CallSeconds
-from cq.run.objective import costs_of
+from cq.run.objective import COUNTED, costs_of
 from cq.sampler.ddim import DDIM
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class Evaluation:
 
 def check_limit(parts: Components, limit: Mapping[str, float | None]) -> None:
     """Raise ValueError where the run will cost more than `limit` allows: counted on its network, nothing is sampled."""
-    limits = {key: most for key, most in limit.items() if most is not None}
+    limits = {key: most for key in COUNTED if (most := limit.get(key)) is not None}
     if not limits:
         return
     full_calls = parts.baseline_sampler.num_calls(parts.baseline_steps)

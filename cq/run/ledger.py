@@ -111,9 +111,11 @@ def execute(
         return twin
     from cq.run.evaluation import check_limit
     from cq.run.memory import within_budget
+    from cq.run.pipeline import check_seconds
 
     parts = within_budget(parts)
     check_limit(parts, config.limit)
+    check_seconds(parts, config.limit.seconds, anew=config.force)
     if config.force:
         again = {"question": config_digest(config), "weights": weights, "commit": source.commit, **_versions()}
         parts = replace(parts, store=Store(parts.store.root, again=digest_of(again)[:12]))

@@ -1,6 +1,7 @@
 """The order of the stages: calibrate, schedule, correct, quantize, correct, sample, evaluate, record."""
 
 import logging
+from collections.abc import Collection
 from functools import partial
 from typing import Any
 
@@ -66,12 +67,30 @@ def run(parts: Components, live: RunLog = NO_LOG) -> RunOutcome | None:
 
 
 def _tell_estimate(this: Run, model: DiffusionModel) -> None:
-    calls = calls_of(this, model)
     there = set(this.store.digests) | ({Baseline.name} if Baseline(this).is_there else set())
-    steps = [make(this) for make in STEPS]
-    seconds = sum(step.seconds(calls) for step in steps if step.needed and step.name not in there)
-    for line in left(seconds, quantized=this.parts.quantized):
+    for line in left(_estimate(this, model, there), quantized=this.parts.quantized):
         log.info("%s", line)
+
+
+def _estimate(this: Run, model: DiffusionModel, there: Collection[str]) -> float:
+    """About the seconds of the stages that are not `there`."""
+    calls = calls_of(this, model)
+    steps = [make(this) for make in STEPS]
+    return sum(step.seconds(calls) for step in steps if step.needed and step.name not in there)
+
+
+def check_seconds(parts: Components, most: float | None, *, anew: bool) -> None:
+    """Raise ValueError where the run would take longer than `most`. anew: whether nothing in the store is taken."""
+    if most is None:
+        return
+    this = Run(parts)
+    seconds = _estimate(this, this.model, () if anew else stored(this))
+    about = parts.store.processes.told(seconds)  # one clock decides for all
+    if about > most:
+        raise ValueError(
+            f"limit.seconds={most:g}: this run will take about {about:.3g} for what is not in the store. Raise the "
+            "limit, or draw fewer images, take fewer steps or lengthen budget.cache_interval."
+        )
 
 
 def stored(this: Run) -> frozenset[str]:

@@ -100,17 +100,15 @@ def _register(tables: tuple[tuple[str, Path], ...]) -> None:
 
 def _table(name: str, document: Any) -> TableFile:
     _check(document, "", {"title": str, "grid": dict | list, "all": dict, "rows": dict}, needed=("title", "rows"))
-    settable: dict[str, Any] = dict.fromkeys(_groups(), str)
-    settable |= {f"{key}.{each.name}": object for key, kind in SECTIONS.items() for each in fields(kind)}
-    common = document.get("all", {})
-    _check(common, "all.", settable)
+    common, known = document.get("all", {}), settable()
+    _check(common, "all.", known)
     settings: dict[str, dict[str, Any]] = {}
     rows: dict[str, dict[str, Any]] = {}
     labels: dict[str, str] = {}
     order = -1
     for row, given in document["rows"].items():
         key = f"rows.{row}."
-        _check(given, key, {**ROW, **settable}, needed=("label",))
+        _check(given, key, {**ROW, **known}, needed=("label",))
         like, label = given.get("like"), given["label"]
         if like is not None and like not in settings:
             raise ValueError(f"{key}like={like!r}: must be a row above this one.{near(like, settings)} Name one.")
@@ -140,6 +138,12 @@ def _grid(grid: Any) -> dict[str, str]:
 
 
 SECTIONS: Mapping[str, type] = {"budget": Budget, "baseline": Baseline}
+
+
+def settable() -> dict[str, type]:
+    """What a row may set, and to values of which type."""
+    numbers: dict[str, type] = {f"{key}.{each.name}": object for key, kind in SECTIONS.items() for each in fields(kind)}
+    return dict.fromkeys(_groups(), str) | numbers
 
 
 def _node(settings: Mapping[str, Any]) -> dict[str, Any]:

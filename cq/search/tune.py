@@ -7,17 +7,22 @@ chosen is more often lucky than not. What it is worth, fresh seeds say, beside w
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import yaml
 
 from cq.run.compose import composed, composing
 from cq.run.explain import explain
 from cq.run.ledger import RunError, execute
 from cq.run.objective import MEASURED, Missing, Objective, returned
 from cq.run.record import RunRecord
+from cq.run.tables import settable
 from cq.search.fresh import Judged
 from cq.search.study import Answer, Point
 
 OFF = {"correct@correct.cache": "none", "correct@correct.quant": "none", "correct@correct.output": "none"}
+
+PRESETS = ("scale", "ablation", "debug")  # which come after a row, so that none can hold them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +139,36 @@ def verdict(judged: Sequence[Judged], goal: Goal) -> str:
         and all(theirs <= ours for theirs, ours in zip(worse(each), worse(chosen), strict=True))
     ]  # fmt: skip
     return f"{told}; {'better there: ' + ' and '.join(better) if better else 'no control beats it'}."
+
+
+def alone(line: Sequence[str]) -> tuple[str, ...]:
+    """A command line without its seed and its search, whose choices it says itself."""
+    rest = tuple(word for word in line if word.partition("=")[0] not in ("seed", "search", "objective"))
+    with composing():
+        asked, bare = composed(line)[1], composed(rest)[1]
+    preset = (f"{group}={choice}" for group, choice in asked.items() if bare.get(group) != choice)
+    return (*rest, *(word for word in preset if not word.startswith(("hydra", "search"))))
+
+
+def table_of(judged: Sequence[Judged], goal: Goal) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The choice and its controls as a file of conf/table, and what its rows cannot say, which all have in common.
+
+    Without rows where the search began from another table's row, whose settings they would lack.
+    """
+    known, rows, beside = settable(), {}, dict[str, None]()
+    for number, each in enumerate(judged):
+        kind = "control" if each.control else "chosen"
+        row: dict[str, Any] = {"label": f"{kind}: {each.short}"}
+        for word in alone(each.overrides):
+            key, _, value = word.partition("=")
+            if key in known and key not in PRESETS:
+                row[key] = value if known[key] is str else yaml.safe_load(value)
+            else:
+                beside[word] = None
+        rows[kind if number == 0 else f"{kind}_{number}"] = row
+    if any(word.startswith("experiment=") for word in beside):
+        rows = {}
+    return {"title": f"Tuned: {goal.words}", "rows": rows}, tuple(beside)
 
 
 def _set(point: Point) -> Mapping[str, object]:

@@ -7,10 +7,14 @@ import pytest
 
 from cq.cli.main import main
 from cq.run.components import Components
+from cq.run.context import Run
+from cq.run.costs import CallSeconds
 from cq.run.evaluation import check_limit
 from cq.run.ledger import config_digest, execute
 from cq.run.objective import COUNTED, Missing, numbers_of, returned
+from cq.run.pipeline import check_seconds
 from cq.run.record import RunRecord
+from cq.run.stages.samples import Baseline
 from tests.tiny_runs import composed, quick
 
 CACHED = ("schedule=uniform", "quantize=minmax", "quantize.num_samples=2", "quantize.batch_size=2")
@@ -76,6 +80,27 @@ def test_a_limit_holds_exactly_at_what_a_run_counts(record: RunRecord, tiny_fold
     for key, value in found.items():
         with pytest.raises(ValueError, match=rf"limit.{key}=.*will count about"):
             check_limit(parts, {key: value * 0.999})
+
+
+def test_a_run_that_would_take_longer_than_its_limit_is_refused_unless_its_stages_are_there(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock of 2 seconds a full call, 1 a cached one: 2 images of 4 calls twice, half of the second's cached."""
+    arguments = quick(tiny_folder, tmp_path, "schedule=uniform", "budget.num_steps=4", "sample.num_images=2")
+    calls = CallSeconds(full=2.0, cached=1.0)
+    monkeypatch.setattr("cq.run.pipeline.calls_of", lambda *_: calls)
+    config, choices = composed([*arguments, "limit.seconds=27"])
+    with pytest.raises(ValueError, match=r"limit.seconds=27: this run will take about 28\b.*Raise the limit"):
+        execute(config, choices)
+    assert not (tmp_path / "records.jsonl").exists()
+    unlimited, _ = composed([*arguments, "limit.seconds=null"])
+    assert config_digest(config) == config_digest(unlimited)
+    parts = Components.of(unlimited)
+    check_seconds(parts, 29, anew=False)
+    Baseline(Run(parts)).drawn(Baseline(Run(parts)).unaccelerated)()
+    check_seconds(parts, 13, anew=False)  # what is there takes no time
+    with pytest.raises(ValueError, match=r"about 28\b"):
+        check_seconds(parts, 13, anew=True)
 
 
 def test_a_search_without_its_extra_says_what_to_install(

@@ -1,6 +1,7 @@
 """Searches of the tiny model: what is asked, what is refused, what goes on, and what is written."""
 
 import logging
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +14,10 @@ import yaml
 
 from cq.cli.main import main
 from cq.core.seeding import SEARCH_SEEDS
+from cq.run.compose import composed, composing
+from cq.run.ledger import config_digest
 from cq.run.objective import Missing, Objective
+from cq.run.own import allowing
 from cq.run.record_file import read
 from cq.search.fresh import Judged, judge
 from cq.search.study import Answer, Point, Space, Study, front
@@ -194,8 +198,9 @@ def tune(tiny_folder: Path, root: Path, *arguments: str) -> int:
 
 
 def test_tune_holds_a_cost_and_says_what_the_choice_is_worth(
-    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     caplog.set_level(logging.INFO)
     assert tune(tiny_folder, tmp_path, "cost=0.6") == 0
     told = yaml.safe_load((tmp_path / "tune/tuned.yaml").read_text())
@@ -207,7 +212,24 @@ def test_tune_holds_a_cost_and_says_what_the_choice_is_worth(
     assert told["verdict"].startswith("On fresh seeds it keeps bops_share 0.6; ")
     assert "1 fresh seeds: psnr_fp_db" in chosen
     assert steps.startswith("control schedule=none quantize=none budget.sample_steps=")
-    assert told["command"] in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert told["command"] in said
+    # the table asks the same questions, so that they are answered
+    alone, table = told["again"]
+    assert alone in said
+    monkeypatch.setenv("CQ_ALLOW", "")
+    digests = []
+    for command in (told["command"], alone):
+        words = allowing(shlex.split(command)[1:])
+        with composing():
+            digests.append(config_digest(composed(words)[0]))
+    assert {*digests} <= {each.config_digest for each in read(tmp_path / "records.jsonl") if each.seed == 0}
+    assert digests[0] == digests[1]
+    with (tmp_path / "tune/table/tuned.yaml").open() as file:
+        assert list(yaml.safe_load(file)["rows"])[:2] == ["chosen", "control_1"]
+    assert main([*shlex.split(table.removeprefix("cq-")), f"out={tmp_path}/report", "seed=0"]) == 0
+    assert "chosen: " in capsys.readouterr().out
+    assert "has been answered by runs/run" in caplog.text
 
     assert tune(tiny_folder, tmp_path, "quality=99.5") == 1
     assert "none of 4 configurations" in capsys.readouterr().out
