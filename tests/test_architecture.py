@@ -13,7 +13,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # from left to right: an import points left, or stays within its own room
 ORDER = (
     "core", "sampler", "cache", "predict", "cost", "models", "calibrate", "schedule", "correct", "quantize", "engine",
-    "sample", "evaluate", "run", "report", "adapt", "search", "laws", "cli",
+    "sample", "evaluate", "run", "bench", "report", "adapt", "search", "laws", "cli",
 )  # fmt: skip
 ROOMS = [room for room in ORDER if (PACKAGE / room).is_dir()]
 DOORS = ("__init__", "__main__")  # what lies beside the rooms: the Python API and the command

@@ -18,6 +18,7 @@ COMMANDS: Mapping[str, str] = {
     "store": "what lies in the store, which runs need it; prune it, export images",
     "doctor": "whether this machine has what runs need, and what to do where it has not",
     "tune": "the fastest configuration within a quality, or the best one at a cost; a search finds it",
+    "bench": "time and memory of engines side by side, measured",
     "score": "score images made elsewhere",
     "check": "components of a package or a folder of yours, by the laws of their kinds",
     "convert": "an original LDM checkpoint, once, to a folder in diffusers' layout",
