@@ -238,6 +238,15 @@ class ExecutesFullPrecision(Protocol):
 
 
 @runtime_checkable
+class MultipliesIntegers(Protocol):
+    """What an engine adds that multiplies codes of weights, so that a quantizer with more bits is refused."""
+
+    @property
+    def exact_weight_bits(self) -> int:
+        """Of a weight that this machine multiplies exactly."""
+
+
+@runtime_checkable
 class NamesLayers(Protocol):
     """What a quantizer whose configuration names layers adds, so that a wrong name is refused before anything runs."""
 

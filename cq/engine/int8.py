@@ -14,7 +14,7 @@ from cq.core.processes import device
 from cq.engine.card import verdict
 from cq.engine.corrected import corrected
 from cq.engine.integer import IntegerLayer, in_float
-from cq.engine.kernels import missing, weight_bits
+from cq.engine.kernels import HELD_BITS, missing, weight_bits
 from cq.quantize.twin import StoredLayer, with_layers
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,11 @@ class Int8:
             reason = missing() or "its products of integers are not exact on this processor"
             raise ValueError(f"engine=int8: {reason}. Set engine=simulate, which shows the same quality.")
 
+    @property
+    def exact_weight_bits(self) -> int:
+        """8; or 7 on a processor whose products of 8 bits overflow."""
+        return weight_bits()
+
     def real(self, acceleration: Acceleration) -> bool:
         """Always: it runs what a deployment would."""
         return True
@@ -58,6 +63,13 @@ class Int8:
         made = with_layers(denoiser, acceleration.params, acceleration.quant, make, share=True)
         for reason, count in told.items():
             log.info("engine=int8: %d layers %s", count, f"in float32: {reason}" if reason else "in integers")
+        lost = [row["name"] for row in acceleration.params.coverage if exact_bits < row["weight_bits"] <= HELD_BITS]
+        if lost:
+            log.warning(
+                "engine=int8: %d layers have weights of more bits than the %d that this processor multiplies exactly; "
+                "they run in float32, slower than without quantization. Calibrate with budget.weight_bits=%d here.",
+                len(lost), exact_bits, exact_bits,
+            )  # fmt: skip
         return corrected(_channels_last(made), acceleration.output)
 
 

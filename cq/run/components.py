@@ -22,6 +22,7 @@ from cq.run.preflight import (
     check_seeds,
     check_sizes,
     check_strategy,
+    check_weight_bits,
 )
 from cq.run.tracking import Logger
 
@@ -194,6 +195,8 @@ class Components:
         )
         check_layers(parts.quantizer, model)
         parts.engine.check(quantized=parts.quantized)
+        if parts.quantized:
+            check_weight_bits(parts.quantizer, parts.engine)
         check_cost(parts.cost, parts.planner, model)
         check_reach(
             parts.planner, parts.correct_cache, parts.predictor, calibrate=parts.calibrate, cost=parts.cost,

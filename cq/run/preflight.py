@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # these bring torch, which a check of a configuration does no
         Corrector,
         Cost,
         Drawn,
+        Engine,
         Metric,
         Predictor,
         Quantizer,
@@ -107,6 +108,24 @@ def check_layers(quantizer: "Quantizer", model: "ModelComponent") -> None:
         names = model.layers()
         if names is not None:
             quantizer.check_layers(names)
+
+
+def check_weight_bits(quantizer: "Quantizer", engine: "Engine") -> None:
+    """Raise ValueError for weights of so many bits that the engine would run them in float32 on this machine alone.
+
+    Above the engine's own width there is nothing to refuse: no machine multiplies those in integers.
+    """
+    from cq.core.contracts import MultipliesIntegers
+    from cq.engine.kernels import HELD_BITS
+
+    bits = getattr(quantizer.ranges, "weight_bits", 0)
+    if isinstance(engine, MultipliesIntegers) and engine.exact_weight_bits < bits <= HELD_BITS:
+        least = engine.exact_weight_bits
+        raise ValueError(
+            f"budget.weight_bits={bits}: this processor multiplies weights of {least} bits exactly, and sums of two "
+            f"products overflow at {bits}, so engine=int8 would run them in float32. Set budget.weight_bits={least} "
+            f"(and quantize.edge_bits={least} for the first and the last layer), or engine=simulate."
+        )
 
 
 def check_metrics(metrics: Mapping[str, "Metric"], drawn: "Drawn", *, may_lack: bool = False) -> None:

@@ -5,7 +5,7 @@ import torch
 
 from cq.core.acceleration import Acceleration
 from cq.core.artifacts import QuantParams
-from cq.engine import integer
+from cq.engine import int8, integer
 from cq.engine.int8 import Int8
 from cq.engine.kernels import HELD_BITS, Product, missing, weight_bits
 from cq.engine.simulate import Simulate
@@ -43,3 +43,16 @@ def test_weights_on_symmetric_grids_are_multiplied_without_a_correction(bits: in
         x = torch.randint(0, 256, (4, 32))
         exact = x.double() @ (codes - half[:, None]).double().T
         assert torch.equal(product(x.to(torch.uint8), 1.0, 0, torch.ones(16), None).double(), exact)
+
+
+def test_what_another_machine_calibrated_with_more_bits_runs_in_float_and_says_so(
+    runs: TinyRuns, params: QuantParams, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(int8, "weight_bits", lambda: 7)
+    acceleration = Acceleration(schedule=runs.schedule, params=params)
+    executed, simulated = (
+        runs.latents(engine.lower(runs.model.denoiser, acceleration)) for engine in (Int8(), Simulate())
+    )
+    assert "weights of more bits than the 7" in caplog.text
+    assert "budget.weight_bits=7" in caplog.text
+    assert (executed - simulated).norm() < 0.05 * simulated.norm()

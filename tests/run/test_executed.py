@@ -1,14 +1,20 @@
 """A run with integers: executed, timed, and beside its simulation in everything but the images."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cq.engine import integer
+from cq.engine import int8, integer
 from cq.engine.kernels import weight_bits
+from cq.engine.simulate import Simulate
+from cq.quantize.none import FullPrecision
 from cq.report.axes import axes_of, name_of
+from cq.run.components import Components
 from cq.run.ledger import execute
+from cq.run.preflight import check_weight_bits
+from tests.quantize.trajectories import PTQ_8
 from tests.run.test_telling import QUANTIZED
 from tests.tiny_runs import composed, quick
 
@@ -21,9 +27,9 @@ def test_a_run_with_integers_is_executed_and_timed(
     monkeypatch.setattr(integer, "SMALLEST", 0)
     caplog.set_level(logging.INFO)
 
+    asked = (*QUANTIZED, "latency.repeats=1", f"budget.weight_bits={weight_bits()}")
     simulated, executed = (
-        execute(*composed(quick(tiny_folder, tmp_path, *QUANTIZED, "latency.repeats=1", f"engine={engine}")))
-        for engine in ("simulate", "int8")
+        execute(*composed(quick(tiny_folder, tmp_path, *asked, f"engine={engine}"))) for engine in ("simulate", "int8")
     )
     told = " ".join(" ".join(caplog.messages).split())
     assert (simulated.executed, executed.executed) == ("", "Int8")
@@ -37,3 +43,17 @@ def test_a_run_with_integers_is_executed_and_timed(
     assert executed.images_digest != simulated.images_digest
     both = [simulated, executed]
     assert [name_of(each, axes_of(both)) for each in both] == ["simulate", "int8"]
+
+
+def test_weights_of_more_bits_than_this_machine_multiplies_are_refused(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(int8, "weight_bits", lambda: 7)
+
+    config, _ = composed(quick(tiny_folder, tmp_path, *QUANTIZED, "engine=int8", "budget.weight_bits=8"))
+    with pytest.raises(ValueError, match=r"budget\.weight_bits=8: .* of 7 bits exactly.*\. Set budget\.weight_bits=7 "):
+        Components.of(config)
+    for fine in (4, 7, 16):
+        check_weight_bits(replace(PTQ_8, weight_bits=fine), int8.Int8())
+    check_weight_bits(PTQ_8, Simulate())
+    check_weight_bits(FullPrecision(), int8.Int8())
