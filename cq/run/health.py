@@ -204,7 +204,7 @@ def fault_here(reference: str) -> str | None:
 
 
 def _wandb() -> Finding:
-    asked = os.environ.get("WANDB_MODE", "offline")
+    asked = os.environ.get("WANDB_MODE") or "offline"
     mode = MODES.get(asked)
     if mode is None:
         remedy = "Set WANDB_MODE to online, offline or disabled."

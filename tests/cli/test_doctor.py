@@ -122,8 +122,7 @@ def test_the_mode_of_wandb(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     for name, value in (("WANDB_MODE", mode), ("WANDB_API_KEY", key)):
-        if value:
-            monkeypatch.setenv(name, value)
+        monkeypatch.setenv(name, value)  # an empty one says nothing
     told = found("W&B")
     assert told.state == state
     assert said in told.said
