@@ -75,10 +75,15 @@ def _applied(row: str, grid: Sequence[str], optional: Sequence[str]) -> tuple[Jo
     try:
         return Job(*composed([row, *grid]), tuple(grid)), []
     except HydraException:
-        bare, _ = composed([row, *(override for override in grid if override not in optional)])
-        lacking = [override for override in optional if _key_of(override)[1] not in _keys(bare, _key_of(override)[0])]
+        rest = [override for override in grid if override not in optional]
+        bare = Job(*composed([row, *rest]), tuple(rest))
+        lacking = [
+            override for override in optional if _key_of(override)[1] not in _keys(bare.config, _key_of(override)[0])
+        ]
         if not lacking:
             raise
+        if lacking == optional:
+            return bare, lacking
         rest = [override for override in grid if override not in lacking]
         return Job(*composed([row, *rest]), tuple(rest)), lacking
 

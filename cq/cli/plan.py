@@ -4,6 +4,7 @@
 """
 
 import json
+import logging
 import statistics
 import sys
 import time
@@ -19,6 +20,7 @@ from cq.cli.commands import REFUSED, ended, helped
 from cq.core.contracts import Quantizer
 from cq.core.denoiser import Denoiser, GuidedDenoiser
 from cq.core.processes import device
+from cq.models.diffusion import DiffusionModel
 from cq.quantize.passes import unit_bytes
 from cq.quantize.twin import fake_quantized
 from cq.run.components import Components
@@ -34,49 +36,65 @@ from cq.run.stages.statistics import Statistics
 from cq.run.unread import unread
 
 BATCH = 64  # calls are timed at the sampling batch, but at most this,
-LONGEST = 10.0  # and at most as many images as a call of one suggests to take these seconds
+LONGEST = 10.0  # and at most as many images as a call of one suggests to take these seconds,
+SLOW = 1.0  # and one image where it takes longer than this
+
+log = logging.getLogger(__name__)
 
 
 @torch.no_grad()
 def time_calls(
-    parts: Components, quantizer: Quantizer | None = None, *, repeats: int = 3,
+    parts: Components, quantizer: Quantizer | None = None, *, model: DiffusionModel | None = None, repeats: int = 3,
     clock: Callable[[], float] = time.perf_counter,
 ) -> CallSeconds:  # fmt: skip
-    """Run each kind of call a few times on the run's own model at its own batch size.
+    """Run each kind of call a few times on the run's own model, at its own batch size or as many images as are quick.
 
-    quantizer: of the first quantized run, if there is one; of it the choice of ranges is timed.
+    Where a call of one image takes more than SLOW seconds each kind is run once, with one image, and an image is taken
+    to cost the same in any batch. quantizer: of the first quantized run, if there is one; of it the choice of ranges is
+    timed. model: theirs, where it has been loaded and called.
     """
-    model = parts.model.load().on(device(), getattr(torch, parts.dtype))
+    loaded = model or parts.model.load().on(device(), getattr(torch, parts.dtype))
+    full_precision = loaded.denoiser.with_sites((parts.model.site,))
 
     def inputs(count: int) -> tuple[Tensor, dict[str, Any]]:
         noise_NCHW = torch.randn(count, *parts.model.latent_shape, generator=torch.Generator().manual_seed(0))
-        cond = model.condition(torch.zeros(count, dtype=torch.int64, device=model.device))
-        return noise_NCHW.to(model.device), {"call": 0, "timestep": torch.tensor(500), "cond": cond}
+        cond = loaded.condition(torch.zeros(count, dtype=torch.int64, device=loaded.device))
+        return noise_NCHW.to(loaded.device), {"call": 0, "timestep": torch.tensor(500), "cond": cond}
 
-    def median(denoiser: GuidedDenoiser, reuse: Mapping[str, Tensor], count: int, times: int = repeats) -> float:
+    def timed(
+        kind: str, count: int, times: int, denoiser: GuidedDenoiser = full_precision, reuse: Mapping[str, Tensor] = {}
+    ) -> tuple[float, Mapping[str, Tensor]]:
+        """Seconds an image, and the maps."""
         x_NCHW, options = inputs(count)
         seconds = []
         for _ in range(times):
             started = clock()
-            denoiser(x_NCHW, reuse=reuse, **options)
-            _finish(model.device)
+            out = denoiser(x_NCHW, reuse=reuse, **options)
+            _finish(loaded.device)
             seconds.append((clock() - started) / count)
-        return statistics.median(seconds)
+        log.info("timed %s: %.3g s an image, batch %d", kind, statistics.median(seconds), count)
+        return statistics.median(seconds), out.features
 
-    batch = max(1, min(BATCH, parts.sample.batch_size, int(LONGEST / median(model.denoiser, {}, 1, times=1))))
-    x_NCHW, options = inputs(batch)
-    features = model.denoiser(x_NCHW, reuse={}, **options).features
-    full = median(model.denoiser, {}, batch)
-    timed = parts.latency.repeats > 0
-    units = model.denoiser.network.units()
-    sizes = unit_bytes(model.denoiser.network, units, lambda: model.denoiser(x_NCHW, reuse={}, **options))
-    returned = sum(size for _, size in sizes.values())
+    if model is None:
+        timed("the first call, which is not counted", 1, 1)
+    network, one = full_precision.network, []
+    sizes = unit_bytes(network, network.units(), lambda: one.append(timed("a full call", 1, 1)))
+    [(full, maps)], batch, small = one, 1, 1.0
+    if full > SLOW:
+        repeats = 1
+    else:
+        batch = max(1, min(BATCH, parts.sample.batch_size, int(LONGEST / full)))
+        timed("the first call of the batch, which is not counted", batch, 1)
+        full, maps = timed("a full call", batch, repeats)
+        if parts.latency.repeats > 0:
+            small = timed("a full call", parts.latency.batch_size, repeats)[0] / full
     found = CallSeconds(
-        full=full, cached=median(model.denoiser, features, batch), units=len(units), unit_bytes=returned // batch,
-        small=median(model.denoiser, {}, parts.latency.batch_size) / full if timed else 1.0,
+        full=full, cached=timed("a cached call", batch, repeats, reuse=maps)[0], small=small, units=len(sizes),
+        unit_bytes=sum(returned for _, returned in sizes.values()),
     )  # fmt: skip
     if quantizer is None:
         return found
+    x_NCHW, options = inputs(batch)
     marks: list[float] = []
 
     def one_call(denoiser: Denoiser, *, deployed: bool) -> Iterator[int]:
@@ -86,10 +104,12 @@ def time_calls(
         yield 0  # the quantizer chooses the ranges of this call before it asks for the next one
         marks.append(clock())
 
-    params = quantizer.ranges.calibrate(model.denoiser, one_call, num_calls=1, shards=Path())
-    twin = fake_quantized(model.denoiser, params)
+    params = quantizer.ranges.calibrate(full_precision, one_call, num_calls=1, shards=Path())
+    log.info("timed the choice of the ranges of a call: %.3g s", marks[2] - marks[1])
+    twin = fake_quantized(full_precision, params)
     return replace(
-        found, twin=median(twin, {}, batch), observed=(marks[1] - marks[0]) / batch, search=marks[2] - marks[1]
+        found, twin=timed("a full call, fake-quantized", batch, repeats, twin)[0],
+        observed=(marks[1] - marks[0]) / batch, search=marks[2] - marks[1],
     )  # fmt: skip
 
 
@@ -127,7 +147,7 @@ def plan_of(parts: Components, *, clock: Callable[[], float] = time.perf_counter
     """The plan of one run, from a few timed calls and two counted ones of its own model."""
     run = Run(parts)
     memory = peak_bytes(run, call_bytes(parts, run.model))
-    calls = time_calls(parts, parts.quantizer if parts.quantized else None, clock=clock)
+    calls = time_calls(parts, parts.quantizer if parts.quantized else None, model=run.model, clock=clock)
     return Plan(
         images=parts.sample.num_images, network_calls=parts.sampler.num_calls(parts.sample.num_steps),
         seconds=estimate_seconds(parts, calls), memory=memory,
@@ -170,6 +190,7 @@ def _part(parts: Components, name: str) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the plan of one run. Exit status: see `cq.cli.commands.ended`; 2 also where the run cannot fit."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     overrides = list(sys.argv[1:] if arguments is None else arguments)
     if helped(overrides, __doc__):
         return 0

@@ -3,12 +3,14 @@
 import fnmatch
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from cq.cli.commands import FAILED, REFUSED, ended, say
@@ -69,6 +71,16 @@ def _run(config: DictConfig) -> tuple[float, ...] | Missing:
             return missing
 
 
+def _by_table(arguments: Sequence[str]) -> str:
+    """What to do where a number is refused that some rows of a sweep over a table do not have: Hydra asks all of it."""
+    swept = [word for word in arguments if word.startswith("experiment=") and "," in word]
+    tables = {row.partition("/")[0] for word in swept for row in word.removeprefix("experiment=").split(",")}
+    if len(tables) != 1 or not tables <= set(table_names()):
+        return ""
+    rest = [word for word in arguments if word not in (*swept, "-m", "--multirun")]
+    return f"Where some rows alone have it, cq-table gives it to those: {shlex.join(['cq-table', *tables, *rest])}"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what Hydra's arguments say. Exit status: see `cq.cli.commands.ended`."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -86,6 +98,10 @@ def _command(arguments: list[str]) -> int:
         # Hydra hands its errors on instead of printing them
         os.environ |= {"HYDRA_FULL_ERROR": "1", TRACEBACKS: before}
         _run()
+    except HydraException as error:
+        if remedy := _by_table(sys.argv[1:]):
+            raise ValueError(f"{explain(error)} {remedy}") from error
+        raise
     finally:
         os.environ["HYDRA_FULL_ERROR"] = before
         cells = Sweep.over()

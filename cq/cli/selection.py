@@ -42,7 +42,10 @@ def files(options: argparse.Namespace, table: str = "") -> list[Path]:
 
 def tables(options: argparse.Namespace) -> list[Table]:
     """The table that is asked for, or its parts, one a model. Raises ValueError where none or several may be meant."""
-    records = [record for path in files(options, options.table) for record in read(path)]
+    asked = files(options, options.table)
+    records = [record for path in asked for record in read(path)]
+    if not records:
+        raise ValueError(f"{', '.join(map(str, asked))}: no record in it. Run `cq` first, or name other --records.")
     known = sorted({record.table for record in records})
     name = options.table or (known[0] if len(known) == 1 else "")
     if name not in known:

@@ -3,6 +3,7 @@
 What is recorded, or in the store, is said and not counted; what several runs share is counted with the first of them.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from cq.run.identity import described
 from cq.run.memory import call_bytes, fitted, peak_bytes
 from cq.run.pipeline import stored
 from cq.run.stages.samples import Baseline, Samples
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +55,10 @@ class TablePlan:
         if self.calls is None:
             return ["everything is recorded already"]
         full, cached = self.calls.full * 1e3, self.calls.cached * 1e3
-        hours = f" ({self.seconds / 3600:.1f} hours)" if self.seconds > 7200 else ""
+        minutes = f"{max(1, self.seconds / 60):.0f} minutes"
+        time = minutes if self.seconds < 7200 else f"{self.seconds / 3600:.1f} hours"
         return [
-            f"a full call takes {full:.1f} ms an image, a cached one {cached:.1f} ms: "
-            f"about {max(1, self.seconds / 60):.0f} minutes for everything{hours}",
+            f"a full call takes {full:.1f} ms an image, a cached one {cached:.1f} ms: about {time} for everything",
             f"{sum(run.images for run in self.runs)} images, peak memory about "
             f"{max(run.memory for run in self.runs) / GIB:.1f} GiB, at most "
             f"{sum(run.disk for run in self.runs) / GIB:.1f} GiB on disk",
@@ -110,8 +113,11 @@ def plan_table(jobs: Sequence[Job], answered: Sequence[str]) -> TablePlan:
 def _timed(parts: Sequence[Components]) -> tuple[CallSeconds, CallBytes, str]:
     """What the calls of their model take, and the digest of its weights."""
     quantizer = next((each.quantizer for each in parts if each.quantized), None)
-    calls = time_calls(parts[0], quantizer)
-    return calls, call_bytes(parts[0], Run(parts[0]).model), parts[0].model.weights_digest()
+    log.info("%s: loading it, counting its calls' memory, timing them", parts[0].model.weights)
+    weights = parts[0].model.weights_digest()
+    model = Run(parts[0], weights).model
+    counted = call_bytes(parts[0], model)
+    return time_calls(parts[0], quantizer, model=model), counted, weights
 
 
 def _model(parts: Components) -> str:

@@ -52,6 +52,8 @@ def runs_in(files: Sequence[Path]) -> list[Run]:
 
 def matching(runs: Sequence[Run], text: str) -> list[Run]:
     """The runs that `text` names, of each question the last; see the module. Raises ValueError where there is none."""
+    if not runs:
+        raise ValueError(f"{text!r}: the record files hold no run. Run `cq` first, or name others with --records.")
     text, words = text.strip(), _words(text)
     found = _numbered(runs, text) or _newest([run for run in runs if _is_digest(run.record, text)])
     if not found:
@@ -60,10 +62,10 @@ def matching(runs: Sequence[Run], text: str) -> list[Run]:
         named = named or [run for run in runs if text in (run.record.experiment, run.record.label)]
         found = _newest(named or [run for run in runs if words and all(_applies(run, titles, word) for word in words)])
     if not found:
-        files = ", ".join(dict.fromkeys(str(run.file) for run in runs)) or "no record file"
+        files = ", ".join(dict.fromkeys(str(run.file) for run in runs))
         raise ValueError(
             f"{text!r}: names none of the {len(runs)} runs of {files}. Name one by its number (1 to "
-            f"{max((run.number for run in runs), default=0)}) or `last`, the first digits of its digest, its "
+            f"{max(run.number for run in runs)}) or `last`, the first digits of its digest, its "
             "EXPERIMENT, its label, or words that apply to it, such as 'schedule=dps N=5 seed=0'."
         )
     return found

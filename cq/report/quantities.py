@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cq.report.cells import DASH, Stat, mean_of, si
+from cq.report.cells import DASH, Stat, fixed, mean_of, si
 from cq.report.metrics import Column
 from cq.report.paired import by_seed, common_means
 from cq.report.tables import Row
@@ -116,12 +116,17 @@ def means(rows: Sequence[Row], quantity: Quantity) -> tuple[list[float], bool]:
     """Of each row, which must have it, the mean over the seeds that all of them share, and whether there are any.
 
     Without one of a score, each row's mean over its own: seeds differ more than rows do, so that this is to be said.
+    What is infinite, as the PSNR of equal images, stays so, and does not count for the others.
     """
     own = [stat.mean if (stat := quantity.of(row)) else math.nan for row in rows]
     if quantity.column is None:
         return own, True
-    shared = [value for value in common_means(rows, quantity.key) if value is not None]
-    return (shared, True) if len(shared) == len(rows) else (own, False)
+    finite = [row for row, value in zip(rows, own, strict=True) if math.isfinite(value)]
+    shared = [value for value in common_means(finite, quantity.key) if value is not None]
+    if len(shared) < len(finite):
+        return own, False
+    given = iter(shared)
+    return [next(given) if math.isfinite(value) else value for value in own], True
 
 
 def check_one_machine(rows: Sequence[Row], quantity: Quantity, what: str) -> None:
@@ -185,7 +190,7 @@ def _setting(key: str, title: str, *, otherwise: int | None = None) -> Quantity:
 
 
 def _times(stat: Stat) -> str:
-    return stat.text(2) + "x"
+    return (stat.text(2) if stat.spread != 0 else fixed(stat.mean, 2)) + "x"
 
 
 _COUNTED = (

@@ -1,5 +1,6 @@
 """Rows in order of one quantity, under budgets, and which of them the data can tell apart."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -98,7 +99,8 @@ class Ranking:
 
 def ranking(table: Table, by: str = "", under: Sequence[Bound] = ()) -> Ranking:
     """The rows of a table by the quantity `by`, those within all bounds. Raises ValueError for an unknown quantity."""
-    quantity = named(by or assumed(table), table.metrics, f"--by {by}")
+    by = by or assumed(table)
+    quantity = named(by, table.metrics, f"--by {by}")
     if not quantity.better:
         raise ValueError(f"--by {by}: less of it is neither better nor worse. Rank by a score or a cost.")
     ranked, left_out = within(table.rows, [quantity], under)
@@ -173,7 +175,10 @@ def _left_out(row: Row, quantities: Sequence[Quantity], bounds: Sequence[Bound])
     if not row.ok:
         return row.status
     for quantity in (*quantities, *(bound.quantity for bound in bounds)):
-        if quantity.of(row) is None:
+        stat = quantity.of(row)
+        if stat is not None and math.isnan(stat.mean):
+            return f"for {quantity.title} is not a number"
+        if stat is None:
             if quantity.column is not None and row.is_full_precision:
                 return f"for {quantity.title} compares with it"
             simulated = quantity.kind == "measured" and row.low_bit == "simulated"
@@ -182,8 +187,9 @@ def _left_out(row: Row, quantities: Sequence[Quantity], bounds: Sequence[Bound])
 
 
 def _decided(a: Row, b: Row, quantity: Quantity) -> bool:
-    """Whether two rows are told apart: by the paired test of scores, and as numbers where they are costs."""
-    if quantity.column is None:
-        return [*quantity.values(a).values()] != [*quantity.values(b).values()]
+    """Whether two rows are told apart: by the paired test of scores; costs, and what is infinite, as numbers."""
+    one, other = (stat.mean if (stat := quantity.of(row)) else math.nan for row in (a, b))
+    if quantity.column is None or math.isinf(one) or math.isinf(other):
+        return one != other
     found = compare(a, b, quantity.column)
     return found is not None and found.winner != 0

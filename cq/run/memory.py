@@ -9,7 +9,6 @@ import logging
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import psutil
@@ -71,13 +70,17 @@ def call_bytes(parts: Components, model: DiffusionModel) -> CallBytes:
     def call(batch: int) -> tuple[int, ...]:
         x_NCHW = torch.zeros(batch, *parts.model.latent_shape, device=model.device)
         cond = model.condition(torch.zeros(batch, dtype=torch.int64, device=model.device))
-        full = partial(model.denoiser, x_NCHW, call=0, timestep=torch.tensor(500), cond=cond, reuse={})
+        features: dict[str, Tensor] = {}
+
+        def full() -> None:
+            out = model.denoiser(x_NCHW, call=0, timestep=torch.tensor(500), cond=cond, reuse={})
+            features.update(out.features)
+
         with _live() as live:
-            out = full()
-        kept = sum(_bytes(parts.calibrate.reduce(held)) for held in out.features.values())
+            sizes = unit_bytes(model.denoiser.network, model.denoiser.network.units(), full).values()
+        kept = sum(_bytes(parts.calibrate.reduce(held)) for held in features.values())
         with _live() as decoding:
             model.decode(x_NCHW)
-        sizes = unit_bytes(model.denoiser.network, model.denoiser.network.units(), full).values()
         return live.peak, kept, decoding.peak, max(map(sum, sizes)), sum(returned for _, returned in sizes)
 
     one, two = call(1), call(2)

@@ -112,6 +112,10 @@ REFUSED = {
     ),
     **OF_TWO_PARTS,
     "glob of nothing": (["experiment=glob(table9/*)", "-m"], ["experiment=glob(table9/*)", "no row", "table5"]),
+    "number that some rows alone have": (
+        ["experiment=glob(table5/*)", "quantize.batch_size=16", "-m"],
+        ["quantize.batch_size=16: there is no key", "cq-table table5", "quantize.batch_size=16"],
+    ),
 }  # fmt: skip
 
 

@@ -107,7 +107,7 @@ def test_the_plan_of_a_table_counts_what_is_missing_and_starts_nothing(
         told = capsys.readouterr().out
         return {line.split()[0]: line.split()[1:] for line in told.splitlines()[1:]}, told
 
-    def timed(*_: object) -> CallSeconds:
+    def timed(*_: object, **__: object) -> CallSeconds:
         return CallSeconds(full=90.0, cached=9.0)
 
     monkeypatch.setattr("cq.cli.table_plan.time_calls", timed)

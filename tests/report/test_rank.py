@@ -1,5 +1,6 @@
 """Rows in order, within budgets; what the data cannot tell apart shares a rank."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,23 @@ def test_seeds_that_only_some_rows_have_do_not_rank_them() -> None:
     """The third seed is an easy one; over the two that both rows have, the other row is better."""
     rows = [*row("two seeds", [30.0, 31.0]), *row("three seeds", [29.0, 30.0, 90.0])]
     assert order(ranking(table_of(rows))) == [(1, "two seeds"), (2, "three seeds")]
+
+
+def test_equal_images_come_first_and_the_others_keep_their_order() -> None:
+    """Their PSNR is infinite; one that is no number has no place."""
+    rows = [*row("a", [20.0, 21.0]), *row("same", [math.inf, math.inf]), *row("b", [30.0, 31.0, 90.0])]
+    found = ranking(table_of([*rows, *row("broken", [math.nan, 40.0])]))
+    assert order(found) == [(1, "same"), (2, "b"), (3, "a")]
+    assert [place.value for place in found.places] == [math.inf, 30.5, 20.5]
+    assert found.same_seeds
+    assert [(why, [each.title for each in rows]) for why, rows in found.left_out.items()] == [
+        ("for PSNR vs full precision, dB is not a number", ["broken"])
+    ]
+
+
+def test_equal_costs_share_a_rank_over_any_seeds() -> None:
+    rows = [*row("two seeds", [1.0, 2.0]), *row("three seeds", [1.0, 2.0, 3.0]), *row("dear", [1.0], bops=2e9)]
+    assert order(ranking(table_of(rows), "bops_image")) == [(1, "three seeds"), (1, "two seeds"), (3, "dear")]
 
 
 def test_a_budget_leaves_out_what_costs_more_and_what_has_no_such_cost(tmp_path: Path) -> None:
@@ -135,3 +153,14 @@ def test_ones_own_runs_come_before_committed_tables(
     for asked, told in (("", " 1. own"), ("runs", " 1. own"), ("table5", " 1. committed")):
         assert main(["rank", *filter(None, [asked])]) == 0
         assert told in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["rank", "pareto", "diff", "page"])
+def test_an_empty_record_file_is_said(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "records.jsonl"
+    path.touch()
+    what = {"diff": ["1", "2"], "page": ["1"]}.get(verb, [])
+    assert main([verb, *what, "--records", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert "no run" in said or "no record in it" in said
+    assert "Run `cq` first" in said
