@@ -13,7 +13,7 @@ from cq.core.denoiser import Denoiser, GuidedDenoiser
 from cq.core.processes import device
 from cq.engine.card import verdict
 from cq.engine.corrected import corrected
-from cq.engine.integer import IntegerLayer, in_float
+from cq.engine.integer import Executed, IntegerLayer, coverage, in_float
 from cq.engine.kernels import HELD_BITS, missing, weight_bits
 from cq.quantize.twin import StoredLayer, with_layers
 
@@ -53,15 +53,14 @@ class Int8:
         if not acceleration.quantized:
             return corrected(denoiser, acceleration.output)
         self._refuse(next(denoiser.network.backbone.parameters()).device)
-        exact_bits, told = weight_bits(), Counter[str]()
+        exact_bits = weight_bits()
 
         def make(stored: StoredLayer) -> nn.Module:
-            reason = in_float(stored, exact_bits=exact_bits)
-            told[reason] += 1
+            reason = in_float(stored.module, stored.row, exact_bits=exact_bits)
             return stored.simulated() if reason else IntegerLayer(stored, exact_bits=exact_bits)
 
-        made = with_layers(denoiser, acceleration.params, acceleration.quant, make, share=True)
-        for reason, count in told.items():
+        told = Counter(layer.reason for layer in self.coverage(denoiser, acceleration))
+        for reason, count in told.most_common():
             log.info("engine=int8: %d layers %s", count, f"in float32: {reason}" if reason else "in integers")
         lost = [row["name"] for row in acceleration.params.coverage if exact_bits < row["weight_bits"] <= HELD_BITS]
         if lost:
@@ -70,7 +69,12 @@ class Int8:
                 "they run in float32, slower than without quantization. Calibrate with budget.weight_bits=%d here.",
                 len(lost), exact_bits, exact_bits,
             )  # fmt: skip
+        made = with_layers(denoiser, acceleration.params, acceleration.quant, make, share=True)
         return corrected(_channels_last(made), acceleration.output)
+
+    def coverage(self, denoiser: GuidedDenoiser, acceleration: Acceleration) -> tuple[Executed, ...]:
+        """How every layer runs that the quantizer looked at: in integers, or in float32 and why."""
+        return coverage(denoiser.network, acceleration.params, exact_bits=weight_bits())
 
 
 def _channels_last(made: GuidedDenoiser) -> GuidedDenoiser:

@@ -1,11 +1,14 @@
 """A quantized layer that multiplies integers: the parameters of its simulation, with all corrections folded in."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cq.engine.kernels import HELD_BITS, Product
+from cq.core.artifacts import QuantParams
+from cq.engine.kernels import HELD_BITS, Product, to_codes
 from cq.quantize.affine import quantize
 from cq.quantize.twin import StoredLayer
 
@@ -54,34 +57,55 @@ class IntegerLayer(nn.Module):
         if not self.split:
             return self._product(0, x, call, scale_O, bias_O)
         out = self._product(0, x[:, : self.split], call, scale_O, None)
-        return out.add_(self._product(1, x[:, self.split :], call, self._second, bias_O))
+        return self._product(1, x[:, self.split :], call, self._second, bias_O, out)
 
-    def _product(self, index: int, x: Tensor, call: int, scale_O: Tensor, bias_O: Tensor | None) -> Tensor:
+    def _product(
+        self, index: int, x: Tensor, call: int, scale_O: Tensor, bias_O: Tensor | None, onto: Tensor | None = None
+    ) -> Tensor:
         quantizer = self._quantizers[index]
         scale, zero_point = quantizer.grid(call)
-        codes = to_codes(x, scale, zero_point, quantizer.bits)
         layout = torch.channels_last if self._convolution else torch.contiguous_format
-        return self._products[index](codes.contiguous(memory_format=layout), scale, zero_point, scale_O, bias_O)
+        codes = to_codes(x, scale, zero_point, quantizer.bits, layout)
+        return self._products[index](codes, scale, zero_point, scale_O, bias_O, onto)
 
     @property
     def num_bytes(self) -> int:
-        """Of its weights, as they are multiplied."""
-        return sum(product.num_bytes for product in self._products)
+        """Of its weights in memory: codes as they are multiplied, scales and biases."""
+        rows = [*self._scales, *(bias for bias in self._biases if bias is not None)]
+        return sum(product.num_bytes for product in self._products) + sum(4 * len(row) for row in rows)
 
 
-def to_codes(x: Tensor, scale: float, zero_point: int, bits: int) -> Tensor:
-    """uint8 codes of x, as `cq.quantize.affine.quantize` has them."""
-    reciprocal = float(1.0 / torch.tensor(scale, dtype=torch.float32))
-    return x.mul(reciprocal).round_().add_(zero_point).clamp_(0, 2**bits - 1).to(torch.uint8)
+@dataclass(frozen=True, kw_only=True)
+class Executed:
+    """How one layer or attention runs. reason: why not in integers; "" where it does."""
+
+    name: str
+    kind: str
+    num_weights: int
+    reason: str
 
 
-def in_float(stored: StoredLayer, *, exact_bits: int) -> str:
-    """Why a layer is simulated in float32 and not multiplied in integers; "" where it is."""
-    widest = max(quantizer.bits for quantizer in stored.quantizers)
-    if widest > HELD_BITS:
-        return f"activations of {widest} bits"
-    if stored.row["weight_bits"] > exact_bits:
-        return f"weights of {stored.row['weight_bits']} bits, and {exact_bits} are multiplied exactly here"
-    if stored.module.weight.numel() < SMALLEST:
-        return f"fewer than {SMALLEST} weights"
-    return ""
+def coverage(network: Any, params: QuantParams, *, exact_bits: int) -> tuple[Executed, ...]:
+    """How each layer of the network runs that the parameters know of. network: in full precision or quantized."""
+    executed = []
+    for row in params.coverage:
+        module = network.backbone.get_submodule(row["name"])
+        weights = 0 if row["kind"] == "attention" else module.weight.numel()
+        reason = row["reason"] or in_float(module, row, exact_bits=exact_bits)
+        executed.append(Executed(name=row["name"], kind=row["kind"], num_weights=weights, reason=reason))
+    return tuple(executed)
+
+
+def in_float(module: nn.Module, row: Mapping[str, Any], *, exact_bits: int) -> str:
+    """Why a layer is simulated in float32 and not multiplied in integers; "" where it is. row: of the coverage."""
+    if row["kind"] == "attention":
+        return "products of attention"
+    if row["act_bits"] > HELD_BITS:
+        return f"activations of {row['act_bits']} bits"
+    if row["weight_bits"] > exact_bits:
+        return f"weights of {row['weight_bits']} bits, and {exact_bits} are multiplied exactly here"
+    if isinstance(module, nn.Conv2d) and (module.padding_mode != "zeros" or isinstance(module.padding, str)):
+        return f"padding {module.padding_mode} {module.padding}"
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return f"fewer than {SMALLEST} weights" if weight.numel() < SMALLEST else ""

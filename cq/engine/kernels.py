@@ -12,25 +12,36 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 # As torch 2.14 has them, up to the arguments that are used here. A test compares them with the torch that is installed.
 SIGNATURES: Mapping[str, str] = {
     "qconv_prepack": "weight w_scales x_scale x_zp stride padding dilation groups x_shape",
     "qconv2d_pointwise": "qx x_scale x_zero_point qw w_scale w_zero_point bias stride padding dilation groups "
     "output_scale output_zero_point output_dtype attr scalars algorithm",
+    "qconv2d_pointwise.binary": "qx x_scale x_zero_point qw w_scale w_zero_point qaccum bias stride padding dilation "
+    "groups output_scale output_zero_point output_dtype accum_scale accum_zero_point binary_attr alpha unary_attr "
+    "unary_scalars unary_algorithm",
     "qlinear_prepack": "weight x_shape",
     "qlinear_pointwise": "qx x_scale x_zero_point qw w_scale w_zero_point bias output_scale output_zero_point "
     "output_dtype post_op_name post_op_args post_op_algorithm",
+    "qlinear_pointwise.binary": "qx x_scale x_zero_point qw w_scale w_zero_point other bias output_scale "
+    "output_zero_point output_dtype other_scale other_zp binary_post_op binary_alpha unary_post_op unary_post_op_args "
+    "unary_post_op_algorithm",
 }
 HELD_BITS = 8  # of a code in int8
+_ROUNDS = 1.5 * 2**23  # a float32 whose last place is 1
 LEAST_LEVELS = 64  # of weights that no instruction set saturates on: 2 * 64 * 255 fits 16 bits
 
 
 def missing() -> str:
     """Why this torch cannot multiply integers; "" where it can."""
+    if not torch._C._has_mkldnn:
+        return f"this torch ({torch.__version__}) was built without oneDNN"
     for name, names in SIGNATURES.items():
         try:
-            schema = getattr(torch.ops.onednn, name).default._schema
+            operator, _, overload = name.partition(".")
+            schema = getattr(getattr(torch.ops.onednn, operator), overload or "default")._schema
         except (AttributeError, RuntimeError):
             return f"this torch ({torch.__version__}) has no operator onednn::{name}"
         if (found := " ".join(argument.name for argument in schema.arguments)) != names:
@@ -62,79 +73,123 @@ class Product:
 
     codes: integers from 0 [O, ...]. zero_point: int [O]. bits: of the codes. options: stride, padding, dilation,
     groups of a convolution, None for a linear layer. exact_bits: of weights that are multiplied exactly.
+    A convolution of single pixels is a linear layer of them, which is up to twice as fast.
     """
 
     def __init__(
         self, codes: Tensor, zero_point: Tensor, bits: int, options: Mapping[str, Any] | None, *, exact_bits: int
     ) -> None:
+        self._of_pixels = options is not None and _single_pixels(codes, options)
+        self._options = None if self._of_pixels else options
+        self._groups = self._options["groups"] if self._options else 1
+        codes = codes.flatten(1) if self._of_pixels else codes
         centred = codes.int() - zero_point.int().view(-1, *[1] * (codes.ndim - 1))
         least, most = (-LEAST_LEVELS, LEAST_LEVELS) if exact_bits < HELD_BITS else (-128, 127)
-        self.shift_O: Tensor | None = None
-        self._options = options
-        self._groups = options["groups"] if options else 1
+        self._shift_O: Tensor | None = None
         if centred.min() < least or centred.max() > most:
             half = 2 ** (bits - 1)
             centred = codes.int() - half
-            self.shift_O = (half - zero_point.int()).float()
+            self._shift_O = (half - zero_point.int()).float()
             ones = torch.ones_like(centred[: self._groups])
             parts = [part for g in range(self._groups) for part in (centred.chunk(self._groups)[g], ones[g : g + 1])]
             centred = torch.cat(parts)
-        self._weight = centred.to(torch.int8).contiguous()
-        self._outputs = len(self._weight)
-        self._packed: dict[tuple[int, ...], Tensor] = {}
+        self._outputs = len(centred)
         self._no_zero_points = torch.zeros(self._outputs, dtype=torch.int64)
+        self._unpacked: Tensor | None = centred.to(torch.int8).contiguous()
+        self._packed: dict[tuple[int, ...], Tensor] = {}
 
     @property
     def num_bytes(self) -> int:
-        """Of the codes as they are multiplied, once."""
-        return self._weight.numel()
+        """Of the codes that are held: once for each size of an input that it was packed for."""
+        held = [*self._packed.values(), *([] if self._unpacked is None else [self._unpacked])]
+        return sum(weight.numel() for weight in held)
 
-    def __call__(self, x: Tensor, scale: float, zero_point: int, scale_O: Tensor, bias_O: Tensor | None) -> Tensor:
-        """float32 [N, O, H, W] or [..., O]. x: uint8 codes. scale, zero_point: of x. scale_O: of the weight."""
-        shift_O = self.shift_O
-        if shift_O is None:
-            return self._run(x, scale, zero_point, scale_O, bias_O)
+    def __call__(
+        self, x: Tensor, scale: float, zero_point: int, scale_O: Tensor, bias_O: Tensor | None,
+        onto: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """float32 [N, O, H, W] or [..., O]. x: uint8 codes. scale, zero_point: of x. scale_O: of the weight.
+
+        onto: what it is added to, and which is overwritten.
+        """
+        if self._of_pixels:
+            onto = None if onto is None else onto.permute(0, 2, 3, 1)
+            return self._add(x.permute(0, 2, 3, 1), scale, zero_point, scale_O, bias_O, onto).permute(0, 3, 1, 2)
+        if self._options is not None and any(self._options["padding"]):
+            # The operator's own padding sums the whole weight at every call where the zero point is not 0.
+            height, width = self._options["padding"]
+            x = pad(x, (width, width, height, height), value=zero_point)
+        return self._add(x, scale, zero_point, scale_O, bias_O, onto)
+
+    def _add(
+        self, x: Tensor, scale: float, zero_point: int, scale_O: Tensor, bias_O: Tensor | None, onto: Tensor | None
+    ) -> Tensor:
+        if self._shift_O is None:
+            return self._run(x, scale, zero_point, scale_O, bias_O, onto)
         groups, size = self._groups, len(scale_O) // self._groups
         wide = torch.cat([scale_O.view(groups, size), scale_O.new_ones(groups, 1)], dim=1).flatten()
         bias = None if bias_O is None else torch.cat(
             [bias_O.view(groups, size), bias_O.new_zeros(groups, 1)], dim=1
         ).flatten()  # fmt: skip
-        out = self._run(x, scale, zero_point, wide, bias)
-        factor = (shift_O * scale_O).view(groups, size)
+        out = self._run(x, scale, zero_point, wide, bias, None)
+        factor = (self._shift_O * scale_O).view(groups, size)
         if self._options is None:
-            return torch.addcmul(out[..., :-1], out[..., -1:], factor[0])
-        grouped = out.view(len(out), groups, size + 1, *out.shape[2:])
-        put = torch.addcmul(grouped[:, :, :-1], grouped[:, :, -1:], factor[:, :, None, None])
-        return put.flatten(1, 2)
-
-    def _run(self, x: Tensor, scale: float, zero_point: int, scale_O: Tensor, bias_O: Tensor | None) -> Tensor:
-        weight = self._pack(x)
-        result: Tensor
-        if self._options is None:
-            result = torch.ops.onednn.qlinear_pointwise(
-                x, scale, zero_point, weight, scale_O, self._no_zero_points, bias_O, 1.0, 0, torch.float32,
-                "none", [], "",
-            )  # fmt: skip
+            put = torch.addcmul(out[..., :-1], out[..., -1:], factor[0])
         else:
-            result = torch.ops.onednn.qconv2d_pointwise(
-                x, scale, zero_point, weight, scale_O, self._no_zero_points, bias_O, *self._geometry(), 1.0, 0,
-                torch.float32, "none", [], "",
-            )  # fmt: skip
+            grouped = out.view(len(out), groups, size + 1, *out.shape[2:])
+            put = torch.addcmul(grouped[:, :, :-1], grouped[:, :, -1:], factor[:, :, None, None]).flatten(1, 2)
+        return put if onto is None else onto.add_(put)
+
+    def _run(
+        self, x: Tensor, scale: float, zero_point: int, scale_O: Tensor, bias_O: Tensor | None, onto: Tensor | None
+    ) -> Tensor:
+        ops, weight, float32 = torch.ops.onednn, self._pack(x), torch.float32
+        added: tuple[Any, ...] = (1.0, 0, "sum", 1.0, "none", [], "")
+        given = (x, scale, zero_point, weight, scale_O, self._no_zero_points)
+        result: Tensor
+        if self._options is None and onto is None:
+            result = ops.qlinear_pointwise(*given, bias_O, 1.0, 0, float32, "none", [], "")
+        elif self._options is None:
+            result = ops.qlinear_pointwise.binary(*given, onto, bias_O, 1.0, 0, float32, *added)
+        elif onto is None:
+            result = ops.qconv2d_pointwise(*given, bias_O, *self._geometry(), 1.0, 0, float32, "none", [], "")
+        else:
+            result = ops.qconv2d_pointwise.binary(*given, onto, bias_O, *self._geometry(), 1.0, 0, float32, *added)
         return result
 
     def _geometry(self) -> list[Any]:
         assert self._options is not None
-        names = ("stride", "padding", "dilation")
-        return [*(list(self._options[name]) for name in names), self._groups]
+        stride, dilation = (list(self._options[name]) for name in ("stride", "dilation"))
+        return [stride, [0, 0], dilation, self._groups]
 
     def _pack(self, x: Tensor) -> Tensor:
         """The blocked weight for images of this size; without the size the operators take a path ten times slower."""
         size = tuple(x.shape[2:]) if self._options is not None else ()
         if size not in self._packed:
+            codes = next(iter(self._packed.values())).to_dense() if self._unpacked is None else self._unpacked
             if self._options is None:
-                packed = torch.ops.onednn.qlinear_prepack(self._weight, None)
+                packed = torch.ops.onednn.qlinear_prepack(codes, None)
             else:
                 ones = torch.ones(self._outputs)
-                packed = torch.ops.onednn.qconv_prepack(self._weight, ones, 1.0, 0, *self._geometry(), list(x.shape))
+                packed = torch.ops.onednn.qconv_prepack(codes, ones, 1.0, 0, *self._geometry(), list(x.shape))
             self._packed[size] = packed
+            self._unpacked = None
         return self._packed[size]
+
+
+def _single_pixels(codes: Tensor, options: Mapping[str, Any]) -> bool:
+    alone = tuple(codes.shape[2:]) == tuple(options["stride"]) == (1, 1)
+    return alone and options["groups"] == 1 and not any(options["padding"])
+
+
+def to_codes(x: Tensor, scale: float, zero_point: int, bits: int, layout: torch.memory_format) -> Tensor:
+    """uint8 codes of x, as `cq.quantize.affine.quantize` has them, bit for bit, and dense in that layout.
+
+    Adding `_ROUNDS` leaves no place behind the point, so the sum is rounded to the nearest integer, halves to even,
+    and its lowest byte is the code less the zero point: adding that wraps around as it should. Every pass is a vector
+    loop; from float to uint8 torch has none, which cost more than all of them.
+    """
+    x = x.float().contiguous(memory_format=layout)
+    reciprocal = float(1.0 / torch.tensor(scale, dtype=torch.float32))
+    rounded = x.mul(reciprocal).add_(_ROUNDS).clamp_(_ROUNDS - zero_point, _ROUNDS + 2**bits - 1 - zero_point)
+    return rounded.view(torch.int32).to(torch.uint8).add_(zero_point)

@@ -1,0 +1,73 @@
+"""Integer layers are exact under every instruction set, and say so where a torch cannot run them."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from cq.engine import kernels
+from cq.engine.kernels import Product, missing, to_codes
+from cq.quantize.affine import quantize
+from tests.engine import products
+
+ISAS = ("AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
+
+
+def test_layers_are_exact_as_this_machine_multiplies() -> None:
+    torch.manual_seed(0)
+    assert len(list(products.errors(kernels.weight_bits()))) > 200
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_layers_are_exact_under_an_instruction_set(isa: str) -> None:
+    """The set is read once a process. A processor without it takes the best one that it has below."""
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": isa, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.engine.products"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout.split()[2]) > 200
+    if isa in ("AVX2", "AVX512_CORE"):
+        assert done.stdout.split()[1] == "7", "two products saturate 16 bits where no instruction adds four to 32"
+
+
+@pytest.mark.parametrize("bits", [4, 7, 8])
+@pytest.mark.parametrize("scale", [0.37, 0.5, 1e-3])
+def test_codes_are_those_of_the_simulation(scale: float, bits: int) -> None:
+    last = 2**bits - 1
+    halves = (torch.arange(-600, 600) + 0.5) * scale
+    far = torch.tensor([1e30, -1e30, torch.inf, -torch.inf, 3e7 * scale, -3e7 * scale, 0.0, -0.0])
+    x = torch.cat([torch.randn(3001) * 50 * scale, halves, far])
+    for zero_point in (0, 1, last // 2, last):
+        codes = to_codes(x, scale, zero_point, bits, torch.contiguous_format)
+        want = quantize(x, torch.tensor(scale), torch.tensor(zero_point), bits)
+        assert codes.dtype == torch.uint8
+        assert torch.equal(codes.int(), want)
+
+
+def test_a_weight_is_held_once_a_size_of_image() -> None:
+    codes = torch.randint(0, 256, (8, 4, 3, 3))
+    options = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1}
+    product = Product(codes, torch.full((8,), 128), 8, options, exact_bits=kernels.weight_bits())
+    for sizes, side in ((1, 6), (1, 6), (2, 9)):
+        x = torch.randint(0, 256, (2, 4, side, side), dtype=torch.uint8)
+        out = product(x, 1.0, 128, torch.ones(8), None)
+        want = torch.nn.functional.conv2d(x.double() - 128, codes.double() - 128, padding=1)
+        assert torch.equal(out.double(), want)
+        assert product.num_bytes == sizes * 9 * 4 * 9, "9 channels: the last is of ones, for zero points"
+
+
+@pytest.mark.parametrize("name", sorted(kernels.SIGNATURES))
+def test_another_signature_is_said_in_a_sentence(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "SIGNATURES", {name: "weight something_new"})
+    assert missing().startswith(f"onednn::{name} of this torch ({torch.__version__}) takes (")
+    assert missing().endswith("and not (weight something_new)")
+    monkeypatch.setattr(kernels, "SIGNATURES", {"qsomething": ""})
+    assert missing() == f"this torch ({torch.__version__}) has no operator onednn::qsomething"
+
+
+def test_a_torch_without_onednn_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._C, "_has_mkldnn", False)
+    assert "built without oneDNN" in missing()
