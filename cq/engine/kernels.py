@@ -85,11 +85,11 @@ class Product:
         codes = codes.flatten(1) if self._of_pixels else codes
         centred = codes.int() - zero_point.int().view(-1, *[1] * (codes.ndim - 1))
         least, most = (-LEAST_LEVELS, LEAST_LEVELS) if exact_bits < HELD_BITS else (-128, 127)
-        self._shift_O: Tensor | None = None
+        self.shift_O: Tensor | None = None
         if centred.min() < least or centred.max() > most:
             half = 2 ** (bits - 1)
             centred = codes.int() - half
-            self._shift_O = (half - zero_point.int()).float()
+            self.shift_O = (half - zero_point.int()).float()
             ones = torch.ones_like(centred[: self._groups])
             parts = [part for g in range(self._groups) for part in (centred.chunk(self._groups)[g], ones[g : g + 1])]
             centred = torch.cat(parts)
@@ -124,7 +124,7 @@ class Product:
     def _add(
         self, x: Tensor, scale: float, zero_point: int, scale_O: Tensor, bias_O: Tensor | None, onto: Tensor | None
     ) -> Tensor:
-        if self._shift_O is None:
+        if self.shift_O is None:
             return self._run(x, scale, zero_point, scale_O, bias_O, onto)
         groups, size = self._groups, len(scale_O) // self._groups
         wide = torch.cat([scale_O.view(groups, size), scale_O.new_ones(groups, 1)], dim=1).flatten()
@@ -132,7 +132,7 @@ class Product:
             [bias_O.view(groups, size), bias_O.new_zeros(groups, 1)], dim=1
         ).flatten()  # fmt: skip
         out = self._run(x, scale, zero_point, wide, bias, None)
-        factor = (self._shift_O * scale_O).view(groups, size)
+        factor = (self.shift_O * scale_O).view(groups, size)
         if self._options is None:
             put = torch.addcmul(out[..., :-1], out[..., -1:], factor[0])
         else:

@@ -50,11 +50,11 @@ def test_codes_are_those_of_the_simulation(scale: float, bits: int) -> None:
 def test_a_weight_is_held_once_a_size_of_image() -> None:
     codes = torch.randint(0, 256, (8, 4, 3, 3))
     options = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1}
-    product = Product(codes, torch.full((8,), 128), 8, options, exact_bits=kernels.weight_bits())
+    product = Product(codes, torch.full((8,), 100), 8, options, exact_bits=kernels.weight_bits())
     for sizes, side in ((1, 6), (1, 6), (2, 9)):
         x = torch.randint(0, 256, (2, 4, side, side), dtype=torch.uint8)
         out = product(x, 1.0, 128, torch.ones(8), None)
-        want = torch.nn.functional.conv2d(x.double() - 128, codes.double() - 128, padding=1)
+        want = torch.nn.functional.conv2d(x.double() - 128, codes.double() - 100, padding=1)
         assert torch.equal(out.double(), want)
         assert product.num_bytes == sizes * 9 * 4 * 9, "9 channels: the last is of ones, for zero points"
 
