@@ -14,10 +14,9 @@ from cq.bench.subject import Subject
 from cq.bench.ways import Ready, uniform
 from cq.core.acceleration import Acceleration
 from cq.core.denoiser import GuidedDenoiser
-from cq.engine.integer import in_float
+from cq.engine.int8 import Int8
 from cq.engine.kernels import weight_bits
 from cq.evaluate.efficiency import counted_cost
-from cq.quantize.twin import StoredLayer, with_layers
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -78,19 +77,10 @@ def counted(scenario: Scenario, empty: Subject, acceleration: Acceleration) -> d
 
 def layers_in_float(denoiser: GuidedDenoiser, acceleration: Acceleration) -> list[dict[str, str]]:
     """What is not multiplied in integers: name, kind and the reason, of the quantizer or of the engine."""
-    coverage = acceleration.params.coverage
-    told = {
-        row["name"]: row["reason"] or (f"quantize.attention={row['dtype']}" if row.get("dtype") else "")
-        for row in coverage
-    }
-
-    def asked(stored: StoredLayer) -> nn.Module:
-        told[stored.row["name"]] = in_float(stored, exact_bits=weight_bits())
-        return stored.module
-
-    with_layers(denoiser, acceleration.params, acceleration.quant, asked, share=True)
     return [
-        {"name": row["name"], "kind": row["kind"], "reason": told[row["name"]]} for row in coverage if told[row["name"]]
+        {"name": layer.name, "kind": layer.kind, "reason": layer.reason}
+        for layer in Int8().coverage(denoiser, acceleration)
+        if layer.reason
     ]
 
 

@@ -99,7 +99,7 @@ def coverage(network: Any, params: QuantParams, *, exact_bits: int) -> tuple[Exe
 def in_float(module: nn.Module, row: Mapping[str, Any], *, exact_bits: int) -> str:
     """Why a layer is simulated in float32 and not multiplied in integers; "" where it is. row: of the coverage."""
     if row["kind"] == "attention":
-        return "products of attention"
+        return f"quantize.attention={row['dtype']}" if row.get("dtype") else "products of attention"
     if row["act_bits"] > HELD_BITS:
         return f"activations of {row['act_bits']} bits"
     if row["weight_bits"] > exact_bits:
