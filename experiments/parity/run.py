@@ -36,7 +36,7 @@ METHOD = (  # everything that is folded into scales and biases, per-call scales 
     "quantize=ptq", "schedule=dps", "correct@correct.cache=channel_affine", "correct@correct.quant=channel_affine",
     "sample=demo", "calibrate=demo", "latency=none", "logger=none", "budget.num_steps=20", "budget.cache_interval=2",
 )  # fmt: skip
-SEEDS, ENGINES, TRACED = (0, 1, 2), ("simulate", "int8"), 2  # TRACED: images whose calls and layers are compared
+SEEDS, ENGINES, TRACED = (0, 1, 2), ("simulate", "int8"), 16  # TRACED: images whose calls and layers are compared
 LEAST_LAYER_DB, ALLOWED_DB = 120.0, 3.0
 
 
