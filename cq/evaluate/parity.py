@@ -1,7 +1,8 @@
 """How near an engine comes to the simulation: signal-to-noise ratios on equal inputs, of layers and of predictions.
 
 Rounding differences flip codes where a value lies between two, and a flip goes on through the network; so a prediction
-is judged beside what the simulation does to itself when only the order of its sums changes (`reordered`).
+is judged beside what the simulation does to itself where only the order of its sums changes: `channels_last` and
+`reversed_sums`.
 """
 
 import copy
@@ -77,8 +78,22 @@ class Layers:
         return compare
 
 
-def reordered(twin: GuidedDenoiser) -> GuidedDenoiser:
-    """A copy of a simulation that differs in the order of its sums alone: all in channels_last memory format."""
+def channels_last(twin: GuidedDenoiser) -> GuidedDenoiser:
+    """A copy of a simulation in that memory format, by which convolutions add up in another order."""
     copied = copy.deepcopy(twin)
     copied.network.backbone.to(memory_format=torch.channels_last)
     return replace(copied, network=ChannelsLast(copied.network))
+
+
+def reversed_sums(twin: GuidedDenoiser) -> GuidedDenoiser:
+    """A copy of a simulation whose quantized linear layers add up from the last input to the first.
+
+    A transformer is the same in every memory format.
+    """
+    copied = copy.deepcopy(twin)
+    for layer in copied.network.backbone.modules():
+        if isinstance(layer, QuantLayer) and not layer.convolution and not layer.split:
+            weight: Any = layer.weights[0]
+            weight.value = weight.value.flip(-1)
+            layer.register_forward_pre_hook(lambda _, inputs: (inputs[0].flip(-1),))
+    return copied

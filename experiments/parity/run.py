@@ -6,6 +6,7 @@ Writes results/parity.csv. Its runs are cq's own, in a store and a record file o
 import argparse
 import csv
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from cq.core.acceleration import NO_CORRECTION, Acceleration
 from cq.core.denoiser import GuidedDenoiser
 from cq.engine.int8 import Int8
-from cq.evaluate.parity import Layers, SideBySide, reordered
+from cq.evaluate.parity import Layers, SideBySide, channels_last, reversed_sums
 from cq.quantize.twin import fake_quantized
 from cq.run.components import Components
 from cq.run.compose import composed, composing
@@ -88,20 +89,24 @@ def lines_of(model: str, bits: int, seed: int, runs: Path) -> Iterator[Line]:
         return
     config, _, _ = asked(model, bits, seed, "int8", runs)
     found = traced(Run(Components.of(config)), runs / "store" / simulated.folders["acceleration"])
-    control, prediction, layers = found["control"], found["int8"], found["layers"]
-    rest: dict[str, Any] = {"high": float("inf"), **named}
-    yield Line(what="prediction, dB", simulated=control, executed=prediction, low=control - ALLOWED_DB, **rest)
+    prediction, layers = found["int8"], found["layers"]
+    name = "channels_last" if math.isfinite(found["channels_last"]) else "reversed_sums"
+    control, rest = found[name], {"high": float("inf"), **named}
+    yield Line(
+        what=f"prediction, dB, beside {name}", simulated=control, executed=prediction, low=control - ALLOWED_DB, **rest
+    )
     yield Line(what="worst layer, dB", simulated=None, executed=layers, low=LEAST_LAYER_DB, **rest)
 
 
 @torch.no_grad()
 def traced(run: Run, folder: Path) -> dict[str, float]:
-    """SNR in dB on equal inputs: the engine's predictions, those of the reordered simulation, and the worst layer."""
+    """SNR in dB on equal inputs: predictions of the engine and of the simulation added up otherwise; worst layer."""
     acceleration, given = Acceleration.load(folder), run.model.denoiser
     twin = fake_quantized(given, acceleration.params, acceleration.quant)
     executed = Int8().lower(given, replace(acceleration, output=NO_CORRECTION))
     assert isinstance(executed, GuidedDenoiser)
-    both = SideBySide(twin, {"int8": executed, "control": reordered(twin)})
+    controls = {"channels_last": channels_last(twin), "reversed_sums": reversed_sums(twin)}
+    both = SideBySide(twin, {"int8": executed, **controls})
     layers = Layers(twin, executed)
     for _ in run.loops.one(both, run.loops.seeds(TRACED), acceleration):
         pass

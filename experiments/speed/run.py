@@ -1,0 +1,86 @@
+"""The same images, sooner: full precision, the cache, integers behind the cache. Usage: python experiments/speed/run.py
+
+On the bundled transformer, which any machine can run, in batches of a size at which integers pay. Seconds are measured,
+each beside torch's eager float32 without a cache in the same minutes. Draws runs/speed/speed.png.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cq.core.artifacts import SampleSet
+from cq.report.looks import new_figure, save_png, style
+from cq.run.compose import composed, composing
+from cq.run.ledger import execute
+from cq.run.record import RunRecord
+
+log = logging.getLogger("speed")
+OUT = Path("runs/speed")
+IMAGES = 10
+ASKED = (
+    "model=dit_mini", "schedule=dps", "correct@correct.cache=channel_affine", "budget.cache_interval=5",
+    "calibrate=demo", "sample=demo", f"sample.num_images={IMAGES}", "evaluate=fidelity", "logger=none",
+    "latency=demo", "latency.batch_size=128", f"paths.store={OUT}/store", f"paths.records={OUT}/records.jsonl",
+)  # fmt: skip
+ROWS = {
+    "cached": (),
+    "cached, 8 bits in integers": ("quantize=ptq", "correct@correct.quant=channel_affine", "engine=int8"),
+}
+
+
+def recorded(overrides: tuple[str, ...]) -> RunRecord:
+    with composing():
+        config, choices = composed((*ASKED, *overrides))
+    return execute(config, choices, (*ASKED, *overrides))
+
+
+def images_of(record: RunRecord, stage: str) -> Tensor:
+    """uint8 [N, C, H, W]."""
+    images: Tensor = SampleSet.load(OUT / "store" / record.folders[stage]).images_NCHW
+    return images
+
+
+def draw(rows: dict[str, Tensor], path: Path) -> None:
+    """A row of images under each title."""
+    with style():
+        figure = new_figure(9.0, 1.35 * len(rows))
+        panels: Any = figure.subplots(len(rows), 1)
+        for axes, (title, images_NCHW) in zip(panels, rows.items(), strict=True):
+            strip = torch.cat(list(images_NCHW), dim=2)
+            axes.imshow(strip.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", interpolation="nearest")
+            axes.set_title(title, loc="left", fontsize=9)
+            axes.set_axis_off()
+        save_png(figure, path)
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    records = {name: recorded(overrides) for name, overrides in ROWS.items()}
+    rows: dict[str, Tensor] = {}
+    for name, record in records.items():
+        measured = record.measured
+        assert measured is not None
+        seconds, psnr = measured["seconds_per_image"], record.scores["psnr_fp_db"]["value"]
+        full = f"torch eager float32: {seconds * measured['speedup']:.3f} s an image"
+        rows[full] = images_of(record, "samples_full_precision")
+        rows[f"{name}: {seconds:.3f} s, {measured['speedup']:.2f} times as fast, {psnr:.1f} dB"] = images_of(
+            record, "samples"
+        )
+    first, *others = rows
+    for title in (first, *others):
+        log.info("%s", title)
+    draw({title: images for title, images in rows.items() if title == first or "eager" not in title}, OUT / "speed.png")
+    log.info(
+        "measured on %s, %d threads, batches of %d: %s",
+        record.device,
+        measured["threads"],
+        measured["batch_size"],
+        OUT / "speed.png",
+    )
+
+
+if __name__ == "__main__":
+    main()
