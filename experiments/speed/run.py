@@ -58,28 +58,22 @@ def draw(rows: dict[str, Tensor], path: Path) -> None:
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    records = {name: recorded(overrides) for name, overrides in ROWS.items()}
     rows: dict[str, Tensor] = {}
-    for name, record in records.items():
-        measured = record.measured
+    full, where = "", ""
+    for name, overrides in ROWS.items():
+        record = recorded(overrides)
+        measured, psnr = record.measured, record.scores["psnr_fp_db"]["value"]
         assert measured is not None
-        seconds, psnr = measured["seconds_per_image"], record.scores["psnr_fp_db"]["value"]
-        full = f"torch eager float32: {seconds * measured['speedup']:.3f} s an image"
-        rows[full] = images_of(record, "samples_full_precision")
-        rows[f"{name}: {seconds:.3f} s, {measured['speedup']:.2f} times as fast, {psnr:.1f} dB"] = images_of(
-            record, "samples"
-        )
-    first, *others = rows
-    for title in (first, *others):
+        seconds, ratio = measured["seconds_per_image"], measured["speedup"]
+        full = f"full precision, torch eager: {seconds * ratio:.3f} s an image (measured)"
+        said = f"{name}: {seconds:.3f} s an image, {ratio:.2f} times as fast (measured), PSNR {psnr:.1f} dB"
+        rows[said] = images_of(record, "samples")
+        where = f"{measured['device']}, {measured['threads']} threads, batches of {measured['batch_size']}"
+    rows = {full: images_of(record, "samples_full_precision"), **rows}
+    for title in rows:
         log.info("%s", title)
-    draw({title: images for title, images in rows.items() if title == first or "eager" not in title}, OUT / "speed.png")
-    log.info(
-        "measured on %s, %d threads, batches of %d: %s",
-        record.device,
-        measured["threads"],
-        measured["batch_size"],
-        OUT / "speed.png",
-    )
+    draw(rows, OUT / "speed.png")
+    log.info("%s; drawn in %s", where, OUT / "speed.png")
 
 
 if __name__ == "__main__":
