@@ -94,7 +94,8 @@ class GridWeight(Protocol):
 class QuantWeight(nn.Module):
     """Weight (or a slice of it along its inputs) on a per-output-channel grid. value: dequantized, float32.
 
-    codes: the integers of the weight's shape, where it is not simply rounded to nearest.
+    codes: the integers of the weight's shape, where it is not simply rounded to nearest. With them the weight may be on
+    the meta device.
     """
 
     value: Tensor
@@ -106,14 +107,13 @@ class QuantWeight(nn.Module):
     ) -> None:
         super().__init__()
         self.bits = bits
-        scale, zero_point = scale.to(weight.device), zero_point.to(weight.device)
+        where = scale.device if weight.is_meta else weight.device
+        scale, zero_point = scale.to(where), zero_point.to(where)
         self.register_buffer("scale", scale)
         self.register_buffer("zero_point", zero_point)
         rows = (-1,) + (1,) * (weight.ndim - 1)
         grid = (scale.view(rows), zero_point.view(rows))
-        value = (
-            round_to_grid(weight, *grid, bits) if codes is None else dequantize(codes.to(weight.device).int(), *grid)
-        )
+        value = round_to_grid(weight, *grid, bits) if codes is None else dequantize(codes.to(where).int(), *grid)
         self.register_buffer("value", value)
 
 

@@ -87,9 +87,10 @@ def with_layers(
             module.set_processor(attention_of(row, quantizers))
             continue
         table = correction.tables.get(name)
+        where = params.tensors[f"{name}.weight0/scale"].device if module.weight.is_meta else module.weight.device
         stored = StoredLayer(
             module=module, row=row, params=params, quantizers=list(quantizers.values()), call_index=twin.call_index,
-            correction=None if table is None else table.to(module.weight.device, copy=True),
+            correction=None if table is None else table.to(where, copy=True),
         )  # fmt: skip
         parent, _, child = name.rpartition(".")
         setattr(backbone.get_submodule(parent), child, make(stored))
