@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cq.bench.scenario import CAPS, Cap, Scenario, Way, read_way
+from cq.bench.scenario import CAPS, EAGER, Cap, Scenario, Way, read_way
 from cq.core.checksum import digest_of
 
 log = logging.getLogger("cq.bench")
@@ -53,8 +53,8 @@ class Job:
 
     @property
     def parts(self) -> bool:
-        """Whether it says where the time goes, too: at the fewest threads."""
-        return self.threads == min(self.scenario.threads)
+        """Whether it says where the time goes, too: natively, at the fewest threads."""
+        return self.cap == "native" and self.threads == min(self.scenario.threads)
 
 
 def jobs_of(
@@ -64,6 +64,8 @@ def jobs_of(
     for cap, count in itertools.product(caps or scenario.caps, threads or scenario.threads):
         yield Job(name=name, scenario=scenario, kind="time", threads=count, cap=cap, ways=scenario.ways)
     for way in scenario.ways if weigh else ():
+        if way != EAGER and read_way(way).baseline:
+            continue  # the same weights once more
         yield Job(name=name, scenario=scenario, kind="weigh", threads=max(scenario.threads), cap="native", ways=(way,))
 
 

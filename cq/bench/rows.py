@@ -90,7 +90,7 @@ def _spread(name: str, seconds: Sequence[float]) -> Row:
 
 def _weight(own: Mapping[str, Any] | None, eager: Mapping[str, Any] | None, interval: int) -> Row:
     """Bytes, and what counting says; empty where it was not weighed."""
-    keys = ("weights_disk", "weights_memory", "serving_before", "peak_serving")
+    keys = ("weights_disk", "weights_memory", "peak_serving")
     if own is None or eager is None:
         return {**{f"{key}_mib": "" for key in keys}, "counted_macs_ratio": "", "counted_bops_ratio": ""}
     whole, cost = eager["counted"]["1"], own["counted"][str(interval)]

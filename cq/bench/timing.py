@@ -64,7 +64,7 @@ def interleaved(
     ways: Mapping[str, Ready], subject: Subject, *, steps: int, rounds: Mapping[str, int],
     said: Callable[[str], object], clock: Clock = time.perf_counter,
 ) -> dict[str, Seconds]:  # fmt: skip
-    """Seconds by way, after one trajectory of each that is not counted. rounds: of each way; few for what is slow.
+    """Seconds by way, after one trajectory of each that is not counted, but of the subject itself. rounds: of each way; few for what is slow.
 
     said: is told what was timed.
     """
@@ -74,8 +74,8 @@ def interleaved(
     try:
         for round_ in range(max(rounds.values()) + 1):
             for name, way in ways.items():
-                if round_ > rounds[name]:
-                    continue
+                if round_ > rounds[name] or (not round_ and way.denoiser is subject.denoiser):
+                    continue  # its maps were asked for, so the subject itself has run
                 watched = _Watched(way.denoiser, clock, [], [])
                 started = clock()
                 draw(watched, subject, way.acceleration, steps=steps)

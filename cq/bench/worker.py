@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from cq.bench.parts import shares
 from cq.bench.scenario import Scenario, Way, read_scenario, read_way
@@ -84,11 +85,9 @@ def timed(scenario: Scenario, ways: Mapping[str, Way], store: Store, *, parts: b
 
 
 def _parts(way: Ready, subject: Subject) -> dict[str, dict[str, float]]:
-    maps = subject.call(way.denoiser).features
-    return {
-        "full": shares(way.denoiser, lambda: subject.call(way.denoiser)),
-        "cached": shares(way.denoiser, lambda: subject.call(way.denoiser, reuse=maps)),
-    }
+    maps: dict[str, Tensor] = {}
+    full = shares(way.denoiser, lambda: maps.update(subject.call(way.denoiser).features))
+    return {"full": full, "cached": shares(way.denoiser, lambda: subject.call(way.denoiser, reuse=maps))}
 
 
 def _bits(way: Ready) -> str:
@@ -113,9 +112,7 @@ def weighed_alone(scenario: Scenario, way: Way, store: Store) -> dict[str, Any]:
     }
     # Nothing of the float network stays but what the way shares with it.
     subject = replace(subject, denoiser=made.denoiser)  # type: ignore[arg-type]
-    draw(made.denoiser, subject, made.acceleration, steps=scenario.timed_steps)  # packs
     forget_peak()
-    found["serving_before_bytes"] = resident_bytes() - before
     draw(made.denoiser, subject, made.acceleration, steps=scenario.timed_steps)
     found |= {"peak_serving_bytes": resident_bytes("VmHWM") - before, **weighed(made)}
     empty = subject_of(scenario, config, empty=True)

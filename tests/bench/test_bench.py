@@ -258,7 +258,7 @@ def cell(**seconds: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def weight(way: str, size: float) -> dict[str, Any]:
-    keys = ("weights_disk", "weights_memory", "serving_before", "peak_serving")
+    keys = ("weights_disk", "weights_memory", "peak_serving")
     cost = {"macs_mean": 8.0, "bops_mean": 64.0}
     halved = {"macs_mean": 4.0, "bops_mean": 8.0}
     layers = [{"name": "conv_in", "kind": "conv", "reason": "too small"}] if way == "int8" else []
