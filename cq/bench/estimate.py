@@ -15,8 +15,7 @@ from cq.evaluate.efficiency import call_macs
 PRODUCT = 1024  # sides of the matrices whose product is timed
 EAGER = 0.75  # of that speed in a whole network
 SETUP = 25.0  # seconds to start a process, make the network and lower it
-PROFILE = 2.0  # full calls of each way that the page of parts takes
-NARROW = 1.8  # how much longer half as wide instructions take
+NARROW = 1.5  # how much longer half as wide instructions take
 SECOND = 0.55  # how long it takes with twice the threads
 
 
@@ -32,10 +31,8 @@ def _seconds(job: Job) -> float:
     trajectory = calls * full + (scenario.timed_steps - calls) * cached
     ways = [read_way(name) for name in job.ways]
     if job.kind == "weigh":
-        return SETUP + 2 * full + 2 * ways[0].share * trajectory
-    total = 2 * full + sum(
-        way.share * (trajectory * longest(way, scenario) + job.parts * PROFILE * full) for way in ways
-    )
+        return SETUP + 2 * full + ways[0].share * trajectory
+    total = 2 * full + sum(way.share * (trajectory * longest(way, scenario) + job.parts * full) for way in ways)
     return SETUP + total * (NARROW if job.cap == "avx2" else 1.0) * (SECOND if job.threads > 1 else 1.0)
 
 

@@ -64,9 +64,9 @@ def interleaved(
     ways: Mapping[str, Ready], subject: Subject, *, steps: int, rounds: Mapping[str, int],
     said: Callable[[str], object], clock: Clock = time.perf_counter,
 ) -> dict[str, Seconds]:  # fmt: skip
-    """Seconds by way, after one trajectory of each that is not counted, but of the subject itself. rounds: of each way; few for what is slow.
+    """Seconds by way, after one trajectory of each that is not counted; the subject itself has run already.
 
-    said: is told what was timed.
+    rounds: of each way; few for what is slow. said: is told what was timed.
     """
     found: dict[str, list[tuple[_Watched, float]]] = {name: [] for name in ways}
     gc.collect()

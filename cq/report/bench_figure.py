@@ -37,8 +37,9 @@ def speedup_figure(rows: Sequence[Row]) -> "Figure":
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }  # fmt: skip
     figure.suptitle(rows[0]["title"], fontsize=12, fontweight="bold", x=0.01, ha="left")
-    figure.supxlabel("times as fast, whole trajectory composed from medians of calls; whiskers: slowest to fastest",
-                     fontsize=9)  # fmt: skip
+    panels[-1][0].set_xlabel(
+        "times as fast (whole trajectories, composed from medians of calls; lines: slowest to fastest)"
+    )
     figure.legend(list(legend.values()), list(legend), loc="outside lower left", frameon=False)
     return figure
 

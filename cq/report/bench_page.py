@@ -123,8 +123,11 @@ def _shares(cells: Sequence[Row]) -> Iterable[Html]:
 
 
 def _float(weighed: Sequence[Row], scenario: str) -> Iterable[Html]:
-    own = [each for each in weighed if each["scenario"] == scenario and each["layers"]]
-    if not own:
+    found = [each for each in weighed if each["scenario"] == scenario]
+    own = [each for each in found if each["layers"]]
+    if not found:
+        yield paragraph("Not weighed.", "gone")
+    elif not own:
         yield paragraph("Every layer of every quantized way is multiplied in integers, or none is quantized.")
     for each in own:
         layers: dict[str, list[str]] = {}
