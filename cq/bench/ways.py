@@ -18,7 +18,7 @@ from cq.core.artifacts import CacheSchedule, ChannelAffine, QuantParams
 from cq.core.contracts import Engine, Quantizer
 from cq.core.denoiser import Denoiser, GuidedDenoiser
 from cq.core.store import Store
-from cq.engine.int8 import ChannelsLast
+from cq.engine.between import ChannelsLast
 from cq.engine.kernels import weight_bits
 from cq.quantize.twin import entry_layers, quantizer_bits
 from cq.run.building import build

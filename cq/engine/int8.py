@@ -3,14 +3,14 @@
 import logging
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from cq.core.acceleration import Acceleration
 from cq.core.denoiser import Denoiser, GuidedDenoiser
 from cq.core.processes import device
+from cq.engine.between import ChannelsLast, joined
 from cq.engine.card import verdict
 from cq.engine.corrected import corrected
 from cq.engine.integer import Executed, IntegerLayer, coverage, in_float
@@ -70,31 +70,10 @@ class Int8:
                 len(lost), exact_bits, exact_bits,
             )  # fmt: skip
         made = with_layers(denoiser, acceleration.params, acceleration.quant, make, share=True)
-        return corrected(_channels_last(made), acceleration.output)
+        joined(made.network.backbone)
+        # its call index is the one that its layers read
+        return corrected(replace(made, network=ChannelsLast(made.network)), acceleration.output)
 
     def coverage(self, denoiser: GuidedDenoiser, acceleration: Acceleration) -> tuple[Executed, ...]:
         """How every layer runs that the quantizer looked at: in integers, or in float32 and why."""
         return coverage(denoiser.network, acceleration.params, exact_bits=weight_bits())
-
-
-def _channels_last(made: GuidedDenoiser) -> GuidedDenoiser:
-    """The same denoiser; its call index is the one that its layers read."""
-    return replace(made, network=ChannelsLast(made.network))
-
-
-class ChannelsLast:
-    """A network whose input, and so every map behind it, lies channel after channel in memory."""
-
-    def __init__(self, network: Any) -> None:
-        self._network = network
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._network, name)
-
-    def full(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """As the network's."""
-        return self._network.full(x_NCHW.contiguous(memory_format=torch.channels_last), *args, **kwargs)
-
-    def shallow(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """As the network's."""
-        return self._network.shallow(x_NCHW.contiguous(memory_format=torch.channels_last), *args, **kwargs)

@@ -50,23 +50,24 @@ class IntegerLayer(nn.Module):
             self._scales = list(scales[0] * gain_TC)
             self._biases = list(offset_TC if bias is None else bias + offset_TC)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, gelu: str = "") -> Tensor:
+        """gelu: of the output of a layer that is not split: none or tanh, as `torch.nn.functional.gelu` has them."""
         call = self._call_index.value
         row = call if len(self._scales) > 1 else 0
         scale_O, bias_O = self._scales[row], self._biases[row]
         if not self.split:
-            return self._product(0, x, call, scale_O, bias_O)
+            return self._product(0, x, call, scale_O, bias_O, gelu=gelu)
         out = self._product(0, x[:, : self.split], call, scale_O, None)
-        return self._product(1, x[:, self.split :], call, self._second, bias_O, out)
+        return self._product(1, x[:, self.split :], call, self._second, bias_O, onto=out)
 
     def _product(
-        self, index: int, x: Tensor, call: int, scale_O: Tensor, bias_O: Tensor | None, onto: Tensor | None = None
+        self, index: int, x: Tensor, call: int, scale_O: Tensor, bias_O: Tensor | None, **after: Any
     ) -> Tensor:
         quantizer = self._quantizers[index]
         scale, zero_point = quantizer.grid(call)
         layout = torch.channels_last if self._convolution else torch.contiguous_format
         codes = to_codes(x, scale, zero_point, quantizer.bits, layout)
-        return self._products[index](codes, scale, zero_point, scale_O, bias_O, onto)
+        return self._products[index](codes, scale, zero_point, scale_O, bias_O, **after)
 
     @property
     def num_bytes(self) -> int:

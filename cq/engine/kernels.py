@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import gelu as gelu_of
 from torch.nn.functional import pad
 
 # As torch 2.14 has them, up to the arguments that are used here. A test compares them with the torch that is installed.
@@ -106,11 +107,11 @@ class Product:
 
     def __call__(
         self, x: Tensor, scale: float, zero_point: int, scale_O: Tensor, bias_O: Tensor | None,
-        onto: Tensor | None = None,
+        onto: Tensor | None = None, gelu: str = "",
     ) -> Tensor:  # fmt: skip
         """float32 [N, O, H, W] or [..., O]. x: uint8 codes. scale, zero_point: of x. scale_O: of the weight.
 
-        onto: what it is added to, and which is overwritten.
+        onto: what it is added to, and which is overwritten. gelu: of the output, of a linear layer: none or tanh.
         """
         if self._of_pixels:
             onto = None if onto is None else onto.permute(0, 2, 3, 1)
@@ -119,13 +120,14 @@ class Product:
             # The operator's own padding sums the whole weight at every call where the zero point is not 0.
             height, width = self._options["padding"]
             x = pad(x, (width, width, height, height), value=zero_point)
-        return self._add(x, scale, zero_point, scale_O, bias_O, onto)
+        return self._add(x, scale, zero_point, scale_O, bias_O, onto, gelu)
 
     def _add(
-        self, x: Tensor, scale: float, zero_point: int, scale_O: Tensor, bias_O: Tensor | None, onto: Tensor | None
-    ) -> Tensor:
+        self, x: Tensor, scale: float, zero_point: int, scale_O: Tensor, bias_O: Tensor | None, onto: Tensor | None,
+        gelu: str = "",
+    ) -> Tensor:  # fmt: skip
         if self.shift_O is None:
-            return self._run(x, scale, zero_point, scale_O, bias_O, onto)
+            return self._run(x, scale, zero_point, scale_O, bias_O, onto, gelu)
         groups, size = self._groups, len(scale_O) // self._groups
         wide = torch.cat([scale_O.view(groups, size), scale_O.new_ones(groups, 1)], dim=1).flatten()
         bias = None if bias_O is None else torch.cat(
@@ -138,17 +140,20 @@ class Product:
         else:
             grouped = out.view(len(out), groups, size + 1, *out.shape[2:])
             put = torch.addcmul(grouped[:, :, :-1], grouped[:, :, -1:], factor[:, :, None, None]).flatten(1, 2)
+        put = gelu_of(put, approximate=gelu) if gelu else put
         return put if onto is None else onto.add_(put)
 
     def _run(
-        self, x: Tensor, scale: float, zero_point: int, scale_O: Tensor, bias_O: Tensor | None, onto: Tensor | None
-    ) -> Tensor:
+        self, x: Tensor, scale: float, zero_point: int, scale_O: Tensor, bias_O: Tensor | None, onto: Tensor | None,
+        gelu: str = "",
+    ) -> Tensor:  # fmt: skip
         ops, weight, float32 = torch.ops.onednn, self._pack(x), torch.float32
         added: tuple[Any, ...] = (1.0, 0, "sum", 1.0, "none", [], "")
         given = (x, scale, zero_point, weight, scale_O, self._no_zero_points)
         result: Tensor
         if self._options is None and onto is None:
-            result = ops.qlinear_pointwise(*given, bias_O, 1.0, 0, float32, "none", [], "")
+            name = "gelu" if gelu else "none"
+            result = ops.qlinear_pointwise(*given, bias_O, 1.0, 0, float32, name, [], gelu)
         elif self._options is None:
             result = ops.qlinear_pointwise.binary(*given, onto, bias_O, 1.0, 0, float32, *added)
         elif onto is None:

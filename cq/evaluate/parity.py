@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cq.core.denoiser import Denoiser, DenoiserOutput, GuidedDenoiser
-from cq.engine.int8 import ChannelsLast
+from cq.engine.between import ChannelsLast
 from cq.quantize.layers import QuantLayer
 
 

@@ -14,7 +14,8 @@ from torch.testing import assert_close
 from cq.core.acceleration import NO_CORRECTION, Acceleration
 from cq.core.artifacts import QuantParams
 from cq.core.call import CallIndex
-from cq.engine.int8 import ChannelsLast, Int8
+from cq.engine.between import ChannelsLast, joined
+from cq.engine.int8 import Int8
 from cq.quantize import attention as module
 from cq.quantize.attention import BFloat16Attention, QuantAttention
 from cq.quantize.layers import ActQuantizer
@@ -198,6 +199,7 @@ def test_bfloat16_is_simulated_as_it_is_executed_in_every_family(
         return out
 
     twin = with_layers(model.denoiser, params, NO_CORRECTION, StoredLayer.simulated, share=True)
+    joined(twin.network.backbone)  # the layout that the engine keeps, too
     acceleration = Acceleration(schedule=CACHED, params=params)
     simulated = eps(replace(twin, network=ChannelsLast(twin.network)))
     assert torch.equal(eps(Int8().lower(model.denoiser, acceleration)), simulated)
