@@ -27,7 +27,7 @@ from cq.run.ledger import execute
 log = logging.getLogger("parity")
 ROOT = Path(__file__).parents[2]
 CLASSES = ("evaluate=class_conditional",)
-UNCONDITIONAL = ("evaluate=unconditional", "+metric@metrics.kid_own=kid_own")
+UNCONDITIONAL = ("evaluate=unconditional",)
 MODELS = {
     "ldm_mini": CLASSES, "dit_mini": CLASSES, "ldm_uncond_mini": UNCONDITIONAL, "ddpm_mini": UNCONDITIONAL,
     "sd_mini": ("evaluate=text_to_image",),
