@@ -17,7 +17,7 @@ import torch
 from cq.core.acceleration import NO_CORRECTION, Acceleration
 from cq.core.denoiser import GuidedDenoiser
 from cq.engine.int8 import Int8
-from cq.evaluate.parity import Layers, SideBySide, channels_last, reversed_sums
+from cq.evaluate.parity import Layers, SideBySide, channels_last, exact_sums, reversed_sums
 from cq.quantize.twin import fake_quantized
 from cq.run.components import Components
 from cq.run.compose import composed, composing
@@ -38,6 +38,7 @@ METHOD = (  # everything that is folded into scales and biases, per-call scales 
     "sample=demo", "calibrate=demo", "latency=none", "logger=none", "budget.num_steps=20", "budget.cache_interval=2",
 )  # fmt: skip
 SEEDS, ENGINES, TRACED = (0, 1, 2), ("simulate", "int8"), 16  # TRACED: images whose calls and layers are compared
+CONTROLS = {each.__name__: each for each in (channels_last, reversed_sums, exact_sums)}
 LEAST_LAYER_DB, ALLOWED_DB = 120.0, 3.0
 
 
@@ -90,11 +91,11 @@ def lines_of(model: str, bits: int, seed: int, runs: Path) -> Iterator[Line]:
     config, _, _ = asked(model, bits, seed, "int8", runs)
     found = traced(Run(Components.of(config)), runs / "store" / simulated.folders["acceleration"])
     prediction, layers = found["int8"], found["layers"]
-    name = "channels_last" if math.isfinite(found["channels_last"]) else "reversed_sums"
-    control, rest = found[name], {"high": float("inf"), **named}
-    yield Line(
-        what=f"prediction, dB, beside {name}", simulated=control, executed=prediction, low=control - ALLOWED_DB, **rest
-    )
+    rest: dict[str, Any] = {"high": float("inf"), **named}
+    for name in CONTROLS:
+        if math.isfinite(control := found[name]):
+            what, low = f"prediction, dB, beside {name}", control - ALLOWED_DB
+            yield Line(what=what, simulated=control, executed=prediction, low=low, **rest)
     yield Line(what="worst layer, dB", simulated=None, executed=layers, low=LEAST_LAYER_DB, **rest)
 
 
@@ -105,8 +106,7 @@ def traced(run: Run, folder: Path) -> dict[str, float]:
     twin = fake_quantized(given, acceleration.params, acceleration.quant)
     executed = Int8().lower(given, replace(acceleration, output=NO_CORRECTION))
     assert isinstance(executed, GuidedDenoiser)
-    controls = {"channels_last": channels_last(twin), "reversed_sums": reversed_sums(twin)}
-    both = SideBySide(twin, {"int8": executed, **controls})
+    both = SideBySide(twin, {"int8": executed, **{name: control(twin) for name, control in CONTROLS.items()}})
     layers = Layers(twin, executed)
     for _ in run.loops.one(both, run.loops.seeds(TRACED), acceleration):
         pass

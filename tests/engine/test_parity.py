@@ -14,7 +14,7 @@ from cq.core.artifacts import ChannelAffine, QuantParams
 from cq.engine import integer
 from cq.engine.int8 import Int8
 from cq.engine.kernels import weight_bits
-from cq.evaluate.parity import Layers, Ratio, SideBySide, reversed_sums
+from cq.evaluate.parity import Layers, Ratio, SideBySide, exact_sums, reversed_sums
 from cq.laws import lowering
 from cq.laws.law import Broken, World
 from cq.laws.tiny import tiny_world
@@ -37,18 +37,20 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 def test_every_layer_is_that_of_the_simulation(runs: TinyRuns, params: QuantParams) -> None:
     """At every call, with gains and offsets of either sign and scales of their own."""
+    torch.manual_seed(0)
     denoiser, tables = runs.model.denoiser, {}
     for name in entry_layers(denoiser, params):
         tables[name] = torch.randn(CALLS, 2, len(denoiser.network.backbone.get_submodule(name).weight))
     made = Acceleration(schedule=runs.schedule, params=params, quant=ChannelAffine(schedule="", tables=tables, r2={}))
     twin, executed = runs.twin(params, made.quant), Int8().lower(denoiser, made)
-    both = SideBySide(twin, {"int8": executed, "itself": reversed_sums(twin)})
+    both = SideBySide(twin, {"int8": executed, "itself": reversed_sums(twin), "exact": exact_sums(twin)})
     layers = Layers(twin, executed)  # type: ignore[arg-type]
     runs.latents(both)
     assert len(layers.ratios) == sum(not row["reason"] and row["kind"] != "attention" for row in params.coverage)
     assert min(each.db for each in layers.ratios.values()) > LEAST_LAYER_DB
     assert both.ratios["int8"].db > 40
     assert both.ratios["itself"].db > 40
+    assert both.ratios["int8"].db > both.ratios["exact"].db - 3
 
 
 def test_a_ratio_is_over_all_that_was_added() -> None:
