@@ -71,10 +71,10 @@ class Scenario:
     def __post_init__(self) -> None:
         if self.ways[:1] != (EAGER,):
             raise ValueError(f"ways={list(self.ways)}: the first must be {EAGER!r}, which speed-ups are measured from.")
-        if not self.intervals or min(self.intervals) < 2 or self.intervals[0] > self.timed_steps:
+        if not self.intervals or min(self.intervals) < 2 or self.intervals[0] > self.timed_steps + 1:
             raise ValueError(
-                f"intervals={list(self.intervals)}: needs values from 2, the first of them at most timed_steps="
-                f"{self.timed_steps}. Take more timed_steps."
+                f"intervals={list(self.intervals)}: needs values from 2, the first at most one above timed_steps="
+                f"{self.timed_steps}, as some samplers make a call more than steps. Take more timed_steps."
             )
         if not self.threads or not self.caps:
             raise ValueError("threads and caps: need at least one value each.")

@@ -55,7 +55,7 @@ def test_every_scenario_and_way_can_be_read_and_names_an_architecture_that_there
     ("change", "said"),
     [
         ({"ways": ("int8", "eager")}, "the first must be 'eager'"),
-        ({"intervals": (4,)}, "at most timed_steps=2"),
+        ({"intervals": (4,)}, "timed_steps=2"),
         ({"intervals": (1,)}, "from 2"),
         ({"threads": ()}, "at least one value"),
     ],
