@@ -27,10 +27,7 @@ if TYPE_CHECKING:
 NUMBERS: Mapping[str, str] = {
     "num_steps": "steps", "cache_interval": "N", "weight_bits": "weight bits", "act_bits": "activation bits",
 }  # fmt: skip
-PARETO = (
-    "Numbered and joined: cells that no other beats in both. The cost is counted; low-bit arithmetic is simulated, so "
-    "no time follows from it."
-)
+PARETO = "Numbered and joined: cells that no other beats in both. The cost is counted, so no time follows from it."
 DRAWN = 40  # rows of one figure: more would be taller than a page
 
 
