@@ -57,12 +57,17 @@ def kind_of_module(module: nn.Module) -> str:
     return "norm" if "Norm" in name else ""
 
 
-def backbone_of(denoiser: Denoiser) -> Any:
-    """The diffusers module, whatever was put around it."""
+def network_of(denoiser: Denoiser) -> Any:
+    """The network with its cut points, whatever was put around its denoiser."""
     inner: Any = denoiser
     while not hasattr(inner, "network"):
         inner = inner.denoiser
-    return inner.network.backbone
+    return inner.network
+
+
+def backbone_of(denoiser: Denoiser) -> Any:
+    """The diffusers module in it."""
+    return network_of(denoiser).backbone
 
 
 @contextmanager

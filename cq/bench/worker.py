@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cq.bench.parts import shares
+from cq.bench.parts import network_of, shares
 from cq.bench.scenario import Scenario, Way, read_scenario, read_way
 from cq.bench.subject import Subject, subject_of
 from cq.bench.timing import draw, interleaved
@@ -30,6 +30,7 @@ from cq.bench.weigh import (
     weighed,
 )
 from cq.core.store import Store, write_atomically
+from cq.engine.compiled import CompiledNetwork
 from cq.engine.kernels import weight_bits
 
 log = logging.getLogger("cq.bench")
@@ -80,7 +81,11 @@ def timed(scenario: Scenario, ways: Mapping[str, Way], store: Store, *, parts: b
     }
     if parts:
         with torch.no_grad():
-            found["parts"] = {name: _parts(way, subject) for name, way in made.items()}
+            found["parts"] = {
+                name: _parts(way, subject)
+                for name, way in made.items()
+                if not isinstance(network_of(way.denoiser), CompiledNetwork)  # a graph has no modules to look at
+            }
     return found
 
 
