@@ -13,7 +13,7 @@ from cq.core.processes import device
 from cq.engine.between import ChannelsLast, joined
 from cq.engine.card import verdict
 from cq.engine.corrected import corrected
-from cq.engine.integer import Executed, IntegerLayer, coverage, in_float
+from cq.engine.integer import Executed, IntegerLayer, coverage, in_float, too_wide
 from cq.engine.kernels import HELD_BITS, missing, weight_bits
 from cq.quantize.twin import StoredLayer, with_layers
 
@@ -45,8 +45,9 @@ class Int8:
         return weight_bits()
 
     def real(self, acceleration: Acceleration) -> bool:
-        """Always: it runs what a deployment would."""
-        return True
+        """Whether any layer's bits are multiplied as integers here: with none, all of it would be simulated."""
+        layers = [row for row in acceleration.params.coverage if not row["reason"] and row["kind"] != "attention"]
+        return not layers or any(not too_wide(row, exact_bits=weight_bits()) for row in layers)
 
     def lower(self, denoiser: GuidedDenoiser, acceleration: Acceleration) -> Denoiser:
         """The denoiser with integer layers, the prediction corrected. Raises ValueError where it computes elsewhere."""
@@ -62,7 +63,11 @@ class Int8:
         told = Counter(layer.reason for layer in self.coverage(denoiser, acceleration))
         for reason, count in told.most_common():
             log.info("engine=int8: %d layers %s", count, f"in float32: {reason}" if reason else "in integers")
-        lost = [row["name"] for row in acceleration.params.coverage if exact_bits < row["weight_bits"] <= HELD_BITS]
+        lost = [
+            row["name"]
+            for row in acceleration.params.coverage
+            if row["kind"] != "attention" and exact_bits < row["weight_bits"] <= HELD_BITS
+        ]
         if lost:
             log.warning(
                 "engine=int8: %d layers have weights of more bits than the %d that this processor multiplies exactly; "

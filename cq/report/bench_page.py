@@ -112,7 +112,7 @@ def _shares(cells: Sequence[Row]) -> Iterable[Html]:
     body = [
         (way, cell["threads"], cell["cap"], call, f"{sum(parts.values()):.3f} s",
          *(f"{parts[kind] / sum(parts.values()):.0%}" for kind in KINDS))
-        for cell in cells for way, calls in cell.get("parts", {}).items() for call, parts in calls.items()
+        for cell in cells for way, calls in (cell["parts"] or {}).items() for call, parts in calls.items()
     ]  # fmt: skip
     yield table(head, body)
     yield paragraph(

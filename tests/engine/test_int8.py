@@ -26,6 +26,7 @@ def test_images_are_those_of_the_simulation(
     executed, simulated = (
         runs.latents(engine.lower(runs.model.denoiser, acceleration)) for engine in (Int8(), Simulate())
     )
+    assert Int8().real(acceleration)
     assert not torch.equal(executed, simulated), "nothing was executed"
     assert (executed - simulated).norm() < 0.05 * simulated.norm()
 
@@ -53,6 +54,7 @@ def test_what_another_machine_calibrated_with_more_bits_runs_in_float_and_says_s
     executed, simulated = (
         runs.latents(engine.lower(runs.model.denoiser, acceleration)) for engine in (Int8(), Simulate())
     )
+    assert not Int8().real(acceleration), "nothing is executed"
     assert "weights of more bits than the 7" in caplog.text
     assert "budget.weight_bits=7" in caplog.text
     assert (executed - simulated).norm() < 0.05 * simulated.norm()
