@@ -138,7 +138,8 @@ def main(arguments: list[str]) -> None:
         found = timed(scenario, ways, store, parts=job["parts"])
     else:
         found = weighed_alone(scenario, next(iter(ways.values())), store)
-    document = {**job, "machine": machine(), **found, "wall_seconds": time.monotonic() - started}
+    asked = {key: value for key, value in job.items() if key != "store"}  # where ranges are kept is no result
+    document = {**asked, "machine": machine(), **found, "wall_seconds": time.monotonic() - started}
     write_atomically(path, (json.dumps(document, indent=1) + "\n").encode())
 
 

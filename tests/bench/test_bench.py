@@ -347,6 +347,7 @@ def test_the_worker_writes_what_a_row_is_made_of(tmp_path: Path, monkeypatch: py
     timed, eager, int8 = (
         json.loads((tmp_path / f"{name}.json").read_text()) for name in ("time-eager", "weigh-eager", "weigh-int8")
     )
+    assert str(tmp_path) not in json.dumps([timed, eager, int8]), "a result names a folder of the machine"
     rows = list(rows_of("tiny", TINY, [timed], {"eager": eager, "int8": int8}))
     assert [(row["way"], row["interval"]) for row in rows] == [("eager", 1), ("eager", 2), ("int8", 1), ("int8", 2)]
     assert all(row["full_call_s_median"] > 0 for row in rows)
