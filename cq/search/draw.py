@@ -73,6 +73,6 @@ def _draw(
         axes.set_xscale("log")
     axes.set_xlabel(title_of(cost))
     axes.set_ylabel(title_of(quality))
-    simulated = "; quality of quantized ones is simulated" if cost.key not in MEASURED else ""
+    simulated = "; bits are simulated unless engine=int8" if cost.key not in MEASURED else ""
     axes.set_title(f"Quality and cost{simulated}")
     axes.legend(frameon=False, fontsize=7.5)
