@@ -18,6 +18,7 @@ from tests.tiny_runs import composed
 
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
 SLOTS = {  # groups used under other names
+    "bench": (),  # of `cq bench`: tests/bench
     "correct": ("correct@correct.cache", "correct@correct.quant", "correct@correct.output"), "metric": (),
     "hydra": (),  # tests/test_launchers.py
     "protocol": (),  # wants models of its own: tests/evaluate/test_paper_protocol.py

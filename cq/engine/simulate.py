@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from cq.core.acceleration import Acceleration
 from cq.core.denoiser import Denoiser, GuidedDenoiser
 from cq.engine.corrected import corrected
-from cq.quantize.twin import StoredLayer, with_layers
+from cq.quantize.twin import fake_quantized
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,5 +21,5 @@ class Simulate:
 
     def lower(self, denoiser: GuidedDenoiser, acceleration: Acceleration) -> Denoiser:
         """The denoiser with fake-quantized layers, and the prediction corrected."""
-        twin = with_layers(denoiser, acceleration.params, acceleration.quant, StoredLayer.simulated, share=True)
+        twin = fake_quantized(denoiser, acceleration.params, acceleration.quant, share=True)
         return corrected(twin, acceleration.output)

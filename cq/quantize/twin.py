@@ -53,10 +53,10 @@ class StoredLayer:
 
 
 def fake_quantized(
-    denoiser: GuidedDenoiser, params: QuantParams, correction: ChannelAffine = NO_CORRECTION
+    denoiser: GuidedDenoiser, params: QuantParams, correction: ChannelAffine = NO_CORRECTION, *, share: bool = False
 ) -> GuidedDenoiser:
     """The denoiser with fake-quantized layers; the very same one where nothing is quantized. See `with_layers`."""
-    return with_layers(denoiser, params, correction, StoredLayer.simulated, share=False)
+    return with_layers(denoiser, params, correction, StoredLayer.simulated, share=share)
 
 
 def with_layers(

@@ -44,7 +44,7 @@ CHOSEN = (
     "correct@correct.quant=channel_affine", "correct@correct.output=ptqd", "budget.num_steps=50", "predict=taylor1",
     "latency.repeats=1",
 )  # fmt: skip
-ORIGIN = {"model", "sampler", "sample.num_steps", "run_seed", "dtype"}
+ORIGIN = {"model", "sampler", "sample.num_steps", "run_seed", "dtype", "precision"}
 DECIDES = {  # stage to the components that decide it themselves, and not through the artefact of a stage before
     "statistics": {*ORIGIN, "strategy", "calibrate"},
     "schedule": {*ORIGIN, "strategy", "calibrate", "planner", "cost"},
@@ -169,6 +169,8 @@ def changed(parts: Components, name: str) -> list[Components]:
         return [dataclasses.replace(parts, sample=dataclasses.replace(parts.sample, num_steps=25))]
     if name == "dtype":
         return [dataclasses.replace(parts, dtype="bfloat16")]
+    if name == "precision":
+        return [dataclasses.replace(parts, precision="tf32")]
     others = [*another(getattr(parts, name))]
     if name == "sample":
         others = [each for each in others if type(each) is Sample and each.num_steps == parts.sample.num_steps]
@@ -326,9 +328,9 @@ def observed(tiny_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFac
         out.loops.setdefault(stages[-1], set()).add(run)
         return loop(*args, acceleration=acceleration, **rest)
 
-    def quantized(denoiser: Any, params: QuantParams, correction: ChannelAffine = NO_CORRECTION) -> Any:
+    def quantized(denoiser: Any, params: QuantParams, correction: ChannelAffine = NO_CORRECTION, **options: Any) -> Any:
         out.twins.setdefault(stages[-1], set()).add((params.digest, correction.digest))
-        return quantize(denoiser, params, correction)
+        return quantize(denoiser, params, correction, **options)
 
     def deployed(denoiser: Any, correction: ChannelAffine) -> Any:
         out.noise.append((stages[-1], correction.digest))
