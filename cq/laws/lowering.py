@@ -114,7 +114,7 @@ def calibration_and_twin_are_functions_of_their_arguments(make: Make, world: Wor
 
 def a_correction_of_the_entry_layers_reaches_the_output(make: Make, world: World) -> None:
     """Gain 1 and offset 0 change nothing but rounding; an offset does."""
-    for case in cases(world):
+    for case in one_a_family(world):
         params = case.calibrated(chosen(make), world.folder)
         layers = entry_layers(case.model.denoiser, params)
         hold(bool(layers) == bool(params.bits), f"{case.name}: no layer behind a cached map is quantized. Name some.")
