@@ -1,17 +1,5 @@
-"""One calibrated tiny model for all tests that only look at it."""
+"""The calibrated tiny model of the quantizers' tests."""
 
-import pytest
+from tests.quantize.conftest import params, runs
 
-from cq.core.artifacts import QuantParams
-from cq.models.latent import LatentDiffusion
-from tests.quantize.trajectories import PTQ_8, TinyRuns
-
-
-@pytest.fixture(scope="session")
-def runs(tiny: LatentDiffusion) -> TinyRuns:
-    return TinyRuns(model=tiny.load())
-
-
-@pytest.fixture(scope="session")
-def params(runs: TinyRuns) -> QuantParams:
-    return runs.calibrated(PTQ_8)
+__all__ = ["params", "runs"]
