@@ -9,6 +9,7 @@ from torch import Tensor
 from cq.core.artifacts import CacheSchedule, ChannelAffine, QuantParams
 
 KIB = 1024
+BYTE = 8
 
 
 def of_schedule(schedule: CacheSchedule) -> Iterator[str]:
@@ -29,6 +30,9 @@ def of_bits(params: QuantParams) -> Iterator[str]:
         return
     count = Counter("full precision" if row["reason"] else _width(row) for row in params.coverage)
     yield "; ".join(f"{number} layers {width}" for width, number in count.most_common()) + "."
+    wide = [row for row in params.coverage if not row["reason"] and not row.get("dtype") and _bits(row) > BYTE]
+    if wide:
+        yield f"{len(wide)} have more than {BYTE} bits, which no engine multiplies: in float32, on the same grids."
     yield from ("", "| layer | kind | bits | why not |", "|---|---|---|---|")
     for row in params.coverage:
         width = "full" if row["reason"] else _width(row)
@@ -74,6 +78,10 @@ def _said(value: Any) -> str:
         return ", ".join(shown) if len(shown) <= 4 else f"{shown[0]}, {shown[1]} to {shown[-1]} ({len(shown)})"
     text = str(value)
     return text[:12] if len(text) in (40, 64) and not set(text) - set("0123456789abcdef") else text
+
+
+def _bits(row: Mapping[str, Any]) -> int:
+    return max(int(row["weight_bits"]), int(row["act_bits"]))
 
 
 def _width(row: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ Legend of shape suffixes: N image, C channel, H W space, T call of the denoiser 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -101,15 +101,16 @@ def score_of_mean(
 ) -> Score:
     """The mean of one value a pair, with its interval and the protocol of a paired metric."""
     low, high = interval_of_mean(values_N, resamples=resamples, seed=seed)
-    protocol = context.protocol(
-        metric,
-        {
-            **details,
-            "baseline": "full precision, uncached, same seeds" + (f", {context.solver}" if context.solver else ""),
-            "interval": f"{METHOD}, {resamples} resamples",
-        },
-    )
+    protocol = protocol_of_pairs(context, metric, details, resamples=resamples)
     return Score(value=float(values_N.mean()), low=low, high=high, better=better, protocol=protocol, curve=curve)
+
+
+def protocol_of_pairs(
+    context: EvaluationContext, metric: str, details: Mapping[str, str | int | float], *, resamples: int
+) -> dict[str, Any]:
+    """What must be equal before two scores of a paired metric are compared. details: what the metric adds."""
+    baseline = "full precision, uncached, same seeds" + (f", {context.solver}" if context.solver else "")
+    return context.protocol(metric, {**details, "baseline": baseline, "interval": f"{METHOD}, {resamples} resamples"})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -75,7 +75,8 @@ def one_a_family(world: World) -> list[Case]:
 
 def chosen(make: Make, bits: int = 8) -> Quantizer:
     """With every width set to `bits`, and calibrated on little."""
-    made: Quantizer = make(bits=bits, edge_bits=bits, softmax_bits=bits, num_samples=2, batch_size=1)
+    widths = dict.fromkeys(("bits", "edge_bits", "edge_input_bits", "last_weight_bits", "softmax_bits"), bits)
+    made: Quantizer = make(**widths, num_samples=2, batch_size=1)
     return made
 
 

@@ -124,6 +124,18 @@ class Symmetric:
         return _around_zero(*self.base.range(replace(support, low_R=low_R, high_R=high_R), bits), bits)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Widened:
+    """The base's range times `factor`, around zero: room for values that calibration has not seen."""
+
+    base: Observer
+    factor: float
+
+    def range(self, support: Support, bits: int) -> tuple[Tensor, Tensor]:
+        low_R, high_R = self.base.range(support, bits)
+        return self.factor * low_R, self.factor * high_R
+
+
 def _around_zero(low_R: Tensor, high_R: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """The ends of the least symmetric grid that covers a range."""
     half = 2 ** (bits - 1)

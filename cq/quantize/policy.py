@@ -20,6 +20,7 @@ class LayerPolicy:
     kind: conv, linear or attention. split: main-path channels of a concatenated input, or 0.
     reason: why the layer stays in full precision; empty where it is quantized.
     dtype: of the operands, where they are floating point numbers of fewer bits; empty for integers.
+    input_range: what its inputs' range is multiplied by, around zero.
     """
 
     name: str
@@ -29,6 +30,7 @@ class LayerPolicy:
     act_bits: int
     reason: str
     dtype: str = ""
+    input_range: float = 1.0
 
     @property
     def quantized(self) -> bool:

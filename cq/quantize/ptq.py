@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from cq.core.artifacts import QuantParams
 from cq.core.contracts import LockstepTrajectories
@@ -16,7 +17,7 @@ from cq.core.values import Batch, Count, Distinct
 from cq.quantize.affine import MAX_BITS, MIN_BITS
 from cq.quantize.attention import check_norms
 from cq.quantize.layers import ActQuantizer, choose_weight_qparams, halves
-from cq.quantize.observers import Observer
+from cq.quantize.observers import Observer, Widened
 from cq.quantize.policy import AttentionChoice, LayerPolicy, layer_policies, refuse_all, refuse_unused
 from cq.quantize.twin import attention_of, quantizer_bits
 
@@ -46,10 +47,7 @@ class PTQ:
     batch_size: Batch
 
     def __post_init__(self) -> None:
-        for key in ("weight_bits", "act_bits", "edge_bits", "softmax_bits"):
-            bits = getattr(self, key)
-            if not MIN_BITS <= bits <= MAX_BITS:
-                raise ValueError(f"quantize.{key}={bits}: must lie in {MIN_BITS}..{MAX_BITS}. 8 and 4 are usual.")
+        check_bits(self, "weight_bits", "act_bits", "edge_bits", "softmax_bits")
         if self.num_samples < 1 or self.batch_size < 1:
             raise ValueError("quantize.num_samples and quantize.batch_size: must be at least 1.")
 
@@ -68,7 +66,7 @@ class PTQ:
         """All of it."""
         return self
 
-    def lighter(self, step: str) -> "PTQ | None":
+    def lighter(self, step: str) -> Self | None:
         """With half the batch."""
         batch = min(self.batch_size, self.num_samples)
         return None if batch == 1 else replace(self, batch_size=batch // 2)
@@ -84,7 +82,7 @@ class PTQ:
         policies = self._policies(observed)
         quantizers = {
             name: ActQuantizer(
-                bits, observer=self.act_observer, call_index=observed.call_index, num_calls=num_calls,
+                bits, observer=self._observer(policy), call_index=observed.call_index, num_calls=num_calls,
                 per_call=self.per_call,
             )
             for policy in policies
@@ -113,11 +111,22 @@ class PTQ:
                     bits[name] = policy.weight_bits
         return QuantParams(tensors=tensors, bits=bits, coverage=self.coverage(observed))
 
+    def _observer(self, policy: LayerPolicy) -> Observer:
+        wide = policy.input_range != 1
+        return Widened(base=self.act_observer, factor=policy.input_range) if wide else self.act_observer
+
     def _policies(self, denoiser: GuidedDenoiser) -> list[LayerPolicy]:
         return layer_policies(
             denoiser.network, weight_bits=self.weight_bits, act_bits=self.act_bits, edge_bits=self.edge_bits,
             softmax_bits=self.softmax_bits, split=self.split, attention=self.attention, exclude=self.exclude,
         )  # fmt: skip
+
+
+def check_bits(quantizer: PTQ, *keys: str) -> None:
+    """Raise ValueError for a width of which there are no grids."""
+    for key in keys:
+        if not MIN_BITS <= (bits := getattr(quantizer, key)) <= MAX_BITS:
+            raise ValueError(f"quantize.{key}={bits}: must lie in {MIN_BITS}..{MAX_BITS}. 8 and 4 are usual.")
 
 
 def _observe(module: Any, policy: LayerPolicy, quantizers: Mapping[str, ActQuantizer]) -> None:

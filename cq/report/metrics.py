@@ -20,6 +20,7 @@ METRIC_WORDS: Mapping[str, str] = {
     "lpips": "LPIPS",
     "clip_score": "CLIP score",
     "latent_error": "latent error, relative",
+    "outliers": "images far off",
 }
 DECIMALS: Mapping[str, int] = {
     "frechet": 3,
@@ -30,6 +31,7 @@ DECIMALS: Mapping[str, int] = {
     "psnr": 2,
     "clip_score": 2,
     "kid": 5,
+    "outliers": 1,
 }
 AGAINST_DATA_FIRST = ("frechet", "fid", "sfid", "kid", "is", "inception_score", "clip_score")
 INCEPTION = ("fid", "sfid", "kid", "is", "inception_score")  # on Inception features unless the key says own
