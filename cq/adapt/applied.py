@@ -6,6 +6,7 @@ leaves nothing behind that the next generation could see.
 
 import logging
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from types import MethodType
 from typing import Any
@@ -14,14 +15,26 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from cq.adapt.networks import Call, answered, check_untouched, inferring, place_of, read_call, shared_copy
+from cq.adapt.filled import Filled
+from cq.adapt.networks import (
+    Call,
+    answered,
+    check_made_of,
+    check_untouched,
+    inferring,
+    lacks_weights,
+    origin_of,
+    place_of,
+    read_call,
+    shared_copy,
+)
 from cq.adapt.position import check_sampler, position
 from cq.core.acceleration import Acceleration
 from cq.core.contracts import Engine
 from cq.core.denoiser import Denoiser
-from cq.engine.fingerprint import DTYPES, parameters_digest
 from cq.engine.plain import Plain
 from cq.engine.simulate import Simulate
+from cq.engine.stored_weights import StoredWeights
 from cq.models.cutting import denoiser_of
 
 log = logging.getLogger(__name__)
@@ -43,24 +56,27 @@ class Generation:
 class Applied:
     """What `Acceleration.apply` returns: `remove()` undoes it, and so does the end of a `with` block.
 
-    Raises ValueError where the pipeline's network is not the one that the Acceleration was made of.
+    stored: its weights, which a network without any gets while it is applied. Raises ValueError where the pipeline's
+    network is not the one that the Acceleration was made of.
     """
 
-    def __init__(self, pipe: Any, acceleration: Acceleration, engine: Engine | None = None) -> None:
-        origin = acceleration.made_from
-        if not {"model", "sampler"} <= set(origin):
-            raise ValueError(
-                "made_from: this Acceleration does not say which network it is for. Take one of cq.accelerate, or the "
-                "folder that a run of cq names at its end."
-            )
-        place = place_of(pipe)
+    def __init__(
+        self, pipe: Any, acceleration: Acceleration, engine: Engine | None = None, stored: StoredWeights | None = None
+    ) -> None:
+        origin = origin_of(acceleration)
+        place = place_of(pipe, may_lack_weights=stored is not None)
         self._pipe, self._acceleration, self._origin = pipe, acceleration, origin
         self._network: Any = getattr(pipe, place)
         self._where = f"pipe.{place}"
         self._engine: Engine = engine or (Simulate() if acceleration.quantized else Plain(compile=False))
         self._generation: Generation | None = None
         self._told: set[str] = set()
-        self._renew()
+        self._filled = Filled(self._network, stored, self._where) if stored and lacks_weights(self._network) else None
+        try:
+            self._renew()
+        except BaseException:
+            self._empty()
+            raise
         if not self._engine.real(acceleration):
             log.warning(
                 "The bits of this Acceleration are simulated: images show their quality, and nothing is faster. "
@@ -77,6 +93,11 @@ class Applied:
         if own.get("forward") == self.forward:
             del self._network.forward
         self._generation = None
+        self._empty()
+
+    def _empty(self) -> None:
+        if self._filled:
+            self._filled.empty()
 
     def __enter__(self) -> Self:
         return self
@@ -137,29 +158,18 @@ class Applied:
 
     def _renew(self) -> None:
         """Make sure that the network is the Acceleration's, and lower a copy of it as it is now."""
-        network, made = self._network, self._origin["model"]
-        if type(network).__name__ != made["network"]:
-            raise ValueError(
-                f"{self._where}={type(network).__name__}: this Acceleration is of a {made['network']}. Give a pipeline "
-                "of its model, or make one with cq.accelerate on this pipeline."
-            )
+        network, made, acceleration = self._network, self._origin["model"], self._acceleration
+        filled = self._filled
+        check_made_of(network, made, self._where, stored=(filled.dtype, filled.made_of) if filled else None)
         held = next(network.parameters()).dtype
-        name = str(held).removeprefix("torch.")
-        asked = made["parameters"].get(name)
-        if asked is None:
-            raise ValueError(
-                f"{self._where}.dtype={name}: this Acceleration was made of weights in "
-                f"{' or '.join(made['parameters'])}. Call pipe.to(dtype) with one of those before apply."
-            )
-        if parameters_digest(network, DTYPES[name]) != asked:
-            raise ValueError(
-                f"{self._where}: its weights are not those that this Acceleration was made of (another model, another "
-                "training, a LoRA). Give a pipeline of its model, or make one with cq.accelerate on this pipeline."
-            )
-        with torch.no_grad(), inferring(network.parameters()):
+        with ExitStack() as stack:
+            if filled:
+                acceleration = replace(acceleration, params=stack.enter_context(filled.whole(acceleration.params)))
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(inferring(network.parameters()))
             sites = tuple(made["sites"])
             denoiser = denoiser_of(shared_copy(network), site=sites[0], guidance=None).with_sites(sites)
-            lowered = self._engine.lower(replace(denoiser, dtype=held), self._acceleration)
+            lowered = self._engine.lower(replace(denoiser, dtype=held), acceleration)
         self._denoiser: Denoiser = lowered
         self._known = self._state()
 

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cq.core.acceleration import Acceleration
+from cq.engine.fingerprint import DTYPES, parameters_digest
 from cq.models.architecture import set_heads
 from cq.models.unet import is_xl, packed
 
@@ -65,8 +67,11 @@ KINDS: Mapping[str, Kind] = {
 }
 
 
-def place_of(pipe: Any) -> str:
-    """The attribute of a pipeline that holds its network. Raises ValueError where none can be cut, or it is patched."""
+def place_of(pipe: Any, *, may_lack_weights: bool = False) -> str:
+    """The attribute of a pipeline that holds its network. Raises ValueError where none can be cut, or it is patched.
+
+    may_lack_weights: whether its parameters may be on the meta device.
+    """
     name = next((name for name in PLACES if getattr(pipe, name, None) is not None), None)
     if name is None or not hasattr(pipe, "scheduler"):
         raise ValueError(
@@ -77,10 +82,10 @@ def place_of(pipe: Any) -> str:
     where = f"pipe.{name}={type(network).__name__}"
     if type(network).__name__ not in KINDS:
         raise ValueError(f"{where}: no such network can be cut. Known are {', '.join(KINDS)}; apply before compiling.")
-    if any(tensor.is_meta for tensor in network.parameters()):
+    if lacks_weights(network) and not may_lack_weights:
         raise ValueError(
             f"{where}: its weights are on no device (sequential offload). Use pipe.enable_model_cpu_offload(), or "
-            "pipe.to(device)."
+            "pipe.to(device). Where there are none, load an Acceleration that was saved with weights."
         )
     for path, module in network.named_modules():
         patch = module.__dict__.get("forward" if path or "_old_forward" not in module.__dict__ else "_old_forward")
@@ -91,6 +96,48 @@ def place_of(pipe: Any) -> str:
             )
     check_untouched(network, where)
     return name
+
+
+def lacks_weights(network: Any) -> bool:
+    """Whether parameters are on the meta device."""
+    return any(tensor.is_meta for tensor in network.parameters())
+
+
+def origin_of(acceleration: Acceleration) -> Mapping[str, Any]:
+    """What it was made from. Raises ValueError for one that does not say it."""
+    if not {"model", "sampler"} <= set(acceleration.made_from):
+        raise ValueError(
+            "made_from: this Acceleration does not say which network it is for. Take one of cq.accelerate, or the "
+            "folder that a run of cq names at its end."
+        )
+    return acceleration.made_from
+
+
+def check_made_of(network: Any, made: Mapping[str, Any], where: str, *, stored: tuple[str, str] | None = None) -> None:
+    """Raise ValueError for a network that an Acceleration was not made of. made: what it says of its model.
+
+    stored: number type and digest of the checkpoint that its weights were made of, where it does not hold that.
+    """
+    if type(network).__name__ != made["network"]:
+        raise ValueError(
+            f"{where}={type(network).__name__}: this Acceleration is of a {made['network']}. Give a pipeline "
+            "of its model, or make one with cq.accelerate on this pipeline."
+        )
+    if lacks_weights(network):
+        raise ValueError(f"{where}: has no weights, for they are on the meta device. Load its checkpoint.")
+    name = str(next(network.parameters()).dtype).removeprefix("torch.")
+    asked = made["parameters"].get(name)
+    if asked is None or (stored and stored[0] != name):
+        known = [stored[0]] if stored else list(made["parameters"])
+        raise ValueError(
+            f"{where}.dtype={name}: this Acceleration was made of weights in {' or '.join(known)}. Call pipe.to(dtype) "
+            "with one of those before apply."
+        )
+    if (stored[1] if stored else parameters_digest(network, DTYPES[name])) != asked:
+        raise ValueError(
+            f"{where}: its weights are not those that this Acceleration was made of (another model, another "
+            "training, a LoRA). Give a pipeline of its model, or make one with cq.accelerate on this pipeline."
+        )
 
 
 def check_untouched(network: Any, where: str) -> None:

@@ -38,13 +38,14 @@ class Artifact:
 
     schema: ClassVar[int] = 1  # raised when the meaning of a field changes: old folders are then not found
     remedy: ClassVar[str] = "Delete {folder}; the stage is computed again on the next run."  # where one is refused
+    beside: ClassVar[tuple[str, ...]] = (TENSORS, PAGE)  # files that the document has checksums of, where they are
 
     def save(self, folder: Path) -> None:
         """Write `tensors.safetensors` and `artifact.json`, which comes last and holds the checksums of the others."""
         folder.mkdir(parents=True, exist_ok=True)
         tensors, _ = self._split()
         with writing(folder):
-            for name in (DOCUMENT, TENSORS, PAGE):  # what is written over is no artefact until all of it is there
+            for name in (DOCUMENT, *self.beside):  # what is written over is no artefact until all of it is there
                 (folder / name).unlink(missing_ok=True)
             if tensors:
                 save_file(tensors, folder / TENSORS)
@@ -86,7 +87,7 @@ class Artifact:
     def _document(self, folder: Path) -> str:
         """folder: where the other files are."""
         _, values = self._split()
-        beside = {name: file_digest(folder / name) for name in (TENSORS, PAGE) if (folder / name).exists()}
+        beside = {name: file_digest(folder / name) for name in self.beside if (folder / name).exists()}
         document = {
             "kind": type(self).__name__,
             "schema": self.schema,

@@ -53,7 +53,7 @@ class Int8:
         """The denoiser with integer layers, the prediction corrected. Raises ValueError where it computes elsewhere."""
         if not acceleration.quantized:
             return corrected(denoiser, acceleration.output)
-        self._refuse(next(denoiser.network.backbone.parameters()).device)
+        self._refuse(next(each for each in denoiser.network.backbone.parameters() if not each.is_meta).device)
         exact_bits = weight_bits()
 
         def make(stored: StoredLayer) -> nn.Module:

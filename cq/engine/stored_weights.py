@@ -6,19 +6,21 @@ tensor that several layers share is held once. Weights of more bits stay float.
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from cq.core.artifacts import QuantParams, digest_of_tensor
-from cq.models.architecture import build_module
+from cq.engine.fingerprint import parameters_digest
+from cq.models.architecture import set_heads
 from cq.quantize.affine import quantize
 from cq.quantize.layers import halves
 
@@ -52,13 +54,19 @@ def coded(params: QuantParams) -> dict[str, Mapping[str, Any]]:
     }
 
 
+def without_codes(params: QuantParams) -> QuantParams:
+    """The parameters beside the file: learned codes are in it."""
+    held = {key for name, row in coded(params).items() for key in _keys(name, row["split"])}
+    return replace(params, tensors={key: params.tensors[key] for key in params.tensors if key not in held})
+
+
 def save_weights(folder: Path, backbone: Any, params: QuantParams) -> int:
     """Write `network.safetensors` for a backbone of diffusers, in full precision; its bytes."""
-    rows = coded(params)
+    rows, state = coded(params), backbone.state_dict()
     tensors: dict[str, Tensor] = {}
     first: dict[str, str] = {}
     same: dict[str, str] = {}  # name of a parameter to that of an earlier one that is equal
-    for name, tensor in backbone.state_dict().items():
+    for name, tensor in state.items():
         held = tensor.detach().cpu()
         if name in rows:
             held = pack(_codes(held, rows[name], params), rows[name]["weight_bits"])
@@ -67,36 +75,122 @@ def save_weights(folder: Path, backbone: Any, params: QuantParams) -> int:
             tensors[name] = held.contiguous()
         else:
             same[name] = known
+    dtype = next(backbone.parameters()).dtype
     config = {key: value for key, value in backbone.config.items() if not key.startswith("_")}
-    about = {"config": {"_class_name": type(backbone).__name__, **config}, "same": same, "params": params.digest}
+    about = {
+        "config": {"_class_name": type(backbone).__name__, **config}, "same": same,
+        "codes": {
+            name: {"bits": row["weight_bits"], "split": row["split"], "shape": list(state[name].shape)}
+            for name, row in rows.items()
+        },
+        "learned": [key for name, row in rows.items() for key in _keys(name, row["split"]) if key in params.tensors],
+        "params": without_codes(params).digest,
+        "dtype": str(dtype).removeprefix("torch."), "made_of": parameters_digest(backbone, dtype),
+    }  # fmt: skip
     path = folder / FILE
-    save_file(tensors, path, metadata={"network": json.dumps(about, default=str)})
+    save_file(tensors, path, metadata={"network": json.dumps(about)})
     return path.stat().st_size
 
 
-def load_weights(folder: Path, params: QuantParams) -> tuple[nn.Module, QuantParams]:
-    """The backbone without the float weights of quantized layers, which are on the meta device, and their codes.
+@dataclass(frozen=True, kw_only=True)
+class StoredWeights:
+    """What `save_weights` wrote; tensors are read when they are asked for, and none is kept.
 
-    params: those that it was saved with. Raises ValueError for others.
+    config: of the network, with its class. dtype, made_of: number type and `parameters_digest` of the checkpoint that
+    it was made of. codes: bits, split and shape of every weight that is held in codes, by name. learned: keys of codes
+    that the parameters had themselves. params: digest of those without. same: see `save_weights`.
     """
-    with safe_open(folder / FILE, framework="pt") as file:
-        about = json.loads(file.metadata()["network"])
-        if about["params"] != params.digest:
-            raise ValueError(f"{folder / FILE}: was saved with other parameters. Give those that it was saved with.")
+
+    path: Path
+    config: Mapping[str, Any]
+    dtype: str
+    made_of: str
+    codes: Mapping[str, Mapping[str, Any]]
+    learned: tuple[str, ...]
+    params: str
+    same: Mapping[str, str]
+
+    @classmethod
+    def of(cls, folder: Path) -> Self:
+        """Raises ValueError for a folder without that file, or with another of its name."""
+        path = folder / FILE
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = json.loads(file.metadata()["network"])
+                return cls(path=path, **{**about, "learned": tuple(about["learned"])})
+        except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
+            raise ValueError(
+                f"{path}: holds no weights that an Acceleration was saved with ({error}). Save it again with weights."
+            ) from error
+
+    def network(self) -> nn.Module:
+        """The network in evaluation mode, without numbers: parameters are on the meta device."""
+        import diffusers
+
+        kind = getattr(diffusers, self.config["_class_name"])
         with init_empty_weights(include_buffers=False):
-            backbone: nn.Module = build_module(about["config"]).eval()
-        names = {**{name: name for name in file.keys()}, **about["same"]}  # noqa: SIM118 - no mapping
-        rows, state = coded(params), {}
-        codes: dict[str, Tensor] = {}
-        for name, first in names.items():
-            tensor = file.get_tensor(first)
-            if name in rows:
-                shape = backbone.get_parameter(name).shape
-                codes |= dict(_halved(unpack(tensor, rows[name]["weight_bits"], shape), rows[name]))
-            else:
-                state[name] = tensor
-    backbone.load_state_dict(state, strict=False, assign=True)
-    return backbone.requires_grad_(False), replace(params, tensors={**params.tensors, **codes})
+            backbone: nn.Module = kind.from_config(dict(self.config))
+        if kind is diffusers.UNet2DModel:
+            set_heads(backbone)
+        return backbone.eval().requires_grad_(False)
+
+    def load(self) -> nn.Module:
+        """The network with all but the float weights of quantized layers, which stay on the meta device."""
+        backbone = self.network()
+        with safe_open(self.path, framework="pt") as file:
+            names = {**{name: name for name in file.keys()}, **self.same}  # noqa: SIM118 - no mapping
+            state = {name: file.get_tensor(first) for name, first in names.items() if name not in self.codes}
+        backbone.load_state_dict(state, strict=False, assign=True)
+        empty = {name for name, tensor in backbone.state_dict().items() if tensor.is_meta} - set(self.codes)
+        if empty:
+            raise ValueError(
+                f"{self.path}: lacks {min(empty)}, which a {self.config['_class_name']} of this diffusers has. Save "
+                "the Acceleration again with weights by this version, or install the one that it was saved by."
+            )
+        return backbone.requires_grad_(False)
+
+    def check(self, params: QuantParams) -> None:
+        """Raise ValueError for other parameters than those that the weights were saved with."""
+        if self.params != without_codes(params).digest:
+            raise ValueError(
+                f"{self.path}: was saved with other parameters, which belong to another Acceleration. Give those that "
+                "it was saved with, or save this one again with weights."
+            )
+
+    def joined(self, params: QuantParams, *, every: bool = True) -> QuantParams:
+        """The parameters with the codes, each read from the file when it is asked for. every: or only learned ones."""
+        keys = [key for name, row in self.codes.items() for key in _keys(name, row["split"])] if every else self.learned
+        return replace(params, tensors=_Joined(params.tensors, frozenset(keys), self._read))
+
+    def _read(self, key: str) -> Tensor:
+        name, index = key.removesuffix("/codes")[:-1], int(key.removesuffix("/codes")[-1])
+        row = self.codes[name]
+        with safe_open(self.path, framework="pt") as file:
+            codes = unpack(file.get_tensor(self.same.get(name, name)), row["bits"], torch.Size(row["shape"]))
+        return halves(codes, row["split"])[index]
+
+
+class _Joined(Mapping[str, Tensor]):
+    """tensors, and those of the `keys`, which are read whenever they are asked for."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], keys: Collection[str], read: Callable[[str], Tensor]) -> None:
+        self._tensors = {key: tensors[key] for key in tensors if key not in keys}
+        self._keys, self._read = keys, read
+
+    def __getitem__(self, key: str) -> Tensor:
+        return self._read(key) if key in self._keys else self._tensors[key]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._tensors
+        yield from sorted(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._tensors) + len(self._keys)
+
+
+def _keys(name: str, split: int) -> list[str]:
+    """Of the codes of a weight's halves, in parameters."""
+    return [f"{name}{index}/codes" for index in range(2 if split else 1)]
 
 
 def _codes(weight: Tensor, row: Mapping[str, Any], params: QuantParams) -> Tensor:
@@ -114,8 +208,3 @@ def _codes(weight: Tensor, row: Mapping[str, Any], params: QuantParams) -> Tenso
         rows = (-1,) + (1,) * (weight.ndim - 1)
         found.append(quantize(part, grid["scale"].view(rows), grid["zero_point"].view(rows), row["weight_bits"]))
     return torch.cat([part.to(torch.uint8) for part in found], dim=1)
-
-
-def _halved(codes: Tensor, row: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    for index, part in enumerate(halves(codes, row["split"])):
-        yield f"{row['name']}.weight{index}/codes", part

@@ -13,7 +13,7 @@ from cq.core.contracts import Engine
 from cq.engine.int8 import Int8
 from cq.engine.kernels import weight_bits
 from cq.engine.simulate import Simulate
-from cq.engine.stored_weights import FILE, coded, load_weights, pack, save_weights, unpack
+from cq.engine.stored_weights import FILE, StoredWeights, coded, pack, save_weights, unpack, without_codes
 from cq.models.cutting import denoiser_of
 from cq.quantize.layers import QuantWeight
 from cq.quantize.twin import entry_layers, fake_quantized
@@ -38,7 +38,9 @@ def test_an_engine_draws_the_same_from_the_file_as_from_the_checkpoint(
 ) -> None:
     denoiser = runs.model.denoiser
     assert save_weights(tmp_path, denoiser.network.backbone, params) == (tmp_path / FILE).stat().st_size
-    backbone, held = load_weights(tmp_path, params)
+    stored = StoredWeights.of(tmp_path)
+    stored.check(params)
+    backbone, held = stored.load(), stored.joined(params)
     table = torch.rand(runs.schedule.num_calls, 2, 8) + 0.5
     quant = ChannelAffine(schedule="", tables={entry_layers(denoiser, params)[0]: table}, r2={})
     floats = {name for name, tensor in backbone.state_dict().items() if not tensor.is_meta}
@@ -63,8 +65,12 @@ def test_four_bits_and_learned_codes_take_half_a_byte_each(runs: TinyRuns, tmp_p
     learned = torch.randint(0, 16, weight.value.shape, dtype=torch.uint8)
     params = replace(params, tensors={**params.tensors, f"{row['name']}.weight0/codes": learned})
     save_weights(tmp_path, backbone, params)
-    _, held = load_weights(tmp_path, params)
-    assert torch.equal(held.tensors[f"{row['name']}.weight0/codes"], learned)
+    stored, beside = StoredWeights.of(tmp_path), without_codes(params)
+    stored.check(params)
+    again = stored.joined(beside, every=False)
+    assert torch.equal(again.tensors[f"{row['name']}.weight0/codes"], learned)
+    assert again.digest == params.digest
+    assert again.digest != beside.digest
     state, rows = backbone.state_dict(), coded(params)
     packed = sum(state[each].numel() * (0.5 if rows[each]["weight_bits"] == 4 else 1) for each in rows)
     others = sum(tensor.nbytes for each, tensor in state.items() if each not in rows)
@@ -78,5 +84,5 @@ def test_other_parameters_than_those_it_was_saved_with_are_refused(
     save_weights(tmp_path, runs.model.denoiser.network.backbone, params)
     name = next(name for name in params.tensors if name.endswith("weight0/scale"))
     other = replace(params, tensors={**params.tensors, name: params.tensors[name] * 2})
-    with pytest.raises(ValueError, match=r"was saved with other parameters\. Give those"):
-        load_weights(tmp_path, other)
+    with pytest.raises(ValueError, match=r"was saved with other parameters.*Give those"):
+        StoredWeights.of(tmp_path).check(other)
