@@ -15,7 +15,7 @@ COMMANDS: Mapping[str, str] = {
     "table": "every row of a table of conf/table, then its report",
     "plan": "what a run will take: hours, memory, disk; starts nothing",
     "report": "tables and figures from run records",
-    "store": "what lies in the store, which runs need it; prune it, export images",
+    "store": "what lies in the store, which runs need it; prune it, export images and bundles",
     "doctor": "whether this machine has what runs need, and what to do where it has not",
     "tune": "the fastest configuration within a quality, or the best one at a cost; a search finds it",
     "bench": "time and memory of engines side by side, measured",

@@ -1,9 +1,10 @@
-"""What lies in the store, which runs need it, and what can go: `cq store list | show | prune | export`.
+"""What lies in the store, which runs need it, and what can go: `cq store list | show | prune | export | bundle`.
 
 cq store list                      artefacts by stage; list STAGE ... (or all): each with its size, age and runs
 cq store show RUN | ARTEFACT       what made it, how long that took, its files, who needs it
 cq store prune [--yes]             delete what no record needs, and what killed runs left; says so first without --yes
 cq store export RUN OUT            the images of a run as PNG files, a grid, and what they are of
+cq store bundle RUN OUT            its Acceleration, as cq.load reads it; --weights: the network, in its bits, with it
 
 A RUN is named by its number in the record file or `last`, the first digits of its image or configuration digest, its
 EXPERIMENT or label, or words that apply to it ('dps N=5 seed=0'); an ARTEFACT by the first digits of its folder.
@@ -24,6 +25,7 @@ from cq.report.pick import FEWEST, Run, matching, one, runs_in
 
 MIB = 2**20
 NAMED = 3  # runs that a line names
+ACCELERATION = "acceleration"
 IMAGES = ("samples", "samples_full_precision")  # stages that draw a run's images: the first that it has
 
 
@@ -38,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--records", nargs="+", type=Path, default=[], metavar="FILE",
         help="beside those in results/, runs/, in the store's folder and in the one around it",
     )  # fmt: skip
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="list | show | prune | export")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="list | show | prune | export | bundle")
     listing = verbs.add_parser("list", parents=[common], help="artefacts by stage")
     listing.add_argument("stages", nargs="*", metavar="STAGE", help="list each artefact of these stages; all: of all")
     show = verbs.add_parser("show", parents=[common], help="one run, or one artefact")
@@ -52,8 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     export = verbs.add_parser("export", parents=[common], help="the images of a run as PNG files")
     export.add_argument("run", metavar="RUN")
     export.add_argument("out", type=Path, metavar="OUT", help="a folder that is made, or an empty one")
+    bundle = verbs.add_parser("bundle", parents=[common], help="the Acceleration of a run, as cq.load reads it")
+    bundle.add_argument("run", metavar="RUN")
+    bundle.add_argument("out", type=Path, metavar="OUT", help="a folder that is made, an empty one, or another bundle")
+    bundle.add_argument(
+        "--weights", action="store_true",
+        help="with the network's weights in their bits: a pipeline then needs no checkpoint of it",
+    )  # fmt: skip
     given = parser.parse_args(arguments)
-    verb = {"list": _list, "show": _show, "prune": _prune, "export": _export}[given.verb]
+    verb = {"list": _list, "show": _show, "prune": _prune, "export": _export, "bundle": _bundle}[given.verb]
     return ended("cq-store", lambda: _tell(verb(given)))
 
 
@@ -190,6 +199,24 @@ def _export(given: argparse.Namespace) -> Iterator[str]:
     count = export(run, drawn[0].path, given.out)
     title = f"{_title(run, held)}, seed {run.record.seed}"
     yield f"{given.out}: {count} images of run {run.number} ({title}), grid.png, origin.json"
+
+
+def _bundle(given: argparse.Namespace) -> Iterator[str]:
+    _, held = _holdings(given)
+    run = one(_candidates(held), given.run)
+    made = [entry for entry in held.of(run) if entry.stage == ACCELERATION]
+    if not made:
+        raise ValueError(
+            f"RUN={given.run}: the Acceleration of run {run.number} of {run.file} is not in {given.store}. Name the "
+            "store that has it with --store, or run it again with force=true."
+        )
+    from cq.adapt.acceleration import load
+    from cq.adapt.of_run import network_of
+
+    load(made[0].path).save(given.out, weights=network_of(run.record) if given.weights else None)
+    size = sum(path.stat().st_size for path in given.out.iterdir()) / MIB
+    title = f"{_title(run, held)}, seed {run.record.seed}"
+    yield f"{given.out}: the Acceleration of run {run.number} ({title}), {size:.1f} MiB"
 
 
 def _candidates(held: Holdings) -> list[Run]:

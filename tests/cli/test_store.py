@@ -7,12 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from diffusers import UNet2DConditionModel
 from PIL import Image
 
+import cq
 from cq.cli.store import main
 from cq.core.artifacts import SampleSet
 from cq.core.inventory import entries
 from cq.core.store import Store, locked
+from cq.engine.stored_weights import StoredWeights
 from cq.run.ledger import execute
 from cq.run.record import RunRecord
 from cq.run.record_file import read, reseal
@@ -220,3 +224,24 @@ def test_a_store_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.Cap
     for words in (["list"], ["show", "1"], ["prune", "--yes"], ["export", "1", "out"]):
         assert main([*words, "--store", str(tmp_path / "none")]) == 2
         assert "there is no such folder" in capsys.readouterr().err
+
+
+def test_a_runs_acceleration_is_bundled_with_the_weights_of_its_network(
+    root: Path, tell: Tell, tiny_folder: Path
+) -> None:
+    record = read(root / "records.jsonl")[1]
+    told = tell("bundle", 2, root / "plain")
+    assert f"{root / 'plain'}: the Acceleration of run 2 (" in told
+    made = cq.load(root / "plain")
+    assert made.digest == cq.load(root / "store" / record.folders["acceleration"]).digest
+    tell("bundle", 2, root / "whole", "--weights")
+    assert cq.load(root / "whole").digest == made.digest
+    ours = StoredWeights.of(root / "whole").load().state_dict()
+    theirs = UNet2DConditionModel.from_pretrained(tiny_folder / "unet").state_dict()
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+    (root / "mine").mkdir()
+    (root / "mine/file").write_text("")
+    assert "and no Acceleration" in tell("bundle", 2, root / "mine", status=2)
+    shutil.rmtree(root / "store" / record.folders["acceleration"])
+    assert "the Acceleration of run 2" in (said := tell("bundle", 2, root / "new", status=2))
+    assert "is not in" in said
