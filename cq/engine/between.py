@@ -1,4 +1,4 @@
-"""What stands between integer layers, so that it makes no pass over a map that it need not: layout, and GELU."""
+"""What stands between integer layers, so that no pass is made over a large map that need not: layout, GELU, pieces."""
 
 from types import MethodType
 from typing import Any
@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from cq.engine.integer import IntegerLayer
+
+LEAST_ROWS, ENTRIES = 256, 2**17  # of a feed-forward's input, in one piece
 
 
 class ChannelsLast:
@@ -39,14 +41,24 @@ class LinearGELU(nn.Module):
         return self.proj(hidden_states, gelu=self._approximate)  # type: ignore[no-any-return]
 
 
+def by_rows(self: nn.Module, hidden_states: Tensor) -> Tensor:
+    """Feed-forward layers for some places at a time, whose wide maps then stay in a core's cache."""
+    some = torch.split(hidden_states.flatten(0, -2), max(LEAST_ROWS, ENTRIES // hidden_states.shape[-1]))
+    parts = [type(self).forward(self, rows) for rows in some]
+    return torch.cat(parts).view(*hidden_states.shape[:-1], -1)
+
+
 def joined(backbone: nn.Module) -> None:
     """Change a twin's backbone in place: GELUs run with the integer layer before them, transformers keep the layout."""
     from diffusers.models.activations import GELU
+    from diffusers.models.attention import FeedForward
 
     for name, module in list(backbone.named_modules()):
         if isinstance(module, GELU) and isinstance(module.proj, IntegerLayer):
             parent, _, child = name.rpartition(".")
             setattr(backbone.get_submodule(parent), child, LinearGELU(module.proj, module.approximate))
+        elif isinstance(module, FeedForward):
+            module.forward = MethodType(by_rows, module)
         elif hasattr(module, _COPYING):
             setattr(module, _COPYING, MethodType(_as_it_lies, module))
 

@@ -90,16 +90,18 @@ class BFloat16Attention(Attention):
 
     def products(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
         (*_, queries, _), keys = q.shape, k.shape[2]
-        q, k_T, v = (q * scale).bfloat16(), k.bfloat16().transpose(-1, -2), v.bfloat16()
-        bias = None if bias is None else bias.expand(*q.shape[:3], keys)
-        out = torch.empty(len(q), queries, q.shape[1], v.shape[-1], device=q.device).transpose(1, 2)
         scores = SCORES.get(q.device.type, SCORES_ELSEWHERE)
         rows = min(queries, max(1, scores // keys))
         heads = max(1, scores // (rows * keys))
+        # What is multiplied many times lies dense: a product would change its layout for every chunk.
+        layout = torch.contiguous_format if rows < queries else torch.preserve_format
+        q, k_T, v = (x.to(torch.bfloat16, memory_format=layout) for x in (q * scale, k.transpose(-1, -2), v))
+        bias = None if bias is None else bias.expand(*q.shape[:3], keys)
+        out = torch.empty(len(q), queries, q.shape[1], v.shape[-1], device=q.device).transpose(1, 2)
         for b, first in ((b, h) for b in range(len(q)) for h in range(0, q.shape[1], heads)):
-            some = (b, slice(first, first + heads))
+            some = (b, slice(first, first + heads) if heads > 1 else first)  # one alone is no batch of matrices
             for start in range(0, queries, rows):
-                at = (*some, slice(start, start + rows))
+                at = (*some, ..., slice(start, start + rows), slice(None))
                 logits = product(q[at], k_T[some])
                 p = (logits if bias is None else logits + bias[at].bfloat16()).softmax(-1)
                 out[at] = product(p, v[some]).float()

@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 import torch
 from diffusers.models.activations import GELU
+from diffusers.models.attention import FeedForward
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import nn
 
+from cq.engine import between
 from cq.engine.between import LinearGELU, joined
 from cq.engine.integer import IntegerLayer
 from cq.engine.kernels import weight_bits
@@ -43,3 +45,19 @@ def test_a_transformer_keeps_the_layout_and_its_values(linear: bool) -> None:
         out = transformer(x, return_dict=False)[0]
     assert out.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(out, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["geglu", "gelu-approximate"])
+def test_a_feed_forward_in_pieces_is_the_whole(activation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(between, "LEAST_ROWS", 3)
+    monkeypatch.setattr(between, "ENTRIES", 8)
+    whole = FeedForward(8, activation_fn=activation).double()
+    x = torch.randn(2, 5, 8, dtype=torch.float64)
+    with torch.no_grad():
+        want = whole(x)
+        seen: list[int] = []
+        whole.net[2].register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+        block = nn.Sequential(whole)
+        joined(block)
+        torch.testing.assert_close(block(x), want, rtol=1e-12, atol=1e-12)
+    assert seen == [3, 3, 3, 1]

@@ -47,16 +47,40 @@ def test_codes_are_those_of_the_simulation(scale: float, bits: int) -> None:
         assert torch.equal(codes.int(), want)
 
 
-def test_a_weight_is_held_once_a_size_of_image() -> None:
+@pytest.mark.parametrize("sides", [(6, 6, 9, 24), (24, 7, 30)], ids=["few places first", "many places first"])
+def test_a_weight_is_held_once_a_size_of_image_and_once_for_few_places(sides: tuple[int, ...]) -> None:
     codes = torch.randint(0, 256, (8, 4, 3, 3))
     options = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1}
     product = Product(codes, torch.full((8,), 100), 8, options, exact_bits=kernels.weight_bits())
-    for sizes, side in ((1, 6), (1, 6), (2, 9)):
+    for count, side in enumerate(sides):
+        held = len({each if 2 * each**2 > kernels.FEW_PLACES else 0 for each in sides[: count + 1]})
         x = torch.randint(0, 256, (2, 4, side, side), dtype=torch.uint8)
         out = product(x, 1.0, 128, torch.ones(8), None)
         want = torch.nn.functional.conv2d(x.double() - 128, codes.double() - 100, padding=1)
         assert torch.equal(out.double(), want)
-        assert product.num_bytes == sizes * 9 * 4 * 9, "9 channels: the last is of ones, for zero points"
+        assert product.num_bytes == held * 9 * 4 * 9, "9 channels: the last is of ones, for zero points"
+
+
+@pytest.mark.parametrize("learned_zero", [False, True], ids=["around zero", "zero points"])
+@pytest.mark.parametrize("option", [("stride", (2, 1)), ("padding", (1, 0)), ("dilation", (1, 2))], ids=str)
+def test_a_product_of_windows_is_the_convolution_bit_for_bit(
+    option: tuple[str, tuple[int, int]], learned_zero: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bits = kernels.weight_bits()
+    codes, zero_point = torch.randint(1, 2**bits, (6, 5, 3, 2)), 2 ** (bits - 1) - 9 * learned_zero
+    options = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1} | dict([option])
+    product = Product(codes, torch.full((6,), zero_point), bits, options, exact_bits=bits)
+    x = torch.randint(0, 256, (2, 5, 7, 9), dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+
+    def both() -> tuple[torch.Tensor, torch.Tensor]:
+        scale_O, bias_O = torch.linspace(0.001, 0.1, 6), torch.linspace(-1, 1, 6)
+        out = product(x, 0.3, 117, scale_O, bias_O)
+        return out, product(x, 0.3, 117, scale_O, None, onto=out.clone())
+
+    windows = both()
+    monkeypatch.setattr(kernels, "FEW_PLACES", 0)
+    assert all(map(torch.equal, windows, both()))
+    assert windows[0].is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("name", sorted(kernels.SIGNATURES))
