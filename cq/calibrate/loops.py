@@ -7,7 +7,7 @@ import torch
 
 from cq.core.acceleration import Acceleration, every_call
 from cq.core.contracts import LockstepTrajectories, Quantizer
-from cq.core.denoise import DenoiseStep, denoise
+from cq.core.denoise import DenoiseStep, Trajectory, walked
 from cq.core.denoiser import Denoiser
 from cq.core.seeding import image_seeds, initial_noise
 from cq.models.diffusion import DiffusionModel
@@ -25,15 +25,19 @@ class Loops:
         """Calibration seeds."""
         return image_seeds("calibration", run_seed=self.run_seed, count=count)
 
-    def one(self, denoiser: Denoiser, seeds: tuple[int, ...], acceleration: Acceleration) -> Iterator[DenoiseStep]:
-        """One batch of trajectories."""
+    def started(self, denoiser: Denoiser, seeds: tuple[int, ...], acceleration: Acceleration) -> Trajectory:
+        """One batch of trajectories, at its start."""
         component, device = self.model.component, self.model.device
         labels = torch.tensor([seed % max(component.num_classes, 1) for seed in seeds])
-        return denoise(
+        return Trajectory(
             denoiser, self.model.noise_scheduler(self.num_steps),
             initial_noise(seeds, component.latent_shape).to(device),
             cond=self.model.condition(labels.to(device), "calibration"), acceleration=acceleration,
         )  # fmt: skip
+
+    def one(self, denoiser: Denoiser, seeds: tuple[int, ...], acceleration: Acceleration) -> Iterator[DenoiseStep]:
+        """One batch of trajectories, call after call."""
+        return walked(self.started(denoiser, seeds, acceleration))
 
     def batches(
         self, denoiser: Denoiser, num_samples: int, batch_size: int, acceleration: Acceleration

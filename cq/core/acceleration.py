@@ -17,7 +17,10 @@ from cq.core.combine import combine
 
 NO_CORRECTION = ChannelAffine(schedule="", tables={}, r2={})
 FULL_PRECISION = QuantParams(tensors={}, bits={}, coverage=())
-NOISE = "noise"  # the table of the output correction: it belongs to no site and no layer
+# The tables of the output correction: of the noise prediction, of the state that it is made of, and of both at the last
+# refresh. They belong to no site and no layer.
+NOISE, STATE, HELD_NOISE, HELD_STATE = "noise", "state", "held_noise", "held_state"
+HELD = (HELD_NOISE, HELD_STATE)
 
 Forecast = tuple[tuple[float, ...], ...]
 
@@ -40,7 +43,7 @@ class Acceleration(Artifact):
     refresh; by default the last refresh's map stands as it is.
     cache: gain and offset of what is reused, by site (CacheQuant's DEC for the cache error, arXiv:2503.01323).
     params: scales, zero points and learned codes. quant: gain and offset of what quantized layers make of the reused
-    map, by layer (its DEC for the quantization error). output: of the guided noise prediction, under the name `NOISE`.
+    map, by layer (its DEC for the quantization error). output: of the guided noise prediction, a sum over its tables.
     made_from: model, sampler, calibration and versions, for a reader and for the checks of whoever applies it; decides
     no number.
     """
@@ -119,12 +122,14 @@ class Acceleration(Artifact):
         past: maps [N, C, ...] of the last refreshes by site, newest first. sites: where the schedule has no phases.
         """
         weights = self.forecast[call]
+        held = {name: past[0][name] for name in HELD if past and name in past[0]}
         if not weights:
-            return {}
-        return {
+            return held
+        found = {
             site: self.cache.apply(combine(weights, [maps[site] for maps in past]), name=site, call=call)
             for site in self.schedule.sites_at(call, default=sites)
         }
+        return found | held
 
     def describe(self) -> str:
         """A page in Markdown: refreshes over calls, bits by layer with reasons, corrections, sizes, and the origin."""

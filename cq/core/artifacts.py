@@ -274,3 +274,10 @@ class SampleSet(Artifact):
     latents_NCHW: Tensor
     labels_N: Tensor
     trace_TNCHW: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateTrajectories(Artifact):
+    """x_TNCHW: float32 [T, N, ...], the state after each call in full precision."""
+
+    x_TNCHW: Tensor

@@ -160,6 +160,33 @@ class Corrector(Protocol):
         """
 
 
+@runtime_checkable
+class FitsAlongTrajectories(Protocol):
+    """A corrector of the noise prediction that follows deployed trajectories instead: see `cq.correct.along`."""
+
+    @property
+    def corrects(self) -> bool:
+        """Whether there is anything to fit."""
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """What it adds to the prediction: state, held_noise, held_state (both of the last refresh)."""
+
+    @property
+    def num_samples(self) -> int:
+        """Trajectories it is fitted on."""
+
+    @property
+    def batch_size(self) -> int:
+        """How many of them at once."""
+
+    def solve(self, gram_CKK: Tensor, cross_CK: Tensor) -> Tensor:
+        """Weights float64 [C, K] of one call: of the prediction, its terms, and 1. At the first calls nothing is held.
+
+        gram_CKK, cross_CK: float64 sums over images and space of products of these, and with the target.
+        """
+
+
 class LockstepTrajectories(Protocol):
     """The denoising loop over all batches of a sample set, one call of every batch before the next call."""
 

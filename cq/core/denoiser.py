@@ -14,6 +14,8 @@ from torch import Tensor
 
 from cq.core.call import CallIndex
 
+OUTPUT = "output"  # the site behind the last layer: who reuses it runs no network
+
 
 @dataclass(frozen=True)
 class DenoiserOutput:
@@ -38,6 +40,11 @@ class Denoiser(Protocol):
         self, x_NCHW: Tensor, *, call: int, timestep: Tensor, cond: Tensor | None, reuse: Mapping[str, Tensor]
     ) -> DenoiserOutput:
         """Predict the noise in `x_NCHW`; what feeds the sites in `reuse` is not computed."""
+
+
+def within(sites: tuple[str, ...]) -> tuple[str, ...]:
+    """The sites that lie in the network."""
+    return tuple(site for site in sites if site != OUTPUT)
 
 
 class FullCall(Protocol):
@@ -98,7 +105,8 @@ class GuidedDenoiser:
 
     With guidance, one doubled batch goes through the network, the maps of both halves are cached, and `cond` holds
     both halves [2N, ...]: the null half first (LDM, Stable Diffusion), or last (DiT).
-    sites: what a full call records. dtype: what the network computes in; states and noise predictions are float32.
+    sites: what a full call records; `OUTPUT` is the guided prediction itself. dtype: what the network computes in;
+    states and noise predictions are float32.
     """
 
     network: CutNetwork
@@ -114,6 +122,8 @@ class GuidedDenoiser:
         unknown = sorted(set(reuse) - set(self.sites))
         if unknown:
             raise ValueError(f"reuse names {unknown}, but this denoiser's sites are {', '.join(self.sites)}.")
+        if OUTPUT in reuse:
+            return DenoiserOutput(reuse[OUTPUT], {})
         features: Mapping[str, Tensor] = {}
         doubled_NCHW = x_NCHW if self.guidance is None else torch.cat([x_NCHW, x_NCHW])
         doubled_NCHW = doubled_NCHW.to(self.dtype)
@@ -123,11 +133,13 @@ class GuidedDenoiser:
             if reuse:
                 eps = self.network.shallow(doubled_NCHW, timestep, cond, reuse=reuse)
             else:
-                eps, features = self.network.full(doubled_NCHW, timestep, cond, record=self.sites)
+                eps, features = self.network.full(doubled_NCHW, timestep, cond, record=within(self.sites))
         eps = eps.float()
         if self.guidance is not None:
             null, conditional = eps.chunk(2) if self.null_first else reversed(eps.chunk(2))
             eps = null + self.guidance * (conditional - null)
+        if OUTPUT in self.sites and not reuse:
+            features = {**features, OUTPUT: eps}
         return DenoiserOutput(eps, features)
 
     def with_network(self, network: CutNetwork) -> "GuidedDenoiser":
@@ -146,5 +158,5 @@ class GuidedDenoiser:
 
     def with_sites(self, sites: tuple[str, ...]) -> "GuidedDenoiser":
         """The same denoiser recording other sites. Raises ValueError for one that the network does not have."""
-        self.network.check(sites)
+        self.network.check(within(sites))
         return replace(self, sites=sites)

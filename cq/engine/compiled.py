@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cq.core.acceleration import Acceleration
 from cq.core.denoiser import CutNetwork, Denoiser, GuidedDenoiser
-from cq.engine.corrected import corrected
+from cq.correct.corrected import corrected
 
 GRAPHS = 64  # that one kind of call may have in a process: networks, batch sizes and sites are a graph each
 

@@ -10,9 +10,9 @@ from torch import nn
 from cq.core.acceleration import Acceleration
 from cq.core.denoiser import Denoiser, GuidedDenoiser
 from cq.core.processes import device
+from cq.correct.corrected import corrected
 from cq.engine.between import ChannelsLast, joined
 from cq.engine.card import verdict
-from cq.engine.corrected import corrected
 from cq.engine.integer import Executed, IntegerLayer, coverage, in_float, too_wide
 from cq.engine.kernels import HELD_BITS, missing, weight_bits
 from cq.quantize.twin import StoredLayer, with_layers

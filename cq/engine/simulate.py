@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from cq.core.acceleration import Acceleration
 from cq.core.denoiser import Denoiser, GuidedDenoiser
-from cq.engine.corrected import corrected
+from cq.correct.corrected import corrected
 from cq.quantize.twin import fake_quantized
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cq.core.artifacts import CacheSchedule
-from cq.core.denoiser import CutNetwork
+from cq.core.denoiser import OUTPUT, CutNetwork, within
 
 
 @contextmanager
@@ -53,9 +53,10 @@ def call_macs(
         cond = cond.to(weight.dtype)
     timestep = torch.tensor(0)
     with counting(network.backbone) as full:
-        _, cached = network.full(x_NCHW, timestep, cond, record=sites)
+        _, cached = network.full(x_NCHW, timestep, cond, record=within(sites))
     with counting(network.backbone) as shallow:
-        network.shallow(x_NCHW, timestep, cond, reuse=cached)
+        if OUTPUT not in sites:
+            network.shallow(x_NCHW, timestep, cond, reuse=cached)
     return full, shallow
 
 

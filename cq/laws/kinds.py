@@ -4,13 +4,13 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, is_dataclass
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from cq.core import contracts
-from cq.laws import caching, correctors, forecasts, lowering, metrics, planners
+from cq.laws import caching, correctors, followers, forecasts, lowering, metrics, planners
 from cq.laws.choices import built, check_fields, components
 from cq.laws.law import Broken, Law, Make, Untried, World, words
 from cq.models.diffusion import ModelComponent
@@ -27,10 +27,31 @@ class Kind:
     laws: tuple[Law, ...]
 
 
+def of(contract: Any, laws: tuple[Law, ...]) -> Iterator[Law]:
+    """The laws, where a kind has several contracts: they say nothing of a component that has another one."""
+
+    def limited(law: Law) -> Law:
+        @wraps(law)
+        def tried(make: Make, world: World) -> None:
+            if not isinstance(make(), contract):
+                raise Untried(f"is no {contract.__name__}")
+            law(make, world)
+
+        return tried
+
+    return map(limited, laws)
+
+
 KINDS = {
     "schedule": Kind(contracts.SchedulePlanner, planners.PLANNER),
     "cost": Kind(contracts.Cost, planners.COST),
-    "correct": Kind(contracts.Corrector, correctors.CORRECTOR),
+    "correct": Kind(
+        contracts.Corrector | contracts.FitsAlongTrajectories,
+        (
+            *of(contracts.Corrector, correctors.CORRECTOR),
+            *of(contracts.FitsAlongTrajectories, followers.FOLLOWER),
+        ),
+    ),
     "predict": Kind(contracts.Predictor, forecasts.PREDICTOR),
     "sampler": Kind(contracts.Sampler, forecasts.SAMPLER),
     "cache": Kind(contracts.CacheStrategy, caching.STRATEGY),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cq.core.contracts import LockstepTrajectories
-from cq.core.denoiser import CutNetwork, Denoiser, DenoiserOutput
+from cq.core.denoiser import OUTPUT, CutNetwork, Denoiser, DenoiserOutput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +72,9 @@ class _State:
 class StateSampler:
     """Passes a denoiser's calls on and keeps a random subset of the states, at most `num_states` of either kind.
 
-    Kinds: refresh calls, and calls that reuse maps. Every state draws a random key and the smallest keys stay, so the
-    choice does not depend on how images are batched, nor on how many states there are.
+    Kinds: refresh calls, and calls that reuse maps; one that runs no network is neither. Every state draws a random key
+    and the smallest keys stay, so the choice does not depend on how images are batched, nor on how many states there
+    are.
     """
 
     def __init__(self, denoiser: Denoiser, *, num_states: int, seed: int) -> None:
@@ -91,7 +92,7 @@ class StateSampler:
         self, x_NCHW: Tensor, *, call: int, timestep: Tensor, cond: Tensor | None, reuse: Mapping[str, Tensor]
     ) -> DenoiserOutput:
         heap = self._kept[bool(reuse)]
-        for image in range(len(x_NCHW)):
+        for image in range(0 if OUTPUT in reuse else len(x_NCHW)):
             key = self._random.random()
             self._seen += 1
             if len(heap) == self._num_states and -key < heap[0][0]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from cq.core.acceleration import NO_CORRECTION
 from cq.core.artifacts import ChannelAffine, QuantParams
 from cq.core.call import CallIndex
-from cq.core.denoiser import GuidedDenoiser
+from cq.core.denoiser import GuidedDenoiser, within
 from cq.quantize.attention import Attention, BFloat16Attention, QuantAttention
 from cq.quantize.layers import ActQuantizer, QuantLayer, QuantWeight, halves
 
@@ -102,7 +102,7 @@ def entry_layers(denoiser: GuidedDenoiser, params: QuantParams) -> list[str]:
 
     Where a concatenation is not split there is no cached half to correct.
     """
-    readers = set(denoiser.network.readers(denoiser.sites))
+    readers = set(denoiser.network.readers(within(denoiser.sites)))
     concatenated = set(denoiser.network.splits())
     return [
         row["name"]

@@ -33,7 +33,7 @@ def build(node: Any, key: str, contract: Any = object) -> Any:
     Only targets under `cq.` and of what was allowed (`cq.run.own`) are built. Every entry is checked against the type
     of the target's field and what `cq.core.values` says of it; an unknown, missing or ill-typed entry raises ValueError
     with its dotted key.
-    contract: what the component must be, a class, several (A | B), or a protocol, whose methods it must have.
+    contract: what the component must be: a class, a protocol, whose methods it must have, or several (A | B).
     """
     if isinstance(node, DictConfig):
         try:
@@ -73,11 +73,15 @@ def build(node: Any, key: str, contract: Any = object) -> Any:
 
 def check_contract(kind: type, contract: Any, name: str) -> None:
     """Raise ValueError for a class that is not what its place asks for, with what it lacks. name: key=target."""
+    fields = {each.name for each in dataclasses.fields(kind)}
+    parts = [part for part in typing.get_args(contract) if is_protocol(part)]
+    if parts:  # what it lacks is said of the one that it is nearest to
+        lacks = [sum(m not in fields and not hasattr(kind, m) for m in get_protocol_members(part)) for part in parts]
+        contract = parts[lacks.index(min(lacks))]
     if not is_protocol(contract):
         if not issubclass(kind, contract):
             raise ValueError(f"{name}: is no {_name(contract)}. Choose a component that is one.")
         return
-    fields = {each.name for each in dataclasses.fields(kind)}
     for member in sorted(get_protocol_members(contract)):
         asked, own = getattr(contract, member, None), getattr(kind, member, None)
         if member not in fields and not (callable(own) if callable(asked) else hasattr(kind, member)):

@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # these bring torch
         Corrector,
         Cost,
         Engine,
+        FitsAlongTrajectories,
         Metric,
         Predictor,
         Quantizer,
@@ -65,7 +66,7 @@ class Components:
     planner: "SchedulePlanner"
     correct_cache: "Corrector"
     correct_quant: "Corrector"
-    correct_output: "Corrector"
+    correct_output: "Corrector | FitsAlongTrajectories"
     quantizer: "Quantizer"
     engine: "Engine"
     sample: "Sample"
@@ -178,7 +179,9 @@ class Components:
             planner=planner,
             correct_cache=build(config.correct.cache, "correct.cache", contracts.Corrector),
             correct_quant=build(config.correct.quant, "correct.quant", contracts.Corrector),
-            correct_output=build(config.correct.output, "correct.output", contracts.Corrector),
+            correct_output=build(
+                config.correct.output, "correct.output", contracts.Corrector | contracts.FitsAlongTrajectories
+            ),
             quantizer=build(config.quantize, "quantize", contracts.Quantizer),
             engine=build(config.engine, "engine", contracts.Engine),
             sample=sample,

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
+from cq.core.contracts import FitsAlongTrajectories
 from cq.run.components import Components
 from cq.run.preflight import known_schedule
 
@@ -64,7 +65,9 @@ def _idle(parts: Components) -> dict[str, str]:
     if parts.simulated:
         idle["latency"] = "fake quantization is never timed"
     if not parts.quantized:
-        idle |= dict.fromkeys(("correct.quant", "correct.output"), "nothing is quantized")
+        idle["correct.quant"] = "nothing is quantized"
+        if "cache" in idle or not isinstance(parts.correct_output, FitsAlongTrajectories):
+            idle["correct.output"] = "nothing is quantized"
     return idle
 
 

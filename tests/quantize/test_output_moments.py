@@ -14,12 +14,12 @@ from cq.core.denoiser import Denoiser
 from cq.core.moments import PairMoments
 from cq.core.seeding import initial_noise
 from cq.correct.channel_affine import ChannelAffineFit
+from cq.correct.corrected import CorrectedDenoiser, corrected
 from cq.correct.fit import residual_sum_of_squares
 from cq.correct.none import NoCorrection
 from cq.correct.offset_only import OffsetOnly
 from cq.correct.ptqd import PTQD
 from cq.correct.tables import fit_tables
-from cq.engine.corrected import CorrectedDenoiser, corrected
 from cq.quantize.output_moments import output_moments
 from cq.run.ledger import execute
 from tests.quantize.trajectories import CACHED, CALLS, TinyRuns

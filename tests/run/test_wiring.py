@@ -21,7 +21,7 @@ from cq.core.artifacts import Artifact, CacheSchedule, ChannelAffine, QuantParam
 from cq.core.processes import arithmetic
 from cq.core.seeding import image_seeds
 from cq.core.store import Store
-from cq.engine.corrected import corrected
+from cq.correct.corrected import corrected
 from cq.models.latent import LatentDiffusion
 from cq.models.stable_diffusion import TextModel
 from cq.quantize.twin import fake_quantized

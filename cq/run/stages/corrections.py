@@ -10,14 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from cq.calibrate.predicted import batch_moments, merged_moments
 from cq.core.acceleration import NO_CORRECTION, NOISE, Acceleration
 from cq.core.artifacts import ChannelAffine
-from cq.core.contracts import Corrector
+from cq.core.contracts import Corrector, FitsAlongTrajectories
 from cq.core.moments import PairMoments
 from cq.core.shards import present
+from cq.correct.along import Uncorrected, fitted_along
 from cq.correct.from_statistics import moments_for_schedule
 from cq.correct.tables import fit_tables
 from cq.quantize.entry_moments import entry_moments
@@ -25,6 +27,7 @@ from cq.quantize.output_moments import output_moments
 from cq.quantize.twin import entry_layers, fake_quantized
 from cq.run.costs import CORRECTION_FACTOR, CallBytes, CallSeconds
 from cq.run.identity import described
+from cq.run.stages.full_states import FullStates, batches_of
 from cq.run.stages.stage import Part
 from cq.run.stages.statistics import Statistics
 
@@ -36,7 +39,7 @@ class _Correction(Part[ChannelAffine]):
 
     @property
     @abstractmethod
-    def corrector(self) -> Corrector:
+    def corrector(self) -> Corrector | FitsAlongTrajectories:
         """Who fits it."""
 
     def key(self, before: Acceleration) -> Mapping[str, Any]:
@@ -51,6 +54,7 @@ class _Correction(Part[ChannelAffine]):
         biases: Mapping[str, Tensor | None], maps: bool = False,
     ) -> ChannelAffine:  # fmt: skip
         """The fits at the names that have `biases`. maps: fresh at refresh calls, where nothing is corrected."""
+        assert isinstance(self.corrector, Corrector)
         return fit_tables(self.corrector, before.schedule, gather, biases=biases, identity_at_full=maps)
 
 
@@ -154,26 +158,57 @@ class QuantCorrection(_Calibrated):
 
 
 class OutputCorrection(_Calibrated):
-    """Gain and offset of the quantized network's noise prediction; nothing where nothing is quantized."""
+    """Of the noise prediction, as the accelerated network makes it.
+
+    One that is fitted from moments knows quantization's error alone; one along trajectories the cache's, too.
+    """
 
     name = "output_correction"
     field = "output"
 
     @property
-    def corrector(self) -> Corrector:
+    def corrector(self) -> Corrector | FitsAlongTrajectories:
         return self.parts.correct_output
 
+    @property
+    def _along(self) -> FitsAlongTrajectories | None:
+        return self.corrector if isinstance(self.corrector, FitsAlongTrajectories) else None
+
+    def key(self, before: Acceleration) -> Mapping[str, Any]:
+        return _Correction.key(self, before) if self._along else super().key(before)
+
+    @property
+    def needed(self) -> bool:
+        if self._along is None:
+            return super().needed
+        return self._along.corrects and (self.parts.quantized or self.run.expected_refreshes < self.run.num_calls)
+
+    def share(self, before: Acceleration) -> None:
+        if self._along and (before.quantized or before.caches):
+            states = FullStates(self.run)
+            self.run.store.share(self.name, self.whole_key(before), self.kind, lambda _: states.get(before))
+
     def make(self, before: Acceleration, shards: Path) -> ChannelAffine:
-        if not before.quantized:
+        if not (before.quantized or (self._along and before.caches)):
             return NO_CORRECTION
         denoiser = self.run.model.denoiser
+        twin = fake_quantized(denoiser, before.params, before.quant)
+        if self._along:
+            passing = Uncorrected(denoiser=twin)
+            started = [self.run.loops.started(passing, seeds, before) for seeds in batches_of(self.run, self._along)]
+            whole = FullStates(self.run).get(before).x_TNCHW
+            wanted = torch.split(whole, [len(each.x_NCHW) for each in started], dim=1)
+            return fitted_along(self._along, twin, started, wanted, before)
 
         def gather() -> Mapping[str, PairMoments]:
-            twin = fake_quantized(denoiser, before.params, before.quant)
             lockstep = self.run.loops.lockstep(before, self.parts.quantizer)
             return {NOISE: output_moments(denoiser, twin, lockstep, num_calls=self.run.num_calls)}
 
         return self.fitted(before, gather, biases={NOISE: None})
 
     def seconds(self, calls: CallSeconds) -> float:
-        return self.parts.quantizer.num_samples * self.run.deployed_seconds(calls) * (1 + calls.twin / calls.full)
+        deployed = self.run.deployed_seconds(calls)
+        if self._along:
+            twin = calls.twin / calls.full if self.parts.quantized else 1.0
+            return self._along.num_samples * (deployed * twin + self.run.num_calls * calls.full)
+        return self.parts.quantizer.num_samples * deployed * (1 + calls.twin / calls.full)
