@@ -18,6 +18,7 @@ import cq.run.pipeline
 import cq.run.stages.corrections
 from cq.core.acceleration import NO_CORRECTION, Acceleration, every_call
 from cq.core.artifacts import Artifact, CacheSchedule, ChannelAffine, QuantParams, SampleSet
+from cq.core.denoise import Trajectory
 from cq.core.processes import arithmetic
 from cq.core.seeding import image_seeds
 from cq.core.store import Store
@@ -299,7 +300,7 @@ def observed(tiny_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFac
         cq.core.seeding.drawn_labels,
         TextModel._encode,
     )
-    loop, quantize, correct = cq.core.denoise.denoise, fake_quantized, corrected
+    loop, quantize, correct = Trajectory, fake_quantized, corrected
 
     @contextmanager
     def named(self: Store, stage: str) -> Iterator[None]:
@@ -341,7 +342,7 @@ def observed(tiny_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFac
         for module in (cq.core.seeding, cq.calibrate.loops):
             patch.setattr(module, "initial_noise", noisy)
         for module in (cq.core.denoise, cq.calibrate.loops):
-            patch.setattr(module, "denoise", looped)
+            patch.setattr(module, "Trajectory", looped)
         patch.setattr(cq.core.seeding, "drawn_labels", labelled)
         patch.setattr(TextModel, "_encode", encoded)
         for where in (cq.engine.simulate, cq.run.stages.corrections):
