@@ -162,24 +162,20 @@ class Corrector(Protocol):
 
 @runtime_checkable
 class FitsAlongTrajectories(Protocol):
-    """A corrector of the noise prediction that follows deployed trajectories instead: see `cq.correct.along`."""
+    """A corrector of the noise prediction that follows deployed trajectories instead: see `cq.correct.along`.
+
+    terms: what it adds to the prediction: state, held_noise, held_state (both of the last refresh). num_samples,
+    batch_size: trajectories it is fitted on, in all and at once.
+    """
 
     @property
-    def corrects(self) -> bool:
-        """Whether there is anything to fit."""
-
+    def corrects(self) -> bool: ...
     @property
-    def terms(self) -> tuple[str, ...]:
-        """What it adds to the prediction: state, held_noise, held_state (both of the last refresh)."""
-
+    def terms(self) -> tuple[str, ...]: ...
     @property
-    def num_samples(self) -> int:
-        """Trajectories it is fitted on."""
-
+    def num_samples(self) -> int: ...
     @property
-    def batch_size(self) -> int:
-        """How many of them at once."""
-
+    def batch_size(self) -> int: ...
     def solve(self, gram_CKK: Tensor, cross_CK: Tensor) -> Tensor:
         """Weights float64 [C, K] of one call: of the prediction, its terms, and 1. At the first calls nothing is held.
 
