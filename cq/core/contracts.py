@@ -222,11 +222,12 @@ class Quantizer(Protocol):
 class Learns(Protocol):
     """What a quantizer adds that trains part after part of the network, after choosing ranges."""
 
-    def held_bytes(self, *, state: int, unit: int, units: int, call: int, device: torch.device) -> int:
+    def held_bytes(self, *, state: int, unit: int, units: int, call: int, columns: int, device: torch.device) -> int:
         """Peak bytes beside the networks and a batch of their calls.
 
         state: bytes of a state with the maps it reuses. unit: of what goes into and comes out of the largest part in
-        one image's call. units: of what all parts return. call: the peak of one image's call.
+        one image's call. units: of what all parts return. call: the peak of one image's call. columns: weights of one
+        output of the layer with most of them.
         """
 
     def image_calls(self, num_units: int, *, rows: int, returned: int, device: torch.device) -> float:

@@ -1,8 +1,6 @@
 """Block reconstruction: post-training quantization whose weights are rounded to suit each block's output."""
 
 import logging
-import os
-import shutil
 import time
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -18,20 +16,17 @@ from cq.core.shards import read, write
 from cq.core.values import Batch, Within
 from cq.quantize.learn import Training, Workbench, learn_unit
 from cq.quantize.learnable import LearnedScales, RowCalls
+from cq.quantize.on_base import ERRORS, ROUNDING, OnBase
 from cq.quantize.passes import all_can_wait, unit_bytes
-from cq.quantize.ptq import PTQ
 from cq.quantize.states import States, sampled_states
 from cq.quantize.twin import fake_quantized
 from cq.quantize.units import Collection, Targets, UnitData, block_units, layer_units
 
 log = logging.getLogger(__name__)
 
-RECONSTRUCTION = "reconstruction"  # the name of its memory in a plan
-ERRORS = ("error_nearest", "error_learned")
-
 
 @dataclass(frozen=True, kw_only=True)
-class Reconstruct:
+class Reconstruct(OnBase):
     """AdaRound (arXiv:2004.10568) on blocks (BRECQ, arXiv:2102.05426), on top of `base`; CacheQuant's remedy for W4A8.
 
     Units are adjusted one after another, in the order in which they run. A unit's inputs are those of the quantized
@@ -56,7 +51,6 @@ class Reconstruct:
     shards: a killed calibration goes on from there, and ends the same.
     """
 
-    base: PTQ
     units: Literal["block", "layer"]
     targets: Targets
     iterations: Annotated[int, Within(1, 10**6, "1000")]
@@ -89,21 +83,6 @@ class Reconstruct:
         if not self.beta[0] >= self.beta[1] >= 1:
             raise ValueError(f"quantize.beta={list(self.beta)}: must fall, and end at 1 or more; [20, 2] is usual.")
 
-    def check_layers(self, names: frozenset[str]) -> None:
-        """Raise ValueError for a pattern of the base's `exclude` that no layer has."""
-        try:
-            self.base.check_layers(names)
-        except ValueError as error:
-            raise ValueError(str(error).replace("quantize.exclude", "quantize.base.exclude")) from error
-
-    @property
-    def num_samples(self) -> int:
-        return self.base.num_samples
-
-    @property
-    def batch_size(self) -> int:
-        return self.base.batch_size
-
     def calibrate(
         self, denoiser: GuidedDenoiser, trajectories: LockstepTrajectories, *, num_calls: int, shards: Path
     ) -> QuantParams:
@@ -111,7 +90,7 @@ class Reconstruct:
 
         The rows of the coverage name each layer's unit and the unit's errors with nearest and with the final rounding.
         """
-        nearest = self._base_params(denoiser, trajectories, num_calls=num_calls, shards=shards)
+        nearest = self.base_params(denoiser, trajectories, num_calls=num_calls, shards=shards)
         denoiser = denoiser.widened()  # rounding is learned in float32, and deployed in whatever the network computes
         groups = sampled_states(
             denoiser, trajectories, num_states=self.num_states, refresh_share=self.refresh_share,
@@ -158,19 +137,14 @@ class Reconstruct:
         """Whether passes wait. returned: bytes of what the units of one network return for all states."""
         return all_can_wait(returned, device) if self.wait is None else self.wait
 
-    @property
-    def ranges(self) -> PTQ:
-        """The base, which chooses them."""
-        return self.base
-
     def lighter(self, step: str) -> "Reconstruct | None":
         """First without passes that wait, then with half the base's batch."""
-        if step == RECONSTRUCTION and self.wait is not False:
+        if step == ROUNDING and self.wait is not False:
             return replace(self, wait=False)
         base = self.base.lighter(step)
         return None if base is None else replace(self, base=base)
 
-    def held_bytes(self, *, state: int, unit: int, units: int, call: int, device: torch.device) -> int:
+    def held_bytes(self, *, state: int, unit: int, units: int, call: int, columns: int, device: torch.device) -> int:
         """See `cq.core.contracts.Learns`.
 
         While states are drawn, as many as are kept of either kind, and then their copy in one piece. Later the kept
@@ -190,18 +164,6 @@ class Reconstruct:
     def _image_calls(self, num_units: int, rows: int, *, wait: bool) -> float:
         collecting = (2 if wait else num_units) * self.num_states
         return collecting + 4 * self.iterations * self.batch_rows / rows
-
-    def _base_params(
-        self, denoiser: GuidedDenoiser, trajectories: LockstepTrajectories, *, num_calls: int, shards: Path
-    ) -> QuantParams:
-        folder, unfinished = shards / "base", shards / "base.tmp"
-        if not folder.exists():
-            params = self.base.calibrate(denoiser, trajectories, num_calls=num_calls, shards=shards)
-            shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir()
-            params.save(unfinished)
-            os.rename(unfinished, folder)
-        return QuantParams.load(folder)
 
     def _learned(self, bench: Workbench, unit: str, data: UnitData, *, seed: int) -> dict[str, Tensor]:
         """The unit's learned tensors, none where its error did not fall; and its errors before and after."""

@@ -4,7 +4,7 @@ Legend: R row (one state under one condition), K L as in `states`.
 """
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -88,20 +88,22 @@ class Collection:
     wait: all passes wait at a unit for the next one, so each network runs once over all states, and all maps that are
     alive there are held; else both networks start again for each unit, batch by batch, which takes (units + 1) / 2
     times as long and no memory. The data are the same, bit for bit. Use as a context; ask for units in their order.
+    of_plain: what is taken at a unit of the full-precision network; `of` needs its output.
     """
 
     def __init__(
         self, units: Iterable[str], groups: list[States], *, quantized: CutNetwork, plain: CutNetwork, calls: RowCalls,
-        batch_size: int, targets: Targets, wait: bool,
+        batch_size: int, targets: Targets, wait: bool, of_plain: Literal["output", "input"] = "output",
     ) -> None:  # fmt: skip
         self._units = list(units)
         self._batches = [[_Batch(states, targets) for states in group.batches(batch_size)] for group in groups]
         self._quantized, self._plain, self._calls, self._wait = quantized, plain, calls, wait
+        self._behind = _first if of_plain == "output" else None
         self._stack = ExitStack()
 
     def __enter__(self) -> "Collection":
         self._stack.enter_context(waiting(self._quantized, self._units))
-        self._stack.enter_context(waiting(self._plain, self._units, behind=_first))
+        self._stack.enter_context(waiting(self._plain, self._units, behind=self._behind))
         self._stack.callback(self._close)
         return self
 
@@ -110,18 +112,8 @@ class Collection:
 
     def of(self, unit: str) -> UnitData:
         """The data of one unit. Raises ValueError for a unit that never runs."""
-        index = self._units.index(unit)
         module = self._quantized.backbone.get_submodule(unit)
-        parts: list[UnitData] = []
-        for group in self._batches:
-            for batch in group:
-                part = self._part(batch, index, module)
-                if part is None:
-                    break  # which units run is the same for all states of a group
-                parts.append(part)
-        if not parts:
-            states = sum(len(batch.states) for group in self._batches for batch in group)
-            raise ValueError(f"quantize.num_states: the unit {unit} ran at none of {states} states. Take more of them.")
+        parts = [_part(module, *found) for found in self.each(unit)]
         first = parts[0]
         assert all(part.constants == first.constants for part in parts), f"{unit}: is called in more than one way"
         return UnitData(
@@ -131,28 +123,42 @@ class Collection:
             calls_R=torch.cat([part.calls_R for part in parts]),
         )
 
-    def _part(self, batch: "_Batch", index: int, module: nn.Module) -> UnitData | None:
-        calls_R = batch.states.calls_R
-        try:
-            with self._calls.at(calls_R):
-                found = batch.quantized(self._quantized).at(index)
-            if found is None:
-                return None
-            arguments = _arguments(module, *found)
-            inputs = {name: value for name, value in arguments.items() if isinstance(value, Tensor)}
-            assert all(len(value) == len(calls_R) for value in inputs.values()), "rows come first"
-            constants = {name: value for name, value in arguments.items() if name not in inputs}
-            target = batch.plain(self._plain).at(index)
-            assert target is not None, "runs in the quantized network only"
-            return UnitData(inputs=inputs, constants=constants, target=target, calls_R=calls_R)
-        finally:
-            if not self._wait:
-                batch.close()
+    def each(self, unit: str) -> Iterator[tuple[tuple[Any, Any], Any, Tensor]]:
+        """Batch by batch: what the quantized network calls the unit with, positional and by name; what `of_plain` asks
+        for; and the call of each row, [R]. Raises ValueError for a unit that never runs."""
+        index = self._units.index(unit)
+        ran = False
+        for group in self._batches:
+            for batch in group:
+                calls_R = batch.states.calls_R
+                try:
+                    with self._calls.at(calls_R):
+                        found = batch.quantized(self._quantized).at(index)
+                    if found is None:
+                        break  # which units run is the same for all states of a group
+                    plain = batch.plain(self._plain).at(index)
+                    assert plain is not None, "runs in the quantized network only"
+                    ran = True
+                    yield found, plain, calls_R
+                finally:
+                    if not self._wait:
+                        batch.close()
+        if not ran:
+            states = sum(len(batch.states) for group in self._batches for batch in group)
+            raise ValueError(f"quantize.num_states: the unit {unit} ran at none of {states} states. Take more of them.")
 
     def _close(self) -> None:
         for group in self._batches:
             for batch in group:
                 batch.close()
+
+
+def _part(module: nn.Module, found: tuple[Any, Any], target: Tensor, calls_R: Tensor) -> UnitData:
+    arguments = _arguments(module, *found)
+    inputs = {name: value for name, value in arguments.items() if isinstance(value, Tensor)}
+    assert all(len(value) == len(calls_R) for value in inputs.values()), "rows come first"
+    constants = {name: value for name, value in arguments.items() if name not in inputs}
+    return UnitData(inputs=inputs, constants=constants, target=target, calls_R=calls_R)
 
 
 class _Batch:

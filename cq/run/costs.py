@@ -43,6 +43,7 @@ class CallBytes:
 
     image: peak of one image's call. map: of an image's cached maps, as calibration keeps them. decode: peak of decoding
     one image. unit: what goes into and comes out of the largest unit in one image's call. units: what all units return.
+    columns: weights of an output of the layer with most of them.
     on_cpu: whether images and the calibration's ring are kept where the network runs.
     """
 
@@ -53,6 +54,7 @@ class CallBytes:
     decode: int
     unit: int
     units: int
+    columns: int
     on_cpu: bool
 
     @property

@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cq.models.diffusion import DiffusionModel
+from cq.quantize.on_base import ROUNDING
 from cq.quantize.passes import unit_bytes
-from cq.quantize.reconstruct import RECONSTRUCTION
 from cq.run.components import Components
 from cq.run.context import Run
 from cq.run.costs import GIB, CallBytes
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 # glibc returns what is larger than this to the system at once; smaller pieces stay with the process.
 KEPT = 2**25
-BATCHED = {step.name: step.batch_of for step in STEPS} | {RECONSTRUCTION: "quantizer"}
+BATCHED = {step.name: step.batch_of for step in STEPS} | {ROUNDING: "quantizer"}
 
 
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -86,10 +86,10 @@ def call_bytes(parts: Components, model: DiffusionModel) -> CallBytes:
     one, two = call(1), call(2)
     image, held, decode, unit, units = (b - a for a, b in zip(one, two, strict=True))
     base = psutil.Process().memory_info().rss if model.device.type == "cpu" else torch.cuda.memory_allocated()
-    weights = sum(_bytes(weight) for weight in model.denoiser.network.backbone.parameters())
+    parameters = list(model.denoiser.network.backbone.parameters())
     return CallBytes(
-        base=base, weights=weights, image=image, map=held, decode=decode, unit=unit, units=units,
-        on_cpu=model.device.type == "cpu",
+        base=base, weights=sum(map(_bytes, parameters)), image=image, map=held, decode=decode, unit=unit, units=units,
+        columns=max(weight[0].numel() for weight in parameters if weight.ndim > 1), on_cpu=model.device.type == "cpu",
     )  # fmt: skip
 
 
@@ -135,7 +135,7 @@ def fitted(parts: Components, found: CallBytes) -> Components:
         lighter = getattr(parts, name).lighter(step) if name else None
         if lighter is None:
             less = "fewer images or a smaller calibrate.max_interval"
-            if step == RECONSTRUCTION:
+            if step == ROUNDING:
                 less = "a smaller quantize.num_states"
             raise ValueError(
                 f"budget.max_memory={parts.max_memory}: {step} needs about {steps[step] / GIB:.2f} GiB at its "

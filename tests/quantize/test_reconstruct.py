@@ -92,7 +92,7 @@ def test_a_kill_while_the_base_is_written_leaves_nothing_to_trip_over(
         raise KilledError
 
     with monkeypatch.context() as patch:
-        patch.setattr("cq.quantize.reconstruct.os.rename", kill)
+        patch.setattr("cq.quantize.on_base.os.rename", kill)
         with pytest.raises(KilledError):
             runs.calibrated(RECONSTRUCT, tmp_path)
     assert not (tmp_path / "base").exists()

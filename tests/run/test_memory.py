@@ -13,7 +13,9 @@ from cq.run.costs import GIB, CallBytes
 from cq.run.memory import call_bytes, changes, fitted, peak_bytes
 from tests.tiny_runs import composed, quick
 
-FOUND = CallBytes(base=GIB, weights=GIB // 64, image=GIB // 8, map=GIB // 64, decode=0, unit=0, units=0, on_cpu=True)
+FOUND = CallBytes(
+    base=GIB, weights=GIB // 64, image=GIB // 8, map=GIB // 64, decode=0, unit=0, units=0, columns=0, on_cpu=True
+)
 
 
 def parts_of(tiny_folder: Path, root: Path, *overrides: str) -> Components:
@@ -61,7 +63,7 @@ def test_what_reconstruction_holds_is_counted_and_its_passes_start_again_before_
 
     def held(wait: bool | None) -> int:
         peaks = peak_bytes(Run(replace(parts, quantizer=replace(reconstruct, wait=wait))), found)
-        return peaks["reconstruction"] - found.base - found.weights - reconstruct.batch_size * found.image
+        return peaks["rounding"] - found.base - found.weights - reconstruct.batch_size * found.image
 
     assert held(wait=False) == 64 * (state + 2 * found.unit)
     assert held(wait=True) == 64 * (state + 2 * found.unit + 2 * found.image) == held(wait=None)
@@ -73,7 +75,7 @@ def test_what_reconstruction_holds_is_counted_and_its_passes_start_again_before_
     assert changes(parts, small) == {"quantize.wait": False}
     small = fitted(replace(parts, max_memory=(needed - 1) / GIB), found)
     assert changes(parts, small).keys() == {"quantize.wait", "quantize.base.batch_size"}
-    with pytest.raises(ValueError, match=r"reconstruction needs about .* or take a smaller quantize\.num_states\."):
+    with pytest.raises(ValueError, match=r"rounding needs about .* or take a smaller quantize\.num_states\."):
         fitted(replace(parts, max_memory=1.2), found)
 
 

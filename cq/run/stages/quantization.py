@@ -10,7 +10,7 @@ from cq.core.artifacts import QuantParams
 from cq.core.contracts import Learns
 from cq.core.processes import device
 from cq.models.diffusion import guiding
-from cq.quantize.reconstruct import RECONSTRUCTION
+from cq.quantize.on_base import ROUNDING
 from cq.run.costs import CallBytes, CallSeconds
 from cq.run.identity import described
 from cq.run.stages.stage import Part
@@ -55,7 +55,12 @@ class Quantization(Part[QuantParams]):
         held = {self.name: running + quantizer.num_samples * found.map}
         if isinstance(quantizer, Learns):
             state = 4 * prod(self.parts.model.latent_shape) + found.map
-            held[RECONSTRUCTION] = running + quantizer.held_bytes(
-                state=state, unit=found.unit, units=found.units, call=found.image, device=device()
+            held[ROUNDING] = running + quantizer.held_bytes(
+                state=state,
+                unit=found.unit,
+                units=found.units,
+                call=found.image,
+                columns=found.columns,
+                device=device(),
             )
         return held
