@@ -98,6 +98,8 @@ def configurations(count: int, seed: int) -> Iterator[list[str]]:
                 overrides.append(draw.choice(STRANGE))
         if any(each.startswith(("quantize=reconstruct", "quantize=adaround")) for each in overrides):
             overrides.append("quantize.iterations=2")
+        if "quantize=gptq" in overrides:
+            overrides.append("quantize.num_states=4")
         yield overrides
 
 

@@ -253,7 +253,8 @@ class QuantParams(Artifact):
     bits: "<quantizer>" to its bit width.
     coverage: one row a layer: name, kind, split, weight_bits, act_bits, and the reason where it was not quantized.
         dtype where operands are floating point numbers of that type, which need no parameters.
-        Where rounding was learned also its unit, and the unit's mean squared errors `error_nearest`, `error_learned`.
+        Where rounding was learned, or errors compensated, also its unit, and the unit's mean squared errors
+        `error_nearest` and `error_learned`.
     """
 
     tensors: Mapping[str, Tensor]

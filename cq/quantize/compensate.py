@@ -25,7 +25,7 @@ def samples(layer: Layer, x: Tensor) -> Tensor:
         return x.flatten(0, -2)[None]
     x = nn.functional.pad(x, layer._reversed_padding_repeated_twice)
     unfolded = nn.functional.unfold(x, layer.kernel_size, dilation=layer.dilation, stride=layer.stride)
-    return unfolded.unflatten(1, (layer.groups, -1)).permute(1, 0, 3, 2).flatten(1, 2)
+    return unfolded.view(len(x), layer.groups, -1, unfolded.shape[-1]).permute(1, 0, 3, 2).flatten(1, 2)
 
 
 def by_group(layer: Layer, weight: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class Moments:
         """Inputs [R, ...] as the layer is called with them. Products are float32, CHUNK numbers at a time."""
         weight_GOD = by_group(self.layer, self.layer.weight)
         rows = max(1, CHUNK // (x[0].numel() * self.layer.weight[0, 0].numel()))
-        for some, others in zip(x.split(rows), x0.split(rows), strict=True):
+        for some, others in zip(torch.split(x, rows), torch.split(x0, rows), strict=True):
             x_GSD = samples(self.layer, some)
             off_GSD = samples(self.layer, others) - x_GSD
             self.gram_GDD += x_GSD.mT @ x_GSD
@@ -73,7 +73,7 @@ class Moments:
 
     def error(self, rounded_GOD: Tensor) -> float:
         """Mean squared difference between the output with rounded weights on x, and with the layer's own on x0."""
-        weight_GOD = by_group(self.layer, self.layer.weight).double()
+        weight_GOD = by_group(self.layer, self.layer.weight.detach()).double()
         lost_GOD = weight_GOD - rounded_GOD
         either = 2 * weight_GOD @ self.cross_GDD + lost_GOD @ self.gram_GDD
         return (self.off + float((either * lost_GOD).sum())) / self.count

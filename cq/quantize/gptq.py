@@ -14,7 +14,7 @@ from cq.core.contracts import LockstepTrajectories
 from cq.core.denoiser import GuidedDenoiser
 from cq.core.shards import read, write
 from cq.core.values import Within
-from cq.quantize.affine import dequantize
+from cq.quantize.affine import dequantize, quantize
 from cq.quantize.compensate import Moments, by_group, compensated_codes, damped, grid_rows, target
 from cq.quantize.layers import QuantLayer, halves
 from cq.quantize.learn import Workbench
@@ -107,7 +107,7 @@ class GPTQ(OnBase):
                 started = time.monotonic()
                 shard = read(path)
                 if shard is None:
-                    shard = self._rounded(bench, name, collection)
+                    shard = self._rounded(bench, name, collection, nearest.bits[f"{name}.weight0"])
                     write(path, shard)
                 errors = {key: float(shard.pop(key)) for key in ERRORS}
                 bench.install(name, shard)
@@ -121,36 +121,39 @@ class GPTQ(OnBase):
         return QuantParams(tensors=tensors, bits=nearest.bits, coverage=coverage)
 
     @torch.no_grad()
-    def _rounded(self, bench: Workbench, name: str, collection: Collection) -> dict[str, Tensor]:
+    def _rounded(self, bench: Workbench, name: str, collection: Collection, bits: int) -> dict[str, Tensor]:
         """The layer's codes, none where nearest rounding is as good; and its errors before and after."""
         layer: QuantLayer = bench.unit(name)
         plain = bench.plain.get_submodule(name)
         moments = Moments(layer=plain)
         for ((x,), _), ((x0,), _), calls_R in collection.each(name):
             with bench.calls.at(calls_R):
-                parts = [layer.quantizers[half](part) for half, part in enumerate(halves(x, layer.split))]
+                parts = [
+                    quantizer(half) for quantizer, half in zip(layer.quantizers, halves(x, layer.split), strict=True)
+                ]
             x = torch.cat(parts, 1) if layer.split else parts[0]
             moments.add(x, x0 if self.asymmetric else x)
-        grids = [(layer.weights[index], part) for _, _, index, part in bench.weights(name)]
-        nearest = error = moments.error(by_group(plain, torch.cat([weight.value for weight, _ in grids], 1)).double())
+        weights = [(key, part) for key, _, _, part in bench.weights(name)]
+        scale_GOD, zero_point_GOD = (
+            by_group(plain, torch.cat([grid_rows(bench.tensors[f"{key}/{of}"], part) for key, part in weights], 1))
+            for of in ("scale", "zero_point")
+        )
         weight_GOD = by_group(plain, plain.weight).double()
+        codes_GOD = quantize(weight_GOD, scale_GOD, zero_point_GOD, bits)
+        nearest = error = moments.error(dequantize(codes_GOD, scale_GOD, zero_point_GOD).double())
         if self.asymmetric:
             weight_GOD = target(weight_GOD, moments, self.ridge)
-        scale_GOD, zero_point_GOD = (
-            by_group(plain, torch.cat([grid_rows(getattr(weight, key), part) for weight, part in grids], 1))
-            for key in ("scale", "zero_point")
-        )
         codes_GOD = compensated_codes(
             weight_GOD, damped(moments.gram_GDD, self.damping), scale_GOD=scale_GOD, zero_point_GOD=zero_point_GOD,
-            bits=grids[0][0].bits,
+            bits=bits,
         )  # fmt: skip
         found = moments.error(dequantize(codes_GOD, scale_GOD, zero_point_GOD).double())
         codes: dict[str, Tensor] = {}
         if found < nearest:
             error = found
-            whole = codes_GOD.to(torch.uint8 if grids[0][0].bits <= 8 else torch.int32).view_as(plain.weight)
-            parts = halves(whole, layer.split)
-            codes = {f"{key}/codes": part.cpu() for (key, *_), part in zip(bench.weights(name), parts, strict=True)}
+            whole = codes_GOD.to(torch.uint8 if bits <= 8 else torch.int32).view_as(plain.weight)
+            pairs = zip(weights, halves(whole, layer.split), strict=True)
+            codes = {f"{key}/codes": half.cpu() for (key, _), half in pairs}
         return codes | dict(zip(ERRORS, torch.tensor([nearest, error], dtype=torch.float64), strict=True))
 
     def waits(self, returned: float, device: torch.device) -> bool:

@@ -1,5 +1,7 @@
-"""The laws of reconstruction, for every model family: its units, what they learn from, and that nothing gets worse."""
+"""The laws of rounding that looks at outputs, for every family: units, their data, and that nothing gets worse."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from cq.core.denoiser import CutNetwork
 from cq.models.diffusion import DiffusionModel
 from cq.models.dit import DiTCut
 from cq.models.unet import UNetCut
+from cq.quantize.gptq import GPTQ
 from cq.quantize.learn import Workbench
 from cq.quantize.ptq import PTQ
 from cq.quantize.states import States, sampled_states
@@ -234,3 +237,49 @@ def test_no_unit_ends_worse_than_nearest_and_the_twin_is_rebuilt_from_the_artefa
             out = twin(state.x_PCHW, call=int(state.calls_P), timestep=state.timesteps_P[0], cond=cond, reuse=reuse)
         outputs.append(out.eps_NCHW)
     assert torch.equal(*outputs)
+
+
+def test_compensated_layers_are_as_near_to_full_precisions_as_they_say_and_never_worse_than_nearest(
+    family: Family, tmp_path: Path
+) -> None:
+    """In the network as it is deployed, each layer fed by those that were rounded before it: seen at every layer."""
+    denoiser = family.model.denoiser
+    quantizer = GPTQ(
+        base=BASE, asymmetric=True, ridge=0.05, damping=0.01, targets="full", num_states=2 * family.num_calls,
+        refresh_share=0.5, wait=None, seed=0,
+    )  # fmt: skip
+    (tmp_path / "base").mkdir()
+    family.params.save(tmp_path / "base")
+    params = family.calibrated(quantizer, tmp_path)
+    rows = {row["name"]: row for row in params.coverage if "unit" in row}
+    assert rows.keys() == set(layers_of(denoiser.network))
+    better = [name for name, row in rows.items() if row["error_learned"] < row["error_nearest"]]
+    assert len(better) > 0.9 * len(rows)
+    twin = fake_quantized(denoiser, params)
+    bench = Workbench.of(twin.network.backbone, denoiser.network.backbone, params.tensors)
+    totals, counts = dict.fromkeys(rows, 0.0), dict.fromkeys(rows, 0)
+    for group in family.states():
+        wanted, found = ({name: torch.zeros(0) for name in rows} for _ in "12")
+        with bench.calls.at(group.calls_R), outputs(twin.network, found), outputs(denoiser.network, wanted):
+            group.run(twin.network, full=False)
+            group.run(denoiser.network, full=True)
+        for name, out in found.items():
+            totals[name] += float((out - wanted[name]).double().square().sum()) if len(out) else 0.0
+            counts[name] += out.numel()
+    for name, row in rows.items():
+        assert row["error_learned"] <= row["error_nearest"]
+        assert totals[name] / counts[name] == pytest.approx(row["error_learned"], rel=0.01), name
+
+
+@contextmanager
+def outputs(network: CutNetwork, kept: dict[str, torch.Tensor]) -> Iterator[None]:
+    """Keep what the layers that `kept` names return."""
+    handles = [
+        network.backbone.get_submodule(name).register_forward_hook(
+            lambda _, __, out, name=name: kept.__setitem__(name, out)
+        )
+        for name in kept
+    ]
+    yield
+    for handle in handles:
+        handle.remove()
