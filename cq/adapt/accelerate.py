@@ -28,10 +28,10 @@ from cq.run.unread import unread
 
 log = logging.getLogger(__name__)
 
-CHOICES = (  # what a pipeline is accelerated by, unless overrides say otherwise: in full precision, on few trajectories
-    "schedule=dps", "correct@correct.cache=channel_affine", "calibrate.num_samples=16", "calibrate.batch_size=4",
-    "calibrate.max_interval=${budget.cache_interval}",
+FEW = (  # trajectories, for a network of usual size
+    "calibrate.num_samples=16", "calibrate.batch_size=4", "calibrate.max_interval=${budget.cache_interval}",
 )  # fmt: skip
+PLAIN = ("schedule=dps", "correct@correct.cache=channel_affine")  # without a recipe: the cache alone
 UNJUDGED = ("evaluate=none", "latency=none", "logger=none")  # no image is drawn
 READ = ("cache", "predict", "calibrate", "cost", "schedule", "correct", "quantize", "budget")
 NAMES = {  # of configuration keys that are arguments here
@@ -43,7 +43,7 @@ NAMES = {  # of configuration keys that are arguments here
 def accelerate(
     pipe: Any, *, num_inference_steps: int = 50, cache_interval: int = 5, prompts: Sequence[str] | None = None,
     classes: Sequence[int] | None = None, guidance_scale: float | None = None, site: str | None = None,
-    overrides: Sequence[str] = (), store: str | Path = "runs/accelerate", seed: int = 0,
+    recipe: str | None = None, overrides: Sequence[str] = (), store: str | Path = "runs/accelerate", seed: int = 0,
 ) -> Acceleration:  # fmt: skip
     """Calibrate an Acceleration of a stock pipeline; `apply` puts it on this pipeline, or on any of the same model.
 
@@ -51,7 +51,8 @@ def accelerate(
     which must be deterministic, is the one that is calibrated for. num_inference_steps: as the pipeline is called.
     cache_interval: calls of which one runs the whole network. prompts: to calibrate on, for text-to-image; classes: for
     a DiT, all unless given. guidance_scale: the pipeline's default unless given. site: where the network is cut; the
-    usual place unless given. overrides: choices of the command line, `quantize=ptq` or `calibrate.num_samples=64`.
+    usual place unless given. recipe: a file of conf/recipe, as "best"; without one, the cache alone in full precision.
+    overrides: choices of the command line, `quantize=ptq` or `calibrate.num_samples=64`.
     store: finished work; the same call goes on from there after a kill. seed: of the calibration's noise.
     Raises ValueError, before anything is computed, for what cannot work.
     """
@@ -61,7 +62,8 @@ def accelerate(
         _check_read(overrides)
         dtype = str(model.network.dtype).removeprefix("torch.")
         budget = (f"budget.num_steps={num_inference_steps}", f"budget.cache_interval={cache_interval}")
-        chosen = [*CHOICES, *UNJUDGED, *budget, f"compute.dtype={dtype}", f"seed={seed}", *overrides]
+        choices = PLAIN if recipe is None else (f"recipe={recipe}",)
+        chosen = [*FEW, *choices, *UNJUDGED, *budget, f"compute.dtype={dtype}", f"seed={seed}", *overrides]
         with composing():
             config, _ = composed(chosen)
         folder = Path(store).expanduser()
