@@ -52,10 +52,10 @@ def weights_file() -> Path:
 
 @dataclass(frozen=True)
 class EfficientNetLite0:
-    """In float32 and evaluation mode. digest: network, size of its input and SHA-256 of its weights."""
+    """In float32 and evaluation mode. digest: network, size of its input and the head of SHA256."""
 
     network: Any
-    digest: str = f"{NAME}, ImageNet, {SIDE} x {SIDE}, {SHA256}"
+    digest: str = f"{NAME}, ImageNet, {SIDE} x {SIDE}, {SHA256[:12]}"
 
     @torch.no_grad()
     def extract(self, images_NCHW: Tensor, *, batch_size: int) -> "ImageFeatures":
