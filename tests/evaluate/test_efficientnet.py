@@ -49,10 +49,9 @@ def test_features_are_those_of_the_package_one_image_at_a_time(images: Callable[
             with torch.no_grad():
                 last_HW = theirs.extract_features(pixels_CHW[None])[0]
                 logits_K = theirs(pixels_CHW[None])[0]
-            near = {"rtol": 1e-4, "atol": 1e-4}
-            torch.testing.assert_close(found.pooled_NF[row], last_HW.mean((1, 2)).double(), **near)
-            torch.testing.assert_close(found.spatial_NF[row], last_HW[:8].flatten().double(), **near)
-            torch.testing.assert_close(found.logits_NK[row], logits_K.double(), **near)
+            expected = last_HW.mean((1, 2)), last_HW[:8].flatten(), logits_K
+            for ours, direct in zip(found, expected, strict=True):
+                torch.testing.assert_close(ours[row], direct.double(), rtol=1e-4, atol=1e-4)
 
 
 @needed
@@ -73,10 +72,9 @@ def test_features_do_not_change_and_do_not_depend_on_the_batch(images: Callable[
 @needed
 def test_it_recognises_what_a_photograph_shows() -> None:
     """An officer in uniform, the picture that ships with matplotlib."""
-    from matplotlib.cbook import get_sample_data
+    from matplotlib import get_data_path
 
-    with get_sample_data("grace_hopper.jpg") as file:
-        photo_HWC = np.array(Image.open(file))
+    photo_HWC = np.array(Image.open(Path(get_data_path()) / "sample_data/grace_hopper.jpg"))
     logits_K = efficientnet.load().extract(torch.from_numpy(photo_HWC).permute(2, 0, 1)[None], batch_size=1).logits_NK
     assert set(logits_K[0].topk(4).indices.tolist()) == OF_A_SUIT
 
