@@ -85,4 +85,5 @@ def _bits(row: Mapping[str, Any]) -> int:
 
 
 def _width(row: Mapping[str, Any]) -> str:
-    return row.get("dtype") or f"W{row['weight_bits']}A{row['act_bits']}"
+    dynamic = f", scales of the input by {row['dynamic']}" if row.get("dynamic") else ""
+    return row.get("dtype") or f"W{row['weight_bits']}A{row['act_bits']}{dynamic}"

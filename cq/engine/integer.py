@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from cq.core.artifacts import QuantParams
 from cq.engine.kernels import HELD_BITS, Product, to_codes
 from cq.quantize.affine import quantize
+from cq.quantize.layers import ActQuantizer
 from cq.quantize.twin import StoredLayer
 
 SMALLEST = 2**12  # weights of a layer: below, what an operator costs in itself is more than its product
@@ -63,11 +64,21 @@ class IntegerLayer(nn.Module):
     def _product(
         self, index: int, x: Tensor, call: int, scale_O: Tensor, bias_O: Tensor | None, **after: Any
     ) -> Tensor:
-        quantizer = self._quantizers[index]
-        scale, zero_point = quantizer.grid(call)
+        quantizer, product = self._quantizers[index], self._products[index]
         layout = torch.channels_last if self._convolution else torch.contiguous_format
-        codes = to_codes(x, scale, zero_point, quantizer.bits, layout)
-        return self._products[index](codes, scale, zero_point, scale_O, bias_O, **after)
+        if isinstance(quantizer, ActQuantizer):
+            scale, zero_point = quantizer.grid(call)
+            codes = to_codes(x, scale, zero_point, quantizer.bits, layout)
+            return product(codes, scale, zero_point, scale_O, bias_O, **after)
+        grids = quantizer.grids(x.float())  # one a token, or one an image, which then is multiplied alone
+        if quantizer.of == "token":
+            return product.of_rows(x.float(), *grids, quantizer.bits, scale_O, bias_O, **after)
+        outs, onto = [], after.pop("onto", None)
+        for i, (scale, zero_point) in enumerate(zip(*(grid.flatten().tolist() for grid in grids), strict=True)):
+            one = {} if onto is None else {"onto": onto[i : i + 1]}
+            codes = to_codes(x[i : i + 1], scale, zero_point, quantizer.bits, layout)
+            outs.append(product(codes, scale, zero_point, scale_O, bias_O, **one, **after))
+        return torch.cat(outs)
 
     @property
     def num_bytes(self) -> int:

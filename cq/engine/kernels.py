@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn.functional import gelu as gelu_of
 from torch.nn.functional import pad
 
+from cq.quantize.affine import quantize
+
 # As torch 2.14 has them, up to the arguments that are used here. A test compares them with the torch that is installed.
 SIGNATURES: Mapping[str, str] = {
     "qconv_prepack": "weight w_scales x_scale x_zp stride padding dilation groups x_shape",
@@ -91,6 +93,7 @@ class Product:
         centred = codes.int() - zero_point.int().view(-1, *[1] * (codes.ndim - 1))
         least, most = (-LEAST_LEVELS, LEAST_LEVELS) if exact_bits < HELD_BITS else (-128, 127)
         self.shift_O: Tensor | None = None
+        self.sum_O: Tensor | None = None  # of the weights in steps, where rows have zero points of their own
         if centred.min() < least or centred.max() > most:
             half = 2 ** (bits - 1)
             centred = codes.int() - half
@@ -139,6 +142,25 @@ class Product:
             windows = windows.unfold(axis, dilation * (size - 1) + 1, stride)[..., ::dilation]
         few = self._groups == 1 and prod(windows.shape[:3]) <= FEW_PLACES
         return windows.permute(0, 1, 2, 4, 5, 3).flatten(3) if few else None
+
+    def of_rows(
+        self, x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, scale_O: Tensor, bias_O: Tensor | None,
+        gelu: str = "",
+    ) -> Tensor:  # fmt: skip
+        """As calling a linear layer, with float32 x [..., C] and a grid [..., 1] for every row of it.
+
+        The operators take one zero point: half the number of codes, and what a row's own differs by from it is a
+        multiple of the sum of the weights, added after.
+        """
+        half = 2 ** (bits - 1)
+        codes = quantize(x, scale, zero_point, bits).to(torch.uint8)
+        if self.sum_O is None:
+            ones = torch.ones(1, codes.shape[-1], dtype=torch.uint8)
+            self.sum_O = self._add(ones, 1.0, 0, torch.ones_like(scale_O), None, None, True)
+        out = self._add(codes, 1.0, half, torch.ones_like(scale_O), None, None, True)
+        out = torch.addcmul(out, (half - zero_point).float(), self.sum_O).mul_(scale).mul_(scale_O)
+        out = out if bias_O is None else out.add_(bias_O)
+        return gelu_of(out, approximate=gelu) if gelu else out
 
     def _add(
         self, x: Tensor, scale: float, zero_point: int, scale_O: Tensor, bias_O: Tensor | None, onto: Tensor | None,

@@ -114,13 +114,14 @@ class _Layer:
         layer = self.twin.network.backbone.get_submodule(self.row["name"])
         assert isinstance(layer, QuantLayer)
         self.layer = layer
-        self.inputs = [f"{self.row['name']}.input{place}" for place in range(len(layer.quantizers))]
+        places = () if self.row.get("dynamic") else range(len(layer.quantizers))  # such a range is none that can be off
+        self.inputs = [f"{self.row['name']}.input{place}" for place in places]
         self.ranges: dict[str, dict[int, tuple[float, float]]] = {name: {} for name in self.inputs}
 
     def look(self, x: Tensor, target: Tensor, call: int) -> None:
         """x, target: what the full-precision layer got and made of it."""
         split = self.layer.split
-        for name, part in zip(self.inputs, [x[:, :split], x[:, split:]] if split else [x], strict=True):
+        for name, part in zip(self.inputs, [x[:, :split], x[:, split:]] if split else [x], strict=False):
             self.ranges[name][call] = self._range(name, part.float(), call)
         with self.twin.call_index.at(call):
             found = self.layer(x)

@@ -1,17 +1,18 @@
-"""Inception score, with the classes of a network: sure of each image, and of all classes over the set.
+"""Inception score, with the classes of our own network: sure of each image, and of all classes over the set.
 
 arXiv:1606.03498, section 4. Legend of shape suffixes: N image, K class.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from cq.core.contracts import Better
 from cq.evaluate.bootstrap import interval_around, resampled_counts
-from cq.evaluate.in_features import InFeatures
+from cq.evaluate.own_features import InOwnFeatures
 from cq.evaluate.protocol import EvaluationContext, Score
 
 
@@ -28,15 +29,12 @@ def inception_score(logits_NK: Tensor, weights_N: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InceptionScore(InFeatures):
-    """`inception_score_NETWORK`: the score of its class probabilities. Not an Inception number."""
+class InceptionScore(InOwnFeatures):
+    """`inception_score_own`: the score of our own classifier's probabilities. Not an Inception number."""
 
-    @property
-    def better(self) -> Better:
-        return {self.key("inception_score"): "up"}
+    better: ClassVar[Better] = {"inception_score_own": "up"}
 
     def compute(self, context: EvaluationContext) -> Mapping[str, Score]:
-        (name,) = self.better
         network, found = self.look(context)
         num = len(found.logits_NK)
         value = float(inception_score(found.logits_NK, torch.ones(num)))
@@ -44,7 +42,7 @@ class InceptionScore(InFeatures):
         resampled_R = torch.stack([inception_score(found.logits_NK, counts_N) for counts_N in counts])
         low, high = interval_around(value, resampled_R)
         protocol = context.protocol(
-            name,
+            "inception_score_own",
             {
                 "definition": "exp mean KL of class probabilities, one split",
                 "features": network.digest,
@@ -52,4 +50,4 @@ class InceptionScore(InFeatures):
             },
         )
         score = Score(value=value, low=max(low, 1.0), high=high, better="up", protocol=protocol)
-        return {name: score}
+        return {"inception_score_own": score}

@@ -16,7 +16,8 @@ class WideEdges(PTQ):
     A small calibration set has not seen the extreme values of starting noise: one that is clipped in the first layer
     spoils the whole image. What the last layer rounds goes into the state as it is, where no later layer damps it.
 
-    edge_input_bits, edge_input_range: of both layers' inputs, the range in units of the observer's, around zero.
+    edge_input_bits, edge_input_range: of both layers' inputs, the range in units of the observer's, around zero; a
+    dynamic one, which clips nothing, stays as it is.
     last_weight_bits: of the last layer; `edge_bits` is left for the weights of the first. Above 8 bits nothing is
     multiplied in integers: engines compute such a layer in float32 on its grids, just as it is simulated.
     """

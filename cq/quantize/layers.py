@@ -1,7 +1,7 @@
 """Fake-quantized layers. Activation parameters are tables by call; corrections of the cached half fold into them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import torch
@@ -82,6 +82,32 @@ class ActQuantizer(nn.Module):
         }
 
 
+class DynamicQuantizer(nn.Module):
+    """Activation quantizer without parameters: every token, or every image, gets the grid that just covers it.
+
+    What an image becomes does not depend on the others of its batch.
+    """
+
+    def __init__(self, bits: int, *, of: str) -> None:
+        super().__init__()
+        self.bits = bits
+        self.of = of
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            rounded = round_to_grid(x, *self.grids(x), self.bits)
+        learns = torch.is_grad_enabled() and x.requires_grad  # rounding passes gradients on, where any are asked for
+        return x + (rounded - x).detach() if learns else rounded
+
+    def grids(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale float32 and zero point int32, which broadcast against x [N, ..., C], or [N, C, H, W]."""
+        dims = [-1] if self.of == "token" else list(range(1, x.ndim))
+        return choose_qparams(x.amin(dims, keepdim=True), x.amax(dims, keepdim=True), self.bits)
+
+
+InputQuantizer = ActQuantizer | DynamicQuantizer
+
+
 class GridWeight(Protocol):
     """What a layer multiplies with: `value`, and the per-output-channel `scale` of the grid it lies on."""
 
@@ -145,7 +171,7 @@ class QuantLayer(nn.Module):
         *,
         split: int,
         weights: list[QuantWeight],
-        quantizers: list[ActQuantizer],
+        quantizers: Sequence[InputQuantizer],
         call_index: CallIndex,
     ) -> None:
         super().__init__()

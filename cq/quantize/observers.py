@@ -6,7 +6,7 @@ activations. Legend: R rows, M support points, K candidates.
 
 import math
 from dataclasses import dataclass, replace
-from typing import Annotated, Protocol, runtime_checkable
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -141,6 +141,28 @@ def _around_zero(low_R: Tensor, high_R: Tensor, bits: int) -> tuple[Tensor, Tens
     half = 2 ** (bits - 1)
     scale_R = torch.maximum(-low_R.double() / half, high_R.double() / (half - 1))
     return (-half * scale_R).float(), ((half - 1) * scale_R).float()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dynamic:
+    """Nothing is observed: inputs of layers get the scale that just covers them, as they come.
+
+    linear, conv: whose values share a scale. In a linear layer a token's, every vector that it multiplies; in a
+    convolution, whose products mix places, an image's. static: scales are calibrated, by `base`, as those of the
+    operands of attention always are.
+    """
+
+    linear: Literal["token", "static"]
+    conv: Literal["image", "static"]
+    base: Observer
+
+    def range(self, support: Support, bits: int) -> tuple[Tensor, Tensor]:
+        return self.base.range(support, bits)
+
+    def dynamic(self, kind: str) -> str:
+        """Of a layer of that kind, as `LayerPolicy` has it."""
+        found = {"linear": self.linear, "conv": self.conv}.get(kind, "static")
+        return "" if found == "static" else found
 
 
 class Histogram:

@@ -20,7 +20,8 @@ class LayerPolicy:
     kind: conv, linear or attention. split: main-path channels of a concatenated input, or 0.
     reason: why the layer stays in full precision; empty where it is quantized.
     dtype: of the operands, where they are floating point numbers of fewer bits; empty for integers.
-    input_range: what its inputs' range is multiplied by, around zero.
+    input_range: what its inputs' range is multiplied by, around zero. dynamic: whose values share a scale that is found
+    as they come, a token's or an image's; empty where calibration fixes the scales.
     """
 
     name: str
@@ -31,6 +32,7 @@ class LayerPolicy:
     reason: str
     dtype: str = ""
     input_range: float = 1.0
+    dynamic: str = ""
 
     @property
     def quantized(self) -> bool:
@@ -43,6 +45,7 @@ class LayerPolicy:
             "name": self.name, "kind": self.kind, "split": self.split,
             "weight_bits": width[0], "act_bits": width[1], "reason": self.reason,
             **({"dtype": self.dtype} if self.dtype else {}),
+            **({"dynamic": self.dynamic} if self.dynamic else {}),
         }  # fmt: skip
 
 

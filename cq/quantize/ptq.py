@@ -17,7 +17,7 @@ from cq.core.values import Batch, Count, Distinct
 from cq.quantize.affine import MAX_BITS, MIN_BITS
 from cq.quantize.attention import check_norms
 from cq.quantize.layers import ActQuantizer, choose_weight_qparams, halves
-from cq.quantize.observers import Observer, Widened
+from cq.quantize.observers import Dynamic, Observer, Widened
 from cq.quantize.policy import AttentionChoice, LayerPolicy, layer_policies, refuse_all, refuse_unused
 from cq.quantize.twin import attention_of, quantizer_bits
 
@@ -86,17 +86,19 @@ class PTQ:
                 per_call=self.per_call,
             )
             for policy in policies
-            if policy.quantized
+            if policy.quantized and not policy.dynamic
             for name, bits in quantizer_bits(policy.row()).items()
         }  # fmt: skip
         for policy in policies:
-            if policy.quantized:
+            if policy.quantized and not policy.dynamic:
                 _observe(observed.network.backbone.get_submodule(policy.name), policy, quantizers)
         for call in trajectories(observed, deployed=self.trajectory == "deployed"):
             for quantizer in quantizers.values():
                 quantizer.close(call)
         tensors: dict[str, Tensor] = {}
         bits: dict[str, int] = {}
+        for policy in policies:
+            bits |= quantizer_bits(policy.row()) if policy.dynamic else {}
         for name, quantizer in quantizers.items():
             quantizer.finish()
             tensors |= quantizer.write(name)
@@ -116,10 +118,14 @@ class PTQ:
         return Widened(base=self.act_observer, factor=policy.input_range) if wide else self.act_observer
 
     def _policies(self, denoiser: GuidedDenoiser) -> list[LayerPolicy]:
-        return layer_policies(
+        policies = layer_policies(
             denoiser.network, weight_bits=self.weight_bits, act_bits=self.act_bits, edge_bits=self.edge_bits,
             softmax_bits=self.softmax_bits, split=self.split, attention=self.attention, exclude=self.exclude,
         )  # fmt: skip
+        if isinstance(self.act_observer, Dynamic):
+            of = self.act_observer.dynamic
+            return [replace(policy, dynamic=of(policy.kind)) if policy.quantized else policy for policy in policies]
+        return policies
 
 
 def check_bits(quantizer: PTQ, *keys: str) -> None:

@@ -1,7 +1,7 @@
 """The fake-quantized twin of a denoiser, from stored parameters alone: whichever quantizer chose them."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from cq.core.artifacts import ChannelAffine, QuantParams
 from cq.core.call import CallIndex
 from cq.core.denoiser import GuidedDenoiser, within
 from cq.quantize.attention import Attention, BFloat16Attention, QuantAttention
-from cq.quantize.layers import ActQuantizer, QuantLayer, QuantWeight, halves
+from cq.quantize.layers import ActQuantizer, DynamicQuantizer, InputQuantizer, QuantLayer, QuantWeight, halves
 
 OPERANDS = ("q", "k", "v", "p")
 
@@ -27,7 +27,7 @@ class StoredLayer:
     module: nn.Conv2d | nn.Linear
     row: Mapping[str, Any]
     params: QuantParams
-    quantizers: list[ActQuantizer]
+    quantizers: Sequence[InputQuantizer]
     correction: Tensor | None
     call_index: CallIndex
 
@@ -78,18 +78,21 @@ def with_layers(
         if row["reason"]:
             continue
         name = row["name"]
-        quantizers = {
-            key: ActQuantizer.stored(bits, params.tensors, key, call_index=twin.call_index)
-            for key, bits in quantizer_bits(row).items()
-        }
         module = backbone.get_submodule(name)
+        widths, quantizers = quantizer_bits(row), dict[str, ActQuantizer]()
+        if not (dynamic := row.get("dynamic")):
+            quantizers = {
+                key: ActQuantizer.stored(bits, params.tensors, key, call_index=twin.call_index)
+                for key, bits in widths.items()
+            }
         if row["kind"] == "attention":
             module.set_processor(attention_of(row, quantizers))
             continue
+        inputs = [DynamicQuantizer(bits, of=dynamic) for bits in widths.values()] if dynamic else [*quantizers.values()]
         table = correction.tables.get(name)
         where = params.tensors[f"{name}.weight0/scale"].device if module.weight.is_meta else module.weight.device
         stored = StoredLayer(
-            module=module, row=row, params=params, quantizers=list(quantizers.values()), call_index=twin.call_index,
+            module=module, row=row, params=params, quantizers=inputs, call_index=twin.call_index,
             correction=None if table is None else table.to(where, copy=True),
         )  # fmt: skip
         parent, _, child = name.rpartition(".")

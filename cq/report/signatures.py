@@ -243,7 +243,7 @@ def flipped_by_outliers(
 
     flipped_N = errors_N > FLIPPED
     row = acceleration.params.coverage[0] if acceleration.quantized else {"reason": "full precision"}
-    if row["reason"] or not 0 < int(flipped_N.sum()) <= FEW * len(flipped_N):
+    if row["reason"] or row.get("dynamic") or not 0 < int(flipped_N.sum()) <= FEW * len(flipped_N):
         return None
     name = f"{row['name']}.input0"
     tensors, levels = acceleration.params.tensors, 2 ** acceleration.params.bits[name] - 1
@@ -262,7 +262,7 @@ def flipped_by_outliers(
         f"range of the first layer, {row['name']} ({low:.2f} to {high:.2f}), by up to {float(beyond_N.max()):.2f}, and "
         f"{int(further_N[~flipped_N].sum())} of the others do as far",
         cause="Its range was chosen from few trajectories, and cuts off the rare ones that go further.",
-        remedy="Calibrate on more (quantize.num_samples), or keep the layer in full precision: "
+        remedy="Give its range room (quantize=edges), or keep the layer in full precision: "
         f"'quantize.exclude=[{row['name']}]'",
     )
 

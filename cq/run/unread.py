@@ -66,8 +66,7 @@ def _idle(parts: Components) -> dict[str, str]:
         idle["latency"] = "fake quantization is never timed"
     if not parts.quantized:
         idle["correct.quant"] = "nothing is quantized"
-        follows = isinstance(parts.correct_output, FitsAlongTrajectories)
-        if not follows or ("cache" in idle and parts.is_baseline):
+        if "cache" in idle or not isinstance(parts.correct_output, FitsAlongTrajectories):
             idle["correct.output"] = "nothing is quantized"
     return idle
 

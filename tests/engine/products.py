@@ -47,6 +47,7 @@ def exact(stored: StoredLayer, x: Tensor, call: int) -> Tensor:
         rows = (-1,) + (1,) * (weight.ndim - 1)
         bits = stored.row["weight_bits"]
         held = quantize(weight, scale.view(rows), zero_point.view(rows), bits) if codes is None else codes
+        assert isinstance(quantizer, ActQuantizer)
         step, point = quantizer.grid(call)
         integers = quantize(part, torch.tensor(step), torch.tensor(point), quantizer.bits).double() - point
         centred = held.double() - zero_point.view(rows)
