@@ -15,7 +15,14 @@ from tests.tiny_runs import composed
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
 CHOICES = (ROOT / "conf/README.md").read_text()
-PAGES = ("README.md", "conf/README.md", "cq/README.md", "cq/zoo/README.md", "experiments/published.md", "results/README.md")
+PAGES = (
+    "README.md",
+    "conf/README.md",
+    "cq/README.md",
+    "cq/zoo/README.md",
+    "experiments/published.md",
+    "results/README.md",
+)
 TEXTS = {name: (ROOT / name).read_text() for name in PAGES}
 BLOCKS = re.findall(r"^```\w*\n(.*?)^```$", "\n".join(TEXTS.values()), flags=re.MULTILINE | re.DOTALL)
 COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]

@@ -1,18 +1,17 @@
-"""Inception score, with the classes of our own network: sure of each image, and of all classes over the set.
+"""Inception score, with the classes of a network: sure of each image, and of all classes over the set.
 
 arXiv:1606.03498, section 4. Legend of shape suffixes: N image, K class.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from cq.core.contracts import Better
 from cq.evaluate.bootstrap import interval_around, resampled_counts
-from cq.evaluate.own_features import InOwnFeatures
+from cq.evaluate.in_features import InFeatures
 from cq.evaluate.protocol import EvaluationContext, Score
 
 
@@ -29,12 +28,15 @@ def inception_score(logits_NK: Tensor, weights_N: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InceptionScore(InOwnFeatures):
-    """`inception_score_own`: the score of our own classifier's probabilities. Not an Inception number."""
+class InceptionScore(InFeatures):
+    """`inception_score_NETWORK`: the score of its class probabilities. Not an Inception number."""
 
-    better: ClassVar[Better] = {"inception_score_own": "up"}
+    @property
+    def better(self) -> Better:
+        return {self.key("inception_score"): "up"}
 
     def compute(self, context: EvaluationContext) -> Mapping[str, Score]:
+        (name,) = self.better
         network, found = self.look(context)
         num = len(found.logits_NK)
         value = float(inception_score(found.logits_NK, torch.ones(num)))
@@ -42,7 +44,7 @@ class InceptionScore(InOwnFeatures):
         resampled_R = torch.stack([inception_score(found.logits_NK, counts_N) for counts_N in counts])
         low, high = interval_around(value, resampled_R)
         protocol = context.protocol(
-            "inception_score_own",
+            name,
             {
                 "definition": "exp mean KL of class probabilities, one split",
                 "features": network.digest,
@@ -50,4 +52,4 @@ class InceptionScore(InOwnFeatures):
             },
         )
         score = Score(value=value, low=max(low, 1.0), high=high, better="up", protocol=protocol)
-        return {"inception_score_own": score}
+        return {name: score}

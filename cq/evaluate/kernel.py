@@ -6,17 +6,17 @@ images. Legend of shape suffixes: N image, M reference image, F feature, R resam
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from cq.core.contracts import Better
 from cq.evaluate.bootstrap import interval_around, resampled_counts
-from cq.evaluate.own_features import AgainstReference
+from cq.evaluate.in_features import AgainstReference
 from cq.evaluate.protocol import EvaluationContext, Score
 
 DEGREE = 3
+DEFINITION = f"unbiased squared MMD, kernel (xy / F + 1)^{DEGREE}, pooled features, no subsets"
 BLOCK = 1000  # columns of the kernel matrix held at once
 
 
@@ -54,14 +54,17 @@ def _within(counts_RN: Tensor, rows_NF: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Kernel(AgainstReference):
-    """`kid_own`: kernel distance in the pooled features of our own network. Not an Inception KID.
+    """`kid_NETWORK`: kernel distance in the pooled features of a network. Not an Inception KID.
 
     Measured against the reference's stored subset of images. Being unbiased it can fall slightly below zero.
     """
 
-    better: ClassVar[Better] = {"kid_own": "down"}
+    @property
+    def better(self) -> Better:
+        return {self.key("kid"): "down"}
 
     def compute(self, context: EvaluationContext) -> Mapping[str, Score]:
+        (name,) = self.better
         found, reference = self.compare(context)
         num = len(found.pooled_NF)
         counts = resampled_counts(num, resamples=self.resamples, seed=self.bootstrap_seed)
@@ -69,6 +72,5 @@ class Kernel(AgainstReference):
         distances_R = kernel_distance(counts_RN, found.pooled_NF, reference.subset_MF.double())
         value = float(distances_R[0])
         low, high = interval_around(value, distances_R[1:])
-        definition = f"unbiased squared MMD, kernel (xy / F + 1)^{DEGREE}, pooled features, no subsets"
-        protocol = self.protocol(context, "kid_own", reference, definition=definition)
-        return {"kid_own": Score(value=value, low=low, high=high, better="down", protocol=protocol)}
+        protocol = self.protocol(context, name, reference, definition=DEFINITION)
+        return {name: Score(value=value, low=low, high=high, better="down", protocol=protocol)}

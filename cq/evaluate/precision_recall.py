@@ -7,7 +7,6 @@ neighbour, R draw.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from torch import Tensor
 from cq.core.contracts import Better, Drawn
 from cq.core.values import Count
 from cq.evaluate.bootstrap import METHOD, Interval, interval_around, interval_of_mean
-from cq.evaluate.own_features import AgainstReference
+from cq.evaluate.in_features import AgainstReference
 from cq.evaluate.protocol import EvaluationContext, Score
 
 BLOCK = 1000  # rows of a distance matrix held at once
@@ -95,7 +94,7 @@ def drawn_halves(num_images: int, *, resamples: int, seed: int) -> Iterator[Tens
 
 @dataclass(frozen=True, kw_only=True)
 class PrecisionRecall(AgainstReference):
-    """`precision_own` and `recall_own`: improved precision and recall in the pooled features of our own network.
+    """`precision_NETWORK` and `recall_NETWORK`: improved precision and recall in the pooled features of a network.
 
     Against the reference's stored subset of images. Deviation: the two sets need not be of one size, so numbers of
     other counts are not comparable; the protocol holds both. k: which neighbour a ball reaches out to; 3 in the paper.
@@ -107,9 +106,11 @@ class PrecisionRecall(AgainstReference):
     that of one image times 2/N - 1/N (delete-half jackknife, Shao and Wu 1989); then moved to the value as elsewhere.
     """
 
-    better: ClassVar[Better] = {"precision_own": "up", "recall_own": "up"}
-
     k: Count
+
+    @property
+    def better(self) -> Better:
+        return {self.key("precision"): "up", self.key("recall"): "up"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -139,9 +140,10 @@ class PrecisionRecall(AgainstReference):
         recall = float(recall_R[0])
         precise_N = precision_of_samples(samples_NF, reference_MF, k=self.k).double()
         of_precision = interval_of_mean(precise_N, resamples=self.resamples, seed=self.bootstrap_seed)
+        precision, of_recall = float(precise_N.mean()), interval_around(recall, recall_R[1:])
         shares = {
-            "precision_own": (float(precise_N.mean()), of_precision, METHOD, "samples on the reference's manifold"),
-            "recall_own": (recall, interval_around(recall, recall_R[1:]), HALVES, "reference on the samples' manifold"),
+            self.key("precision"): (precision, of_precision, METHOD, "samples on the reference's manifold"),
+            self.key("recall"): (recall, of_recall, HALVES, "reference on the samples' manifold"),
         }
         scores = {}
         for name, (value, interval, method, share) in shares.items():

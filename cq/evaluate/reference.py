@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cq.core.artifacts import DOCUMENT, Artifact
 from cq.core.checksum import file_digest
-from cq.evaluate.features import FeatureNetwork
+from cq.evaluate.features import Extractor
 from cq.evaluate.gaussian import moments
 from cq.models.headers import shapes_of
 from cq.models.locate import locate
@@ -94,7 +94,7 @@ def check_network(reference: str, network: str) -> None:
         )
 
 
-def load_reference(reference: str, network: FeatureNetwork) -> ReferenceStatistics:
+def load_reference(reference: str, network: Extractor) -> ReferenceStatistics:
     """The statistics in folder `reference` (`zoo:reference`), which must be those of `network`.
 
     Raises ValueError where they were built with other weights.

@@ -1,5 +1,6 @@
 """From the way a configuration names a network (`zoo:features`, `hub:ORG/NAME@REVISION`) to its folder."""
 
+import importlib.util
 import json
 import re
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from cq.models.files import weight_files
 WEIGHTS = Path(__file__).parents[1] / "zoo" / "weights"  # what ships with the package
 SCHEME = "zoo:"
 HUB = "hub:"
+PACKAGE = "package:"  # an installed one that brings weights
 FETCHED = (  # of a hub's repository: every part's configuration and its weights in their plain variant
     "*.json", "*/*.json", "*/*.txt", "*/*.model", "diffusion_pytorch_model.*", "*/diffusion_pytorch_model.*",
     "*/model.safetensors", "*/*-of-*.safetensors", "*/model.safetensors.index.json", "*/pytorch_model.bin",
@@ -46,13 +48,19 @@ def locate(reference: str) -> Path:
 
 
 def here(reference: str) -> Path | None:
-    """What `locate` would return without a network; a file counts, too. None where there is none."""
+    """What `locate` would return without a network; a file counts, too, and an installed package.
+
+    None where it is not there.
+    """
     if reference.startswith(HUB):
         wanted = _wanted(reference)
         from huggingface_hub.constants import HF_HUB_CACHE
 
         repository = Path(HF_HUB_CACHE) / f"models--{wanted['repo_id'].replace('/', '--')}"
         return _cached(wanted) if repository.is_dir() else None  # else its code need not be imported
+    if reference.startswith(PACKAGE):
+        spec = importlib.util.find_spec(reference.removeprefix(PACKAGE))
+        return None if spec is None or spec.origin is None else Path(spec.origin).parent
     name = reference.removeprefix(SCHEME)
     path = Path(reference) if name == reference else WEIGHTS / name
     return path if path.exists() else None

@@ -7,13 +7,14 @@ from typing import Any
 
 from cq.run.record import RunRecord
 
-# Metric keys are read word by word: db is the unit, fp and ref say against what, own says whose features.
+# Metric keys are read word by word: db is the unit, fp and ref say against what, and NETWORKS in whose features.
 METRIC_WORDS: Mapping[str, str] = {
     "frechet": "Frechet",
     "fid": "FID",
     "sfid": "sFID",
     "is": "IS",
     "kid": "KID",
+    "kid_difference": "KID difference",
     "inception_score": "Inception score",
     "psnr": "PSNR",
     "ssim": "SSIM",
@@ -32,9 +33,11 @@ DECIMALS: Mapping[str, int] = {
     "clip_score": 2,
     "kid": 5,
     "outliers": 1,
+    "kid_difference": 5,
 }
+NETWORKS: Mapping[str, str] = {"own": "own", "efficientnet": "EfficientNet-Lite0"}
 AGAINST_DATA_FIRST = ("frechet", "fid", "sfid", "kid", "is", "inception_score", "clip_score")
-INCEPTION = ("fid", "sfid", "kid", "is", "inception_score")  # on Inception features unless the key says own
+INCEPTION = ("fid", "sfid", "kid", "is", "inception_score")  # on Inception features unless the key names a network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +63,8 @@ def metric_title(key: str, better: str) -> str:
     words = key.split("_")
     base, mode = _parts(key)
     title = METRIC_WORDS.get(base, base.replace("_", " ")) + (f" ({mode})" if mode else "")
-    if "own" in words:
-        title += ", own features"
+    if networks := [name for word, name in NETWORKS.items() if word in words]:
+        title += f", {networks[0]} features"
     elif base in INCEPTION:
         title += ", Inception features"
     title += " vs full precision" if "fp" in words else (" vs data" if "ref" in words else "")
@@ -91,8 +94,13 @@ def columns_of(records: Sequence[RunRecord]) -> list[Column]:
     ranks = {base: rank for rank, base in enumerate(AGAINST_DATA_FIRST)}
     return sorted(
         columns,
-        key=lambda c: (against_full_precision(c.key), ranks.get(_parts(c.key)[0], len(ranks)), c.key, c.fingerprint),
+        key=lambda c: (_by_whom(c.key), ranks.get(_parts(c.key)[0], len(ranks)), c.key, c.fingerprint),
     )
+
+
+def _by_whom(key: str) -> int:
+    """Against the data before against full precision; first by EfficientNet, whose eye is finer than our own."""
+    return 2 if against_full_precision(key) else int("efficientnet" not in key.split("_"))
 
 
 def differing_fields(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
@@ -122,7 +130,7 @@ def canonical(protocol: Mapping[str, Any]) -> str:
 
 def _parts(key: str) -> tuple[str, str]:
     """What is measured, and in which mode: ("fid", "clean") of fid_clean, ("psnr", "") of psnr_fp_db."""
-    words = [word for word in key.split("_") if word not in ("db", "fp", "ref", "own")]
+    words = [word for word in key.split("_") if word not in ("db", "fp", "ref", *NETWORKS)]
     for length in range(len(words), 0, -1):
         if "_".join(words[:length]) in METRIC_WORDS:
             return "_".join(words[:length]), " ".join(words[length:])

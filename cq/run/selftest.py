@@ -13,6 +13,7 @@ from cq.core.artifacts import CacheSchedule
 from cq.core.contracts import ChecksImages, Drawn, Engine, ExecutesFullPrecision
 from cq.core.denoiser import Denoiser, GuidedDenoiser
 from cq.core.processes import arithmetic, device
+from cq.engine.kernels import HELD_BITS, weight_bits
 from cq.evaluate.protocol import MetricUnavailable
 from cq.quantize.twin import fake_quantized
 from cq.run.building import build
@@ -50,7 +51,8 @@ def _engines() -> Iterator[Finding]:
         denoiser(x_NCHW, call=0, reuse={}, **options)
         yield 0
 
-    ranges = component("quantize=minmax").ranges
+    bits = weight_bits() or HELD_BITS  # as many as integers of an engine are multiplied exactly
+    ranges = component("quantize=minmax", f"budget.weight_bits={bits}", f"quantize.edge_bits={bits}").ranges
     params = ranges.calibrate(model.denoiser, one_call, num_calls=1, shards=Path())
     plain = Acceleration(schedule=SCHEDULE)
     expected = {

@@ -39,7 +39,7 @@ def left(seconds: float, *, quantized: bool) -> list[str]:
     """About how long a run will take from where its model is loaded."""
     about = f"{seconds:.0f} seconds" if seconds < 90 else f"{seconds / 60:.0f} minutes"
     about = about if seconds < 7200 else f"{seconds / 3600:.1f} hours"
-    fake = "; fake-quantized ones assumed to take half as long again" if quantized else ""
+    fake = "; quantized ones assumed to take half as long again, as simulated ones do" if quantized else ""
     return _folded(f"about {about} for what is not in the store, by a few timed calls{fake}")
 
 

@@ -66,7 +66,8 @@ def _idle(parts: Components) -> dict[str, str]:
         idle["latency"] = "fake quantization is never timed"
     if not parts.quantized:
         idle["correct.quant"] = "nothing is quantized"
-        if "cache" in idle or not isinstance(parts.correct_output, FitsAlongTrajectories):
+        follows = isinstance(parts.correct_output, FitsAlongTrajectories)
+        if not follows or ("cache" in idle and parts.is_baseline):
             idle["correct.output"] = "nothing is quantized"
     return idle
 

@@ -3,8 +3,8 @@
 Parts, in the order in which they need one another: features, judge, perceptual, first_stage, ldm_mini; then dit_mini,
 ldm_uncond_mini (on the first stage that ships with ldm_mini) and ddpm_mini.
 For sd_mini: scene_features, scene_judge, scene_perceptual, scene_first_stage, clip_text, clip_judge, sd_mini.
-Built, not trained: reference (needs features), scene_reference (needs scene_features), reference_MODE with a mode of
-cq.evaluate.inception (needs Inception weights).
+Built, not trained: test_images, test_scenes, reference (needs features), scene_reference (needs scene_features),
+reference_MODE with a mode of cq.evaluate.inception (needs Inception weights).
 """
 
 import argparse
@@ -21,7 +21,7 @@ from experiments.zoo.recipes.dit_mini import DiTRecipe
 from experiments.zoo.recipes.first_stage import FirstStageRecipe, SceneFirstStageRecipe
 from experiments.zoo.recipes.ldm_mini import LatentDiffusionRecipe
 from experiments.zoo.recipes.ldm_uncond_mini import UnconditionalLatentRecipe
-from experiments.zoo.recipes.reference import InceptionReference, OwnReference, SceneReference
+from experiments.zoo.recipes.reference import InceptionReference, OwnReference, SceneReference, TestImages, TestScenes
 from experiments.zoo.recipes.scene_classifiers import SceneClassifierRecipe
 from experiments.zoo.recipes.sd_mini import StableDiffusionRecipe
 from experiments.zoo.trainer import Recipe, fit
@@ -77,7 +77,7 @@ def recipes(root: Path, work: Path) -> dict[str, Recipe]:
 
 def builders(root: Path, device: str) -> dict[str, Builder]:
     """Every part that is built; the Inception ones read and write `root`/inception."""
-    parts: list[Builder] = [OwnReference(root=root), SceneReference(root=root)]
+    parts: list[Builder] = [kind(root=root) for kind in (OwnReference, SceneReference, TestImages, TestScenes)]
     for mode, url in URLS.items():
         weights = root / "inception" / url.rpartition("/")[2]
         parts.append(InceptionReference(root=root, mode=mode, weights=weights, device=device))

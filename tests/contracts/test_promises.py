@@ -23,7 +23,7 @@ ONE_MORE = ("uniform_from_end",)  # its grid is anchored at the last call, and c
 # what a set gets that equals the one it is compared with; a metric without an ideal says so with None
 IDEAL: dict[str, float | None] = {
     "psnr_fp_db": 100.0, "ssim_fp": 1.0, "latent_error_fp": 0.0, "latent_error_median_fp": 0.0, "outliers_fp": 0.0,
-    "feature_distance_own_fp": 0.0, "frechet_own": 0.0,
+    "feature_distance_own_fp": 0.0, "frechet_own": 0.0, "kid_difference_own_fp": 0.0,
     "sfid_own": 0.0, "precision_own": 1.0, "recall_own": 1.0,
     "kid_own": None,  # unbiased, so below 0 where the two sets are one and the same
     "inception_score_own": None,  # compares with nothing

@@ -89,6 +89,11 @@ def test_metric_titles_say_direction_unit_and_against_what() -> None:
     assert metric_title("clip_score_own", "up") == "CLIP score, own features (up)"
     assert metric_title("clip_score_vit_b_32_openai", "up") == "CLIP score (vit b 32 openai) (up)"
     assert metric_title("latent_error_fp", "down") == "latent error, relative vs full precision (down)"
+    assert metric_title("kid_efficientnet", "down") == "KID, EfficientNet-Lite0 features (down)"
+    assert (
+        metric_title("kid_difference_efficientnet_fp", "down")
+        == "KID difference, EfficientNet-Lite0 features vs full precision (down)"
+    )
     assert metric_title("something_new_ref", "up") == "something new vs data (up)"
 
 

@@ -79,6 +79,17 @@ def test_what_reconstruction_holds_is_counted_and_its_passes_start_again_before_
         fitted(replace(parts, max_memory=1.2), found)
 
 
+def test_what_compensated_rounding_holds_is_counted(tiny_folder: Path, tmp_path: Path) -> None:
+    """While states are drawn, three copies; then one of them, and of one layer moments and solutions, in float64."""
+    parts = parts_of(tiny_folder, tmp_path, "quantize=gptq", "quantize.wait=false", "schedule=uniform")
+    found = replace(FOUND, on_cpu=False, image=GIB // 2**16, map=0)
+    state = 4 * 4 * 8 * 8
+    before = found.base + found.weights + parts.quantizer.batch_size * found.image
+    assert peak_bytes(Run(parts), found)["rounding"] - before == 96 * 3 * state
+    large = replace(found, columns=3000)
+    assert peak_bytes(Run(parts), large)["rounding"] - before == 96 * state + 5 * 8 * 3000**2
+
+
 def test_a_run_that_cannot_fit_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
     parts = replace(parts_of(tiny_folder, tmp_path, "schedule=dps"), max_memory=1.01)
     with pytest.raises(ValueError, match=r"budget\.max_memory=1\.01: .*at its smallest batch\. Set budget\.max_memory"):

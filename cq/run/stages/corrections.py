@@ -181,23 +181,29 @@ class OutputCorrection(_Calibrated):
     def needed(self) -> bool:
         if self._along is None:
             return super().needed
-        return self._along.corrects and (self.parts.quantized or self.run.expected_refreshes < self.run.num_calls)
+        cached = self.run.expected_refreshes < self.run.num_calls
+        return self._along.corrects and (cached or self.parts.quantized or not self.parts.is_baseline)
+
+    def _idle(self, before: Acceleration) -> bool:
+        if self._along is None:
+            return not before.quantized
+        return not (before.quantized or before.caches) and self.parts.is_baseline
 
     def share(self, before: Acceleration) -> None:
-        if self._along and (before.quantized or before.caches):
+        if self._along and not self._idle(before):
             states = FullStates(self.run)
             self.run.store.share(self.name, self.whole_key(before), self.kind, lambda _: states.get(before))
 
     def make(self, before: Acceleration, shards: Path) -> ChannelAffine:
-        if not (before.quantized or (self._along and before.caches)):
+        if self._idle(before):
             return NO_CORRECTION
         denoiser = self.run.model.denoiser
         twin = fake_quantized(denoiser, before.params, before.quant)
         if self._along:
             passing = Uncorrected(denoiser=twin)
             started = [self.run.loops.started(passing, seeds, before) for seeds in batches_of(self.run, self._along)]
-            whole = FullStates(self.run).get(before).x_TNCHW
-            wanted = torch.split(whole, [len(each.x_NCHW) for each in started], dim=1)
+            states = FullStates(self.run).wanted(before)
+            wanted = torch.split(states, [len(each.x_NCHW) for each in started], dim=1)
             return fitted_along(self._along, twin, started, wanted, before)
 
         def gather() -> Mapping[str, PairMoments]:

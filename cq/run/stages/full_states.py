@@ -1,6 +1,7 @@
-"""Full-precision trajectories of calibration images, which a closed loop leads the accelerated ones back to."""
+"""Full-precision trajectories of calibration images, by the baseline's solver: what a closed loop leads others to."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from cq.core.artifacts import StateTrajectories
 from cq.core.contracts import FitsAlongTrajectories
 from cq.core.denoise import DenoiseStep
 from cq.core.shards import present
+from cq.correct.along import states_on_grid
 from cq.run.context import Run
+from cq.run.identity import described
 from cq.run.stages.stage import Stage
 
 
@@ -35,7 +38,10 @@ class FullStates(Stage[StateTrajectories]):
         return self.parts.correct_output
 
     def key(self, before: Acceleration) -> Mapping[str, Any]:
-        return {"num_samples": self._corrector.num_samples, "batch_size": self._corrector.batch_size}
+        return {
+            "num_samples": self._corrector.num_samples, "batch_size": self._corrector.batch_size,
+            "num_steps": self.parts.baseline_steps, "sampler": described(self.parts.baseline_sampler),
+        }  # fmt: skip
 
     def share(self, before: Acceleration) -> None:
         self.share_out(before, self._batches, range(len(batches_of(self.run, self._corrector))))
@@ -44,8 +50,19 @@ class FullStates(Stage[StateTrajectories]):
         found = self._batches(shards, range(len(batches_of(self.run, self._corrector))))
         return StateTrajectories(x_TNCHW=torch.cat([batch["x_TNCHW"] for batch in found], dim=1))
 
+    def wanted(self, before: Acceleration) -> Tensor:
+        """The states that the run's own calls are to end at, [T, N, ...]."""
+        fine, own = (
+            [float(t) for t in model.noise_scheduler(steps).timesteps]
+            for model, steps in (
+                (self.run.baseline_model, self.parts.baseline_steps),
+                (self.run.model, self.parts.sample.num_steps),
+            )
+        )
+        return states_on_grid(self.get(before).x_TNCHW, fine, own)
+
     def _batches(self, shards: Path, indices: Sequence[int]) -> Iterator[Mapping[str, Tensor]]:
-        loops = self.run.loops
+        loops = replace(self.run.loops, model=self.run.baseline_model, num_steps=self.parts.baseline_steps)
         full = loops.full(self.run.model.denoiser, self._corrector.num_samples, self._corrector.batch_size)
         for index in indices:
             yield present(shards / f"states_{index:05d}.safetensors", partial(_states, full[index]))

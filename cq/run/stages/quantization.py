@@ -42,6 +42,7 @@ class Quantization(Part[QuantParams]):
         in_full_calls = self.run.deployed_seconds(calls) / calls.full
         found = in_full_calls * (quantizer.num_samples * calls.observed + calls.search)
         if isinstance(quantizer, Learns):
+            found += in_full_calls * quantizer.num_samples * calls.full  # once more, to draw states from
             rows = 1 if guiding(self.parts.model.guidance) is None else 2
             found += calls.twin * quantizer.image_calls(
                 calls.units, rows=rows, returned=calls.unit_bytes, device=device()

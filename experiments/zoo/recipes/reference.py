@@ -61,6 +61,46 @@ class SceneReference(OwnReference):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TestImages:
+    """Real images that no model was trained on, for metrics in the features of a network that others trained.
+
+    So many that a covariance of 1,280 features is whole.
+    """
+
+    root: Path
+    name: str = "test_images"
+    count: int = 1_300
+
+    def images(self) -> Tensor:
+        """uint8 [count, C, 32, 32]."""
+        return fashion_mnist("t10k", self.root)[0][: self.count]
+
+    def build(self, zoo: Path) -> dict[str, float]:
+        """Write them into one column, which is smaller than a file each."""
+        from PIL import Image
+
+        column_HWC = self.images().permute(0, 2, 3, 1).flatten(0, 1).numpy()
+        folder = zoo / self.name
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(column_HWC.squeeze(2) if column_HWC.shape[2] == 1 else column_HWC).save(
+            folder / "images.png", optimize=True
+        )
+        return {"images": float(self.count)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestScenes(TestImages):
+    """The same of scenes, for sd_mini: each held-out caption equally often, or once more."""
+
+    name: str = "test_scenes"
+    count: int = 400
+    seed: int = 31
+
+    def images(self) -> Tensor:
+        return evaluation_scenes(self.root, count=self.count, seed=self.seed).images_NCHW
+
+
+@dataclass(frozen=True, kw_only=True)
 class InceptionReference:
     """Statistics in Inception features, for `fid_clean` and `fid_torchmetrics`; too large to ship (32 MiB)."""
 
