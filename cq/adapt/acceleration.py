@@ -44,14 +44,17 @@ class Acceleration(core.Acceleration):
 
         weights: the pipeline that it was made of, or its network. Then `network.safetensors` has the network's weights
         in their bits, and all its other parameters: it is applied without the checkpoint (see `network`), with the
-        same images. Raises ValueError for weights that it was not made of, and for a folder that holds anything but an
-        Acceleration, which this would write over.
+        same images. Raises ValueError for weights that it was not made of, and for a folder that holds anything but
+        another Acceleration, which this would write over.
         """
         folder = Path(folder).expanduser()
         if folder.exists() and not (folder.is_dir() and ((folder / DOCUMENT).is_file() or not any(folder.iterdir()))):
             raise ValueError(
                 f"{folder}: is there, and no Acceleration. Name an empty folder, or one that is not there."
             )
+        stored: StoredWeights | None = self.__dict__["_stored"]
+        if stored is not None and folder.resolve() == stored.path.parent.resolve():
+            raise ValueError(f"{folder}: holds this Acceleration and its weights already. Name another folder.")
         if weights is None:
             super().save(folder)
             return

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from cq.adapt.in_memory import plain
 from cq.core.artifacts import QuantParams
-from cq.engine.stored_weights import StoredWeights
+from cq.engine.stored_weights import StoredWeights, without_codes
 
 
 class Filled:
@@ -53,13 +54,12 @@ class Filled:
         """
         self._stored.check(params)
         where = next(self._network.parameters()).device
-        moved = {
-            key: params.tensors[key].to(where) if ".weight" in key else params.tensors[key] for key in params.tensors
-        }
+        beside = without_codes(params)
+        moved = {key: tensor.to(where) if ".weight" in key else tensor for key, tensor in beside.tensors.items()}
         try:
             for own, name, weight in self._coded:
                 own._parameters[name] = weight
-            yield self._stored.joined(QuantParams(tensors=moved, bits=params.bits, coverage=params.coverage))
+            yield self._stored.joined(replace(beside, tensors=moved))
         finally:
             self._take_out()
 

@@ -7,6 +7,7 @@ tensor that several layers share is held once. Weights of more bits stay float.
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from cq.core.artifacts import QuantParams, digest_of_tensor
+from cq.core.checksum import digest_of
 from cq.engine.fingerprint import parameters_digest
 from cq.models.architecture import set_heads
 from cq.quantize.affine import quantize
@@ -84,7 +86,7 @@ def save_weights(folder: Path, backbone: Any, params: QuantParams) -> int:
             for name, row in rows.items()
         },
         "learned": [key for name, row in rows.items() for key in _keys(name, row["split"]) if key in params.tensors],
-        "params": without_codes(params).digest,
+        "params": without_codes(params).digest, "content": digest_of(first),
         "dtype": str(dtype).removeprefix("torch."), "made_of": parameters_digest(backbone, dtype),
     }  # fmt: skip
     path = folder / FILE
@@ -98,7 +100,8 @@ class StoredWeights:
 
     config: of the network, with its class. dtype, made_of: number type and `parameters_digest` of the checkpoint that
     it was made of. codes: bits, split and shape of every weight that is held in codes, by name. learned: keys of codes
-    that the parameters had themselves. params: digest of those without. same: see `save_weights`.
+    that the parameters had themselves. params: digest of those without. same: names of equal tensors, to the one that
+    is held. content: digest of all tensors, so that a file that was written over is told from this one.
     """
 
     path: Path
@@ -109,6 +112,7 @@ class StoredWeights:
     learned: tuple[str, ...]
     params: str
     same: Mapping[str, str]
+    content: str
 
     @classmethod
     def of(cls, folder: Path) -> Self:
@@ -116,7 +120,7 @@ class StoredWeights:
         path = folder / FILE
         try:
             with safe_open(path, framework="pt") as file:
-                about = json.loads(file.metadata()["network"])
+                about = _about(file)
                 return cls(path=path, **{**about, "learned": tuple(about["learned"])})
         except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
             raise ValueError(
@@ -137,7 +141,7 @@ class StoredWeights:
     def load(self) -> nn.Module:
         """The network with all but the float weights of quantized layers, which stay on the meta device."""
         backbone = self.network()
-        with safe_open(self.path, framework="pt") as file:
+        with self._open() as file:
             names = {**{name: name for name in file.keys()}, **self.same}  # noqa: SIM118 - no mapping
             state = {name: file.get_tensor(first) for name, first in names.items() if name not in self.codes}
         backbone.load_state_dict(state, strict=False, assign=True)
@@ -162,10 +166,17 @@ class StoredWeights:
         keys = [key for name, row in self.codes.items() for key in _keys(name, row["split"])] if every else self.learned
         return replace(params, tensors=_Joined(params.tensors, frozenset(keys), self._read))
 
+    @contextmanager
+    def _open(self) -> Iterator[Any]:
+        with safe_open(self.path, framework="pt") as file:
+            if _about(file)["content"] != self.content:
+                raise ValueError(f"{self.path}: was written over since it was loaded. Load the Acceleration again.")
+            yield file
+
     def _read(self, key: str) -> Tensor:
         name, index = key.removesuffix("/codes")[:-1], int(key.removesuffix("/codes")[-1])
         row = self.codes[name]
-        with safe_open(self.path, framework="pt") as file:
+        with self._open() as file:
             codes = unpack(file.get_tensor(self.same.get(name, name)), row["bits"], torch.Size(row["shape"]))
         return halves(codes, row["split"])[index]
 
@@ -186,6 +197,12 @@ class _Joined(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._tensors) + len(self._keys)
+
+
+def _about(file: Any) -> dict[str, Any]:
+    """What `save_weights` says in the file of the tensors."""
+    about: dict[str, Any] = json.loads(file.metadata()["network"])
+    return about
 
 
 def _keys(name: str, split: int) -> list[str]:

@@ -154,3 +154,17 @@ def test_a_changed_a_foreign_and_a_lost_file_of_weights_are_refused(saved: Saved
     save_file({"weight": torch.ones(1)}, folder / FILE)
     with pytest.raises(ValueError, match=r"holds no weights.*Save it again with weights"):
         StoredWeights.of(folder)
+
+
+def test_a_bundle_in_use_is_not_written_over_unnoticed(saved: Saved, tmp_path: Path) -> None:
+    shutil.copytree(saved.folder, tmp_path / "bundle")
+    made, tiny = cq.load(tmp_path / "bundle"), saved.without_checkpoint()
+    with pytest.raises(ValueError, match="holds this Acceleration and its weights already"):
+        made.save(tmp_path / "bundle", weights=saved.tiny.pipe)
+    (learned,) = (key for key in made.params.tensors if key.endswith("codes"))
+    tensors = {**saved.made.params.tensors, learned: 15 - saved.made.params.tensors[learned]}
+    other = replace(saved.made, params=replace(saved.made.params, tensors=tensors))
+    other.save(tmp_path / "bundle", weights=saved.tiny.pipe)
+    with pytest.raises(ValueError, match="was written over since it was loaded"):
+        made.apply(tiny.pipe)
+    assert cq.load(tmp_path / "bundle").digest == other.digest != saved.made.digest
