@@ -96,10 +96,8 @@ def test_a_fit_on_a_network_that_scales_its_prediction_undoes_the_scale(tiny: La
 def test_a_cached_output_stands_in_whole_and_costs_nothing(tiny: LatentDiffusion) -> None:
     model = tiny.load()
     denoiser = model.denoiser.with_sites((OUTPUT,))
-    x_NCHW, options = (
-        torch.randn(2, 4, 8, 8),
-        {"timestep": torch.tensor(500), "cond": model.condition(torch.tensor([1, 2]))},
-    )
+    x_NCHW = torch.randn(2, 4, 8, 8)
+    options: dict[str, Any] = {"timestep": torch.tensor(500), "cond": model.condition(torch.tensor([1, 2]))}
     full = denoiser(x_NCHW, call=0, reuse={}, **options)
     assert torch.equal(full.features[OUTPUT], full.eps_NCHW)
     ran: list[int] = []
