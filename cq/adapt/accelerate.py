@@ -23,6 +23,7 @@ from cq.run.costs import CallSeconds
 from cq.run.explain import explain
 from cq.run.memory import within_budget
 from cq.run.pipeline import PARTS, accelerated
+from cq.run.stages.sketches import Sketches
 from cq.run.stages.statistics import Statistics
 from cq.run.unread import unread
 
@@ -103,14 +104,15 @@ def _progress(run: Run) -> Iterator[None]:
     backbone = run.model.denoiser.network.backbone
     seconds = _call_seconds(run)
     calls = CallSeconds(full=seconds, cached=seconds, twin=seconds, observed=seconds)
-    total = sum(step.seconds(calls) for step in (make(run) for make in (Statistics, *PARTS)) if step.needed)
+    total = sum(step.seconds(calls) for step in (make(run) for make in (Statistics, Sketches, *PARTS)) if step.needed)
     calibrate = run.parts.calibrate
     log.info(
         "calibrating on %d trajectories of %d calls, about %.1f minutes%s; what is finished is kept in %s",
         calibrate.num_samples, run.num_calls, total / 60, ", and the search for ranges" if run.parts.quantized else "",
         run.store.root,
     )  # fmt: skip
-    known = calibrate.num_batches * run.num_calls if Statistics(run).needed and not run.parts.quantized else None
+    alone = Statistics(run).needed and not (Sketches(run).needed or run.parts.quantized)
+    known = calibrate.num_batches * run.num_calls if alone else None
     with tqdm(desc=f"calibrating, about {total / 60:.1f} min", total=known, unit="call", mininterval=1.0) as bar:
         handle = backbone.register_forward_pre_hook(lambda *_: bar.update() and None)
         try:

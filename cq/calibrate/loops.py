@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from cq.core.acceleration import Acceleration, every_call
 from cq.core.contracts import LockstepTrajectories, Quantizer
@@ -25,15 +26,18 @@ class Loops:
         """Calibration seeds."""
         return image_seeds("calibration", run_seed=self.run_seed, count=count)
 
-    def started(self, denoiser: Denoiser, seeds: tuple[int, ...], acceleration: Acceleration) -> Trajectory:
-        """One batch of trajectories, at its start."""
+    def begun(self, seeds: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
+        """Where a batch begins: noise of standard deviation 1, and what the network is conditioned on."""
         component, device = self.model.component, self.model.device
         labels = torch.tensor([seed % max(component.num_classes, 1) for seed in seeds])
-        return Trajectory(
-            denoiser, self.model.noise_scheduler(self.num_steps),
-            initial_noise(seeds, component.latent_shape).to(device),
-            cond=self.model.condition(labels.to(device), "calibration"), acceleration=acceleration,
-        )  # fmt: skip
+        noise_NCHW = initial_noise(seeds, component.latent_shape).to(device)
+        return noise_NCHW, self.model.condition(labels.to(device), "calibration")
+
+    def started(self, denoiser: Denoiser, seeds: tuple[int, ...], acceleration: Acceleration) -> Trajectory:
+        """One batch of trajectories, at its start."""
+        noise_NCHW, cond = self.begun(seeds)
+        scheduler = self.model.noise_scheduler(self.num_steps)
+        return Trajectory(denoiser, scheduler, noise_NCHW, cond=cond, acceleration=acceleration)
 
     def one(self, denoiser: Denoiser, seeds: tuple[int, ...], acceleration: Acceleration) -> Iterator[DenoiseStep]:
         """One batch of trajectories, call after call."""

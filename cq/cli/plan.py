@@ -33,6 +33,7 @@ from cq.run.memory import call_bytes, peak_bytes, within_budget
 from cq.run.own import allowing
 from cq.run.pipeline import STEPS
 from cq.run.stages.samples import Baseline
+from cq.run.stages.sketches import Sketches
 from cq.run.stages.statistics import Statistics
 from cq.run.unread import unread
 
@@ -177,8 +178,9 @@ def unshared(runs: Sequence[tuple[Run, Mapping[str, float]]]) -> list[dict[str, 
 def _shared(run: Run, stage: str) -> str:
     """Equal in two runs that share the stage; "" for what no two runs share."""
     parts = run.parts
-    if stage == Statistics.name:
-        return str(Statistics(run).folder(run.unaccelerated))
+    for known in (Statistics, Sketches):
+        if stage == known.name:
+            return str(known(run).folder(run.unaccelerated))
     if stage == Baseline.name:
         return str(Baseline(run).folder(Baseline(run).unaccelerated))
     if stage not in SHARED:

@@ -222,6 +222,19 @@ class TrajectoryStatistics(Artifact):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReuseSketches(Artifact):
+    """What it does to the final latent that call t stands on the map of call t - d.
+
+    sketch_TDK: float64 [T, D, K], the first-order moves of K projections of it, such that over any set of errors the
+    squared sum of the K numbers, divided by `trajectories`, estimates the mean squared relative error of the latent.
+    Column 0 is zero, as are pairs where t - d < 0.
+    """
+
+    trajectories: int
+    sketch_TDK: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
 class ChannelAffine(Artifact):
     """gain * x + offset, per call and channel; identity at calls and channels where nothing is corrected.
 

@@ -10,6 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
+from cq.core.planning import Cost as Cost
+from cq.core.planning import PlanRequest as PlanRequest
+from cq.core.planning import ReadsStatistics as ReadsStatistics
+from cq.core.planning import SchedulePlanner as SchedulePlanner
+
 if TYPE_CHECKING:  # these bring torch, which a check of a configuration does not need
     from pathlib import Path
 
@@ -18,7 +23,7 @@ if TYPE_CHECKING:  # these bring torch, which a check of a configuration does no
     from typing_extensions import Self
 
     from cq.core.acceleration import Acceleration
-    from cq.core.artifacts import CacheSchedule, QuantParams, TrajectoryStatistics
+    from cq.core.artifacts import QuantParams
     from cq.core.denoiser import Denoiser, GuidedDenoiser
     from cq.core.moments import PairMoments
     from cq.core.phases import Phases
@@ -85,55 +90,6 @@ class Sampler(Protocol):
 
         Its `init_noise_sigma` and `scale_model_input` are applied by the loop.
         """
-
-
-@runtime_checkable
-class Cost(Protocol):
-    """What it costs to stand at call t with the map of call t - d."""
-
-    def distances(self, statistics: TrajectoryStatistics) -> Tensor:
-        """float64 [T, D]; column 0 is zero, +inf where t - d < 0."""
-
-
-@dataclass(frozen=True)
-class PlanRequest:
-    """What a planner may look at. statistics: None for one that is no `ReadsStatistics`."""
-
-    num_calls: int
-    cost: Cost
-    statistics: TrajectoryStatistics | None = None
-
-    @property
-    def gathered(self) -> TrajectoryStatistics:
-        """The statistics of calibration; ValueError for a planner that did not say that it reads them."""
-        if self.statistics is None:
-            raise ValueError(
-                "schedule: this planner reads statistics and does not say how far back. Give it `reach` and "
-                "`refreshes`, as cq.core.contracts.ReadsStatistics has them."
-            )
-        return self.statistics
-
-
-@runtime_checkable
-class SchedulePlanner(Protocol):
-    """Decides when the cached map is refreshed. One that reads statistics is also a `ReadsStatistics`."""
-
-    def check(self, num_calls: int) -> None:
-        """Raise ValueError, before anything expensive, where no schedule of `num_calls` calls can exist."""
-
-    def plan(self, request: PlanRequest) -> CacheSchedule:
-        """The schedule; a pure function of the request."""
-
-
-@runtime_checkable
-class ReadsStatistics(Protocol):
-    """What a planner that reads statistics adds; the others are planned before anything is computed."""
-
-    def reach(self, num_calls: int) -> int:
-        """How many calls back the statistics must go: the largest distance at which it looks at a pair of calls."""
-
-    def refreshes(self, num_calls: int) -> int:
-        """About how many refreshes its schedule will have, for estimates."""
 
 
 @runtime_checkable

@@ -8,12 +8,13 @@ from tempfile import mkdtemp
 
 import torch
 
-from cq.core.artifacts import CacheSchedule, TrajectoryStatistics
-from cq.core.contracts import PlanRequest, ReadsStatistics, SchedulePlanner
+from cq.core.artifacts import CacheSchedule, ReuseSketches, TrajectoryStatistics
+from cq.core.planning import PlanRequest, PlansLate, ReadsSketches, ReadsStatistics, SchedulePlanner
 from cq.cost.l1 import L1
 from cq.laws.drift import drifting_maps, statistics_of
 from cq.laws.law import Make, Untried, World, hold
 from cq.schedule.from_file import FromFile
+from cq.schedule.members import members
 from cq.schedule.plain_json import write_plain
 
 # calls of a trajectory and interval; 51 calls are those of PLMS in 50 steps
@@ -25,12 +26,33 @@ def statistics(num_calls: int, window: int) -> TrajectoryStatistics:
     return statistics_of(drifting_maps(num_calls, seed=num_calls), window=window)
 
 
+def sketches(num_calls: int, window: int) -> ReuseSketches:
+    """Of projections that drift with the maps. window: calls that they go back."""
+    drift_TK = drifting_maps(num_calls, seed=num_calls).double().flatten(1)[:, :6]
+    sketch_TDK = torch.zeros(num_calls, window + 1, 6, dtype=torch.float64)
+    for d in range(1, window + 1):
+        sketch_TDK[d:, d] = drift_TK[d:] - drift_TK[:-d]
+    return ReuseSketches(trajectories=2, sketch_TDK=sketch_TDK)
+
+
+def reaches(planner: SchedulePlanner, num_calls: int) -> list[tuple[str, int]]:
+    """How far back it, and each planner inside it, says that it looks; by the method that says so."""
+    found = []
+    for each in members(planner):
+        found += [("reach", each.reach(num_calls))] if isinstance(each, ReadsStatistics) else []
+        found += [("probes", each.probes(num_calls).reach)] if isinstance(each, ReadsSketches) else []
+    return found
+
+
 def request(planner: SchedulePlanner, num_calls: int, *, beyond: int = 0) -> PlanRequest:
-    """With statistics that go just as far back as the planner says, or `beyond`."""
-    if not isinstance(planner, ReadsStatistics):
-        return PlanRequest(num_calls=num_calls, cost=L1())
-    window = planner.reach(num_calls) + beyond
-    return PlanRequest(num_calls=num_calls, cost=L1(), statistics=statistics(num_calls, window))
+    """With what the planner says that it reads, going just as far back as it says, or `beyond`."""
+    asked = reaches(planner, num_calls)
+    reads, probes = ([reach for name, reach in asked if name == kind] for kind in ("reach", "probes"))
+    return PlanRequest(
+        num_calls=num_calls, cost=L1(),
+        statistics=statistics(num_calls, max(reads) + beyond) if reads else None,
+        sketches=sketches(num_calls, max(probes) + beyond) if probes else None,
+    )  # fmt: skip
 
 
 def feasible(make: Make, world: World) -> list[tuple[SchedulePlanner, int, int]]:
@@ -95,13 +117,15 @@ def a_plan_is_a_function_of_the_request(make: Make, world: World) -> None:
 
 def a_planner_looks_no_further_back_than_it_says(make: Make, world: World) -> None:
     for planner, num_calls, _ in feasible(make, world):
-        if not isinstance(planner, ReadsStatistics):
-            raise Untried("reads no statistics")
-        reach, refreshes = planner.reach(num_calls), planner.refreshes(num_calls)
-        hold(0 <= reach < num_calls, f"reach({num_calls})={reach}: must lie in 0..{num_calls - 1}. Bound it.")
+        if not isinstance(planner, PlansLate):
+            raise Untried("reads nothing that is computed")
+        refreshes = planner.refreshes(num_calls)
+        asked = reaches(planner, num_calls)
+        for name, reach in asked:
+            hold(0 <= reach < num_calls, f"{name}({num_calls}): {reach} must lie in 0..{num_calls - 1}. Bound it.")
         hold(1 <= refreshes <= num_calls, f"refreshes({num_calls})={refreshes}: must lie in 1..{num_calls}. Bound it.")
         same = planner.plan(request(planner, num_calls, beyond=3)) == planner.plan(request(planner, num_calls))
-        hold(same, f"reads statistics further back than reach({num_calls})={reach}. Raise it to what it looks at.")
+        hold(same, f"reads further back than it says: {asked} of {num_calls} calls. Raise it to what it looks at.")
 
 
 PLANNER = (

@@ -21,6 +21,7 @@ from cq.run.preflight import (
     check_sampler,
     check_seeds,
     check_sizes,
+    check_solver,
     check_strategy,
     check_weight_bits,
 )
@@ -201,6 +202,7 @@ class Components:
         if parts.quantized:
             check_weight_bits(parts.quantizer, parts.engine)
         check_cost(parts.cost, parts.planner, model)
+        check_solver(parts.planner, parts.sampler, parts.sample.num_steps, model)
         check_reach(
             parts.planner, parts.correct_cache, parts.predictor, calibrate=parts.calibrate, cost=parts.cost,
             num_calls=num_calls,

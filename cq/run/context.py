@@ -11,9 +11,10 @@ import torch
 from cq.calibrate.loops import Loops
 from cq.core.acceleration import Acceleration, every_call
 from cq.core.artifacts import CacheSchedule
-from cq.core.contracts import Engine, ReadsStatistics
+from cq.core.contracts import Engine
 from cq.core.denoiser import Denoiser
 from cq.core.phases import Phases, all_sites
+from cq.core.planning import PlansLate
 from cq.core.precision import multiply
 from cq.core.processes import arithmetic, device
 from cq.engine.plain import Plain
@@ -107,11 +108,11 @@ class Run:
 
     @property
     def expected_refreshes(self) -> int:
-        """How many calls will be full, or about how many where the planner reads statistics first."""
+        """How many calls will be full, or about how many where the planner reads something computed."""
         if self.known_schedule is not None:
             return len(self.known_schedule.refresh_calls)
         planner = self.parts.planner
-        return planner.refreshes(self.num_calls) if isinstance(planner, ReadsStatistics) else self.num_calls
+        return planner.refreshes(self.num_calls) if isinstance(planner, PlansLate) else self.num_calls
 
     def deployed_seconds(self, calls: CallSeconds) -> float:
         """Of an image on the cached path, in full precision."""

@@ -18,6 +18,7 @@ from cq.run.stages.corrections import CacheCorrection, OutputCorrection, QuantCo
 from cq.run.stages.quantization import Quantization
 from cq.run.stages.samples import Baseline, Samples
 from cq.run.stages.schedule import Schedule
+from cq.run.stages.sketches import Sketches
 from cq.run.stages.stage import Part, Stage
 from cq.run.stages.statistics import Statistics
 from cq.run.stages.timing import TimedRuns
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 PARTS = (Schedule, CacheCorrection, Quantization, QuantCorrection, OutputCorrection)  # of the Acceleration, in order
 # What takes time or memory, in order.
 STEPS: tuple[type[Stage[Any]] | type[Evaluation], ...] = (
-    Statistics, *PARTS, Baseline, Samples, TimedRuns, Evaluation,
+    Statistics, Sketches, *PARTS, Baseline, Samples, TimedRuns, Evaluation,
 )  # fmt: skip
 
 
@@ -100,6 +101,8 @@ def stored(this: Run) -> frozenset[str]:
     """
     full, made = Baseline(this), this.unaccelerated
     known: list[tuple[Stage[Any], Acceleration]] = [(full, full.unaccelerated), (Statistics(this), made)]
+    if Sketches(this).needed:
+        known.append((Sketches(this), made))
     parts: list[Part[Any]] = [kind(this) for kind in PARTS]
     for part in parts:
         folder = part.folder(made)
@@ -111,7 +114,8 @@ def stored(this: Run) -> frozenset[str]:
         known += [(Samples(this), made), (TimedRuns(this), made)]
     found = {stage.name for stage, before in known if stage.folder(before).exists()}
     reads = {Schedule.name, CacheCorrection.name}  # nothing else asks for the statistics
-    return frozenset(found | {Statistics.name} if reads <= found else found)
+    found |= {Statistics.name} if reads <= found else set()
+    return frozenset(found | {Sketches.name} if Schedule.name in found else found)
 
 
 def _outcome(this: Run, baseline: SampleSet, samples: SampleSet, acceleration: Acceleration) -> RunOutcome:

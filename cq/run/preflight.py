@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
+from cq.schedule.members import members
+
 if TYPE_CHECKING:  # these bring torch, which a check of a configuration does not need
     from cq.calibrate.trajectory import Calibrate
     from cq.core.artifacts import CacheSchedule
@@ -50,11 +52,20 @@ def check_cost(cost: "Cost", planner: "SchedulePlanner", model: "ModelComponent"
     """Raise ValueError for a cost that means nothing under the model's noise schedule, where a planner reads it."""
     from cq.core.contracts import ReadsNoiseLevels, ReadsStatistics
 
-    if isinstance(cost, ReadsNoiseLevels) and isinstance(planner, ReadsStatistics):
+    if isinstance(cost, ReadsNoiseLevels) and any(isinstance(each, ReadsStatistics) for each in members(planner)):
         try:
             cost.check_noise(model.noise)
         except ValueError as error:
             raise ValueError(f"cost={type(cost).__name__}: {error}") from error
+
+
+def check_solver(planner: "SchedulePlanner", sampler: "Sampler", num_steps: int, model: "ModelComponent") -> None:
+    """Raise ValueError for a sampler that no sketch can be drawn along, where a planner reads them."""
+    from cq.core.planning import ReadsSketches
+    from cq.sampler.linear import read_off
+
+    if any(isinstance(each, ReadsSketches) for each in members(planner)):
+        read_off(lambda: sampler.noise_scheduler(model.noise, num_steps))
 
 
 def check_protocol(
@@ -202,11 +213,14 @@ def check_reach(
     beforehand where the planner needs no statistics to plan. Longer groups of a threshold schedule are found only when
     it is planned.
     """
-    from cq.core.contracts import ReadsStatistics
+    from cq.core.planning import ReadsSketches, ReadsStatistics
 
     name = f"schedule={type(planner).__name__}"
-    if isinstance(planner, ReadsStatistics):
-        _check_window(planner.reach(num_calls), name, calibrate=calibrate, num_calls=num_calls)
+    for member in members(planner):
+        if isinstance(member, ReadsStatistics):
+            _check_window(member.reach(num_calls), name, calibrate=calibrate, num_calls=num_calls)
+        if isinstance(member, ReadsSketches):
+            _check_window(member.probes(num_calls).reach, name, calibrate=calibrate, num_calls=num_calls)
     schedule = known_schedule(planner, cost, num_calls)
     if schedule is None or not corrector.corrects or predictor.depth > 1:
         return  # a forecast is corrected from a pass of its own
@@ -220,10 +234,10 @@ def check_reach(
 
 
 def known_schedule(planner: "SchedulePlanner", cost: "Cost", num_calls: int) -> "CacheSchedule | None":
-    """The schedule of a planner that reads no statistics; None for one that does."""
-    from cq.core.contracts import PlanRequest, ReadsStatistics
+    """The schedule of a planner that reads nothing computed; None for one that does."""
+    from cq.core.planning import PlanRequest, PlansLate
 
-    if isinstance(planner, ReadsStatistics):
+    if isinstance(planner, PlansLate):
         return None
     return planner.plan(PlanRequest(num_calls=num_calls, cost=cost))
 

@@ -7,11 +7,13 @@ from typing import Any
 
 from cq.core.acceleration import Acceleration
 from cq.core.artifacts import CacheSchedule
-from cq.core.contracts import PlanRequest, ReadsStatistics
+from cq.core.planning import PlanRequest, ReadsStatistics
 from cq.predict.forecast import forecast_of
 from cq.run.identity import described
+from cq.run.stages.sketches import Sketches
 from cq.run.stages.stage import Part
 from cq.run.stages.statistics import Statistics
+from cq.schedule.members import members
 
 
 class Schedule(Part[CacheSchedule]):
@@ -38,6 +40,12 @@ class Schedule(Part[CacheSchedule]):
         return Acceleration(schedule=made, forecast=forecast_of(made, self.parts.predictor))
 
     def _planned(self, before: Acceleration) -> CacheSchedule:
-        planner = self.parts.planner
-        statistics = Statistics(self.run).get(before) if isinstance(planner, ReadsStatistics) else None
-        return planner.plan(PlanRequest(num_calls=self.run.num_calls, cost=self.parts.cost, statistics=statistics))
+        planner, statistics, sketches = self.parts.planner, Statistics(self.run), Sketches(self.run)
+        reads = any(isinstance(member, ReadsStatistics) for member in members(planner))
+        return planner.plan(
+            PlanRequest(
+                num_calls=self.run.num_calls, cost=self.parts.cost,
+                statistics=statistics.get(before) if reads else None,
+                sketches=sketches.get(before) if sketches.needed else None,
+            )
+        )  # fmt: skip

@@ -15,6 +15,7 @@ from cq.core.shards import present
 from cq.run.costs import PAIRS_FACTOR, CallBytes, CallSeconds
 from cq.run.identity import described
 from cq.run.stages.stage import Stage
+from cq.schedule.members import members
 
 
 class Statistics(Stage[TrajectoryStatistics]):
@@ -51,7 +52,7 @@ class Statistics(Stage[TrajectoryStatistics]):
     def needed(self) -> bool:
         """Where the planner or the correction of stale maps reads them; that of a forecast has a pass of its own."""
         corrects = self.parts.correct_cache.corrects and self.parts.predictor.depth == 1
-        return isinstance(self.parts.planner, ReadsStatistics) or corrects
+        return corrects or any(isinstance(member, ReadsStatistics) for member in members(self.parts.planner))
 
     def seconds(self, calls: CallSeconds) -> float:
         return self.parts.calibrate.num_samples * self.run.num_calls * calls.full * PAIRS_FACTOR
