@@ -9,7 +9,7 @@ from tempfile import mkdtemp
 import torch
 
 from cq.core.artifacts import CacheSchedule, ReuseSketches, TrajectoryStatistics
-from cq.core.planning import PlanRequest, PlansLate, ReadsSketches, ReadsStatistics, SchedulePlanner
+from cq.core.planning import PlanRequest, PlansLate, ReadsSketches, ReadsStatistics, RunsTrials, SchedulePlanner
 from cq.cost.l1 import L1
 from cq.laws.drift import drifting_maps, statistics_of
 from cq.laws.law import Make, Untried, World, hold
@@ -35,6 +35,12 @@ def sketches(num_calls: int, window: int) -> ReuseSketches:
     return ReuseSketches(trajectories=2, sketch_TDK=sketch_TDK)
 
 
+def trial(refresh_calls: tuple[int, ...], *, first: int, count: int) -> torch.Tensor:
+    """Errors of images to which each refresh is worth something of its own, as any trial has them."""
+    worth = [torch.rand(100, generator=torch.Generator().manual_seed(image)) for image in range(first, first + count)]
+    return 1.0 / torch.stack(worth)[:, list(refresh_calls)].double().sum(1)
+
+
 def reaches(planner: SchedulePlanner, num_calls: int) -> list[tuple[str, int]]:
     """How far back it, and each planner inside it, says that it looks; by the method that says so."""
     found = []
@@ -52,6 +58,7 @@ def request(planner: SchedulePlanner, num_calls: int, *, beyond: int = 0) -> Pla
         num_calls=num_calls, cost=L1(),
         statistics=statistics(num_calls, max(reads) + beyond) if reads else None,
         sketches=sketches(num_calls, max(probes) + beyond) if probes else None,
+        trial=trial if isinstance(planner, RunsTrials) else None,
     )  # fmt: skip
 
 

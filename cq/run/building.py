@@ -9,7 +9,7 @@ import os
 import sys
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +152,12 @@ def _typed(value: Any, hint: Any, key: str) -> Any:
         parts = typing.get_args(hint) if typing.get_origin(hint) in UNIONS else (hint,)
         kinds = [part for part in parts if isinstance(part, type) and part is not type(None)]
         return build(value, key, kinds[0] if kinds else object)
+    if (
+        typing.get_origin(hint) is Mapping
+        and isinstance(value, dict)
+        and any(isinstance(part, dict) for part in value.values())
+    ):
+        return {name: build(part, f"{key}.{name}", typing.get_args(hint)[1]) for name, part in value.items()}
     check_plain(value, key)
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 

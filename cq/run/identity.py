@@ -37,7 +37,7 @@ def described(component: Any) -> dict[str, Any]:
     out: dict[str, Any] = {"class": f"{kind.__module__}.{kind.__qualname__}"}
     for field in dataclasses.fields(component):
         value = getattr(component, field.name)
-        out[field.name] = described(value) if dataclasses.is_dataclass(value) else value
+        out[field.name] = _described(value)
     if isinstance(component, ReadsContent):
         out["content"] = component.content_digest()
     elif files := files_named(kind, {field.name: getattr(component, field.name) for field in dataclasses.fields(kind)}):
@@ -45,6 +45,13 @@ def described(component: Any) -> dict[str, Any]:
     if (source := source_digest(kind.__module__)) is not None:
         out["source"] = source
     return out
+
+
+def _described(value: Any) -> Any:
+    """A field: a component, components by name, or JSON."""
+    if isinstance(value, Mapping):
+        return {name: _described(inside) for name, inside in value.items()}
+    return described(value) if dataclasses.is_dataclass(value) else value
 
 
 def beside(config: Mapping[str, Any]) -> dict[str, dict[str, str]]:

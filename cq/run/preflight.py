@@ -7,6 +7,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from cq.schedule.members import members
+from cq.schedule.with_cost import WithCost
 
 if TYPE_CHECKING:  # these bring torch, which a check of a configuration does not need
     from cq.calibrate.trajectory import Calibrate
@@ -52,11 +53,15 @@ def check_cost(cost: "Cost", planner: "SchedulePlanner", model: "ModelComponent"
     """Raise ValueError for a cost that means nothing under the model's noise schedule, where a planner reads it."""
     from cq.core.contracts import ReadsNoiseLevels, ReadsStatistics
 
-    if isinstance(cost, ReadsNoiseLevels) and any(isinstance(each, ReadsStatistics) for each in members(planner)):
+    inside = members(planner)
+    if not any(isinstance(each, ReadsStatistics) for each in inside):
+        return
+    for each in (cost, *(each.cost for each in inside if isinstance(each, WithCost))):
         try:
-            cost.check_noise(model.noise)
+            if isinstance(each, ReadsNoiseLevels):
+                each.check_noise(model.noise)
         except ValueError as error:
-            raise ValueError(f"cost={type(cost).__name__}: {error}") from error
+            raise ValueError(f"cost={type(each).__name__}: {error}") from error
 
 
 def check_solver(planner: "SchedulePlanner", sampler: "Sampler", num_steps: int, model: "ModelComponent") -> None:
@@ -237,7 +242,7 @@ def known_schedule(planner: "SchedulePlanner", cost: "Cost", num_calls: int) -> 
     """The schedule of a planner that reads nothing computed; None for one that does."""
     from cq.core.planning import PlanRequest, PlansLate
 
-    if isinstance(planner, PlansLate):
+    if any(isinstance(member, PlansLate) for member in members(planner)):
         return None
     return planner.plan(PlanRequest(num_calls=num_calls, cost=cost))
 

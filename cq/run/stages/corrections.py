@@ -85,11 +85,22 @@ class CacheCorrection(_Correction):
         sites = self.run.model.denoiser.sites
 
         def gather() -> Mapping[str, PairMoments]:
-            if self._from_statistics(before):  # the calibration statistics know every pair of calls already
-                statistics = Statistics(self.run).get(before)
-                return {site: moments_for_schedule(statistics, before.schedule, site) for site in sites}
             return merged_moments(self._batches(before, shards, range(self.parts.calibrate.num_batches)), sites)
 
+        if self._from_statistics(before):
+            return self.at_once(before)
+        return self.fitted(before, gather, biases=dict.fromkeys(sites), maps=True)
+
+    def at_once(self, before: Acceleration) -> ChannelAffine:
+        """From the calibration statistics, which know every pair of calls already; none for a forecast."""
+        sites = self.run.model.denoiser.sites
+
+        def gather() -> Mapping[str, PairMoments]:
+            statistics = Statistics(self.run).get(before)
+            return {site: moments_for_schedule(statistics, before.schedule, site) for site in sites}
+
+        if not self._from_statistics(before):
+            return NO_CORRECTION
         return self.fitted(before, gather, biases=dict.fromkeys(sites), maps=True)
 
     @property
