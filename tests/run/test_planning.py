@@ -29,7 +29,7 @@ def run(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_trials_go_on_after_a_kill_and_the_plan_is_the_same(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found, tried = Trials._errors, []
+    found, tried = Trials._errors, list[tuple[object, ...]]()
 
     def killed(self: Trials, refresh_calls: tuple[int, ...], first: int, count: int) -> dict[str, torch.Tensor]:
         if len(tried) == 2:
