@@ -5,24 +5,24 @@ the prediction at call t moves the projection by <lambda_t, e>. The solver is li
 network needs vector-Jacobian products, one call at a time in constant memory. Legend: T call, P projection, N batch.
 """
 
-from collections.abc import Sequence
 from math import sqrt
 
 import torch
 from torch import Tensor
 
 from cq.core.denoiser import Denoiser
+from cq.core.seeding import directions
 from cq.sampler.linear import LinearSolver
 
 
-def drawn_projections(seeds: Sequence[int], final_NCHW: Tensor, count: int) -> Tensor:
+def drawn_projections(seeds: tuple[int, ...], final_NCHW: Tensor, count: int) -> Tensor:
     """[P, N, C, H, W]: directions of each image's own, whose summed squares estimate its squared relative error.
 
     An image's depend on its seed alone, up to the size of its final latent.
     """
-    drawn = [torch.randn(count, *final_NCHW.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    drawn_NPCHW = directions(seeds, (count, *final_NCHW.shape[1:]))  # never the noise, which the errors go along with
     size_N111 = final_NCHW.square().sum((1, 2, 3), keepdim=True).sqrt()
-    return torch.stack(drawn, 1).to(final_NCHW.device) / (size_N111 * sqrt(count))
+    return drawn_NPCHW.transpose(0, 1).to(final_NCHW.device) / (size_N111 * sqrt(count))
 
 
 def pulled_back(

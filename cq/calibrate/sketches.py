@@ -5,7 +5,7 @@ e_{s,t} = eps(map of call s at call t) - eps(full), both at the full-precision s
 numbers (projection and trajectory), P projection, N batch.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ def batch_sketches(
     denoiser: Denoiser,
     trajectory: Callable[[], Iterable[DenoiseStep]],
     *,
-    seeds: Sequence[int],
+    seeds: tuple[int, ...],
     noise_NCHW: Tensor,
     cond: Tensor | None,
     solver: LinearSolver,

@@ -45,6 +45,13 @@ def drawn_labels(seeds: tuple[int, ...], classes: tuple[int, ...]) -> "Tensor":
     return torch.tensor([classes[int(pick)] for pick in picks])
 
 
+def directions(seeds: tuple[int, ...], shape: tuple[int, ...]) -> "Tensor":
+    """Standard normal float32 [len(seeds), *shape], each by its own seed; as the labels, independent of the noise."""
+    import torch
+
+    return torch.stack([torch.randn(shape, generator=_generator(seed, stream=_LABEL)) for seed in seeds])
+
+
 def _generator(seed: int, *, stream: int = 0) -> "torch.Generator":
     import torch
 

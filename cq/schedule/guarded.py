@@ -25,10 +25,9 @@ UNIFORM = "uniform"
 
 @dataclass(frozen=True, kw_only=True)
 class Guarded:
-    """The candidate of the least error of the final latent, moved refresh by refresh; never worse than the uniform grid
-    by more than chance.
+    """The candidate of the least real error, moved refresh by refresh; the uniform grid unless that is surely beaten.
 
-    Every candidate is run by the deployed sampler in full precision on the first `num_choosing` tuning images, and so
+    Errors are those of the final latent. Every candidate is run by the deployed sampler in full precision on the first `num_choosing` tuning images, and so
     is each of `moves` tries to set one refresh earlier or later. What comes out is compared with the uniform grid, pair
     by pair, on `num_confirming` other images, since the best of many tries looks better than it is: it is taken only
     where the 95 % interval of the difference lies below zero, and the uniform grid is else.

@@ -13,6 +13,7 @@ from cq.core.acceleration import Acceleration, every_call
 from cq.core.contracts import Sampler
 from cq.core.denoise import denoise
 from cq.core.denoiser import DenoiserOutput
+from cq.core.seeding import initial_noise
 from cq.laws.choices import built
 from cq.laws.tiny import noise_scheduler
 from cq.sampler.linear import read_off
@@ -108,3 +109,12 @@ def test_sketches_are_how_reuse_moves_the_final_latent_to_first_order(name: str)
 def test_a_solver_that_clips_is_refused() -> None:
     with pytest.raises(ValueError, match=r"not linear in the predictions.*Choose"):
         read_off(lambda: built("sampler", "ddim").noise_scheduler({**STORED, "clip_sample": True}, 5))
+
+
+def test_projections_estimate_a_size_and_are_independent_of_the_noise_they_are_drawn_beside() -> None:
+    """The noise of an image is a direction that its error goes along with: were it one of them, sizes would be off."""
+    seeds, final = tuple(range(200)), torch.full((200, 3, 4, 4), 2.0)
+    noise = initial_noise(seeds, (3, 4, 4))
+    found = torch.einsum("pnchw,nchw->pn", drawn_projections(seeds, final, 4), noise)
+    size_N = noise.flatten(1).norm(dim=1) / final.flatten(1).norm(dim=1)
+    assert (found.square().sum(0) / size_N.square()).mean() == pytest.approx(1.0, abs=0.15)

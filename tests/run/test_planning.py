@@ -7,6 +7,7 @@ import torch
 
 from cq.run.components import Components
 from cq.run.context import Run
+from cq.run.identity import described
 from cq.run.stages.schedule import Schedule
 from cq.run.stages.sketches import Sketches
 from cq.run.stages.trials import Trials
@@ -66,3 +67,12 @@ def test_sketches_are_of_every_near_pair_in_batches(run: Run, tmp_path: Path) ->
     exists_TD[:, 0] = False
     assert ((found.sketch_TDK != 0).all(2) == exists_TD).all()
     assert len(list(tmp_path.glob("sketches_*.safetensors"))) == 2
+
+
+def test_a_component_by_name_counts_and_is_refused_under_its_own_key(
+    run: Run, tiny_folder: Path, tmp_path: Path
+) -> None:
+    assert described(run.parts.planner)["candidates"]["adjoint"]["trajectories"] == 3
+    arguments = quick(tiny_folder, tmp_path, *GUARDED, "schedule.candidates.adjoint.projections=0")
+    with pytest.raises(ValueError, match=r"schedule\.candidates\.adjoint\.projections=0: must be at least 1"):
+        Components.of(composed(arguments)[0])

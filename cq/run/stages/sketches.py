@@ -1,5 +1,6 @@
 """What it does to the final latent that a call stands on an older map, for every near pair of calls."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from math import prod
@@ -19,6 +20,8 @@ from cq.run.identity import described
 from cq.run.stages.stage import Stage
 from cq.sampler.linear import read_off
 from cq.schedule.members import members
+
+log = logging.getLogger(__name__)
 
 BATCH = 4  # trajectories at once, at most: a gradient holds what every layer returns
 BACKWARD = 2  # a vector-Jacobian product, in calls
@@ -55,6 +58,10 @@ class Sketches(Stage[ReuseSketches]):
         self.share_out(before, self._batches, range(self._num_batches))
 
     def make(self, before: Acceleration, shards: Path) -> ReuseSketches:
+        full, cached = self._calls
+        log.info(
+            "sketches of %d trajectories: %d full calls and %d cached ones", self.probes.trajectories, full, cached
+        )
         found = [part["sketch_TDK"] for part in self._batches(shards, range(self._num_batches))]
         return ReuseSketches(trajectories=self.probes.trajectories, sketch_TDK=torch.cat(found, dim=2))
 
@@ -74,15 +81,21 @@ class Sketches(Stage[ReuseSketches]):
             yield present(shards / f"sketches_{index:05d}.safetensors", make)
 
     def seconds(self, calls: CallSeconds) -> float:
-        pairs = sum(min(call, self._window) for call in range(self.run.num_calls))
-        full = self.run.num_calls * (3 + BACKWARD * self.probes.projections)
-        return self.probes.trajectories * (full * calls.full + pairs * calls.cached)
+        full, cached = self._calls
+        return full * calls.full + cached * calls.cached
 
     def held_bytes(self, found: CallBytes) -> Mapping[str, int]:
         latents = self.run.num_calls * (self.probes.projections + 2) * 4 * prod(self.parts.model.latent_shape)
         graph = 4 * found.units  # what each layer of a unit keeps for its gradient
         one = found.copies * found.image + graph + (self._window + 1) * found.map + latents
         return {self.name: self._batch * one}
+
+    @property
+    def _calls(self) -> tuple[int, int]:
+        """Of one image, in all: full ones, as which gradients count, and cached ones."""
+        pairs = sum(min(call, self._window) for call in range(self.run.num_calls))
+        full = self.run.num_calls * (3 + BACKWARD * self.probes.projections)
+        return self.probes.trajectories * full, self.probes.trajectories * pairs
 
     @property
     def _readers(self) -> list[ReadsSketches]:
