@@ -27,10 +27,10 @@ UNIFORM = "uniform"
 class Guarded:
     """The candidate of the least real error, moved refresh by refresh; the uniform grid unless that is surely beaten.
 
-    Errors are those of the final latent. Every candidate is run by the deployed sampler in full precision on the first `num_choosing` tuning images, and so
-    is each of `moves` tries to set one refresh earlier or later. What comes out is compared with the uniform grid, pair
-    by pair, on `num_confirming` other images, since the best of many tries looks better than it is: it is taken only
-    where the 95 % interval of the difference lies below zero, and the uniform grid is else.
+    Every candidate is run by the deployed sampler in full precision on the first `num_choosing` tuning images, and so
+    is each of `moves` tries to set one refresh earlier or later; what counts is the error of the final latent. What
+    comes out is compared with the uniform grid, pair by pair, on `num_confirming` other images, since the best of many
+    tries looks better than it is: it is taken only where the 95 % interval of the difference lies below zero.
 
     candidates: planners by name. One that plans more refreshes than the uniform grid has is left out.
     """
