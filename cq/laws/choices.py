@@ -20,7 +20,7 @@ def names(group: str, folder: Path = CONF) -> list[str]:
 
 
 # these set other groups' choices and numbers
-NO_COMPONENTS = ("bench", "debug", "evaluate", "experiment", "hydra", "paths", "scale", "search", "table")
+NO_COMPONENTS = ("bench", "debug", "evaluate", "experiment", "hydra", "paths", "recipe", "scale", "search", "table")
 SLOTS = {"correct": "correct@correct.cache", "metric": "+metric@metrics.one"}  # of groups used under other names
 
 
