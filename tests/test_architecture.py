@@ -71,8 +71,8 @@ def test_torch_is_not_needed_to_look_at_a_configuration() -> None:
              "models/stable_diffusion", "models/sdxl", "models/pixart_sigma", "models/component", "models/folder",
              "models/release", "models/architecture", "models/diffusion",
              "sample/generate",
-             *(f"run/{name}" for name in ("config", "building", "own", "tables", "compose", "identity", "components",
-                                          "preflight", "ledger", "record", "tracking")),
+             *(f"run/{name}" for name in ("config", "building", "own", "tables", "rows", "compose", "identity",
+                                          "components", "preflight", "ledger", "record", "tracking")),
              *(f"{part}/{path.stem}" for part in ("schedule", "cache", "sampler")
                for path in (PACKAGE / part).glob("*.py"))]  # fmt: skip
     for name in light:

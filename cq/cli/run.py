@@ -21,7 +21,8 @@ from cq.run.explain import explain
 from cq.run.ledger import RunError, execute
 from cq.run.objective import Missing, returned
 from cq.run.own import allowing
-from cq.run.tables import experiments, register, table_names
+from cq.run.rows import register
+from cq.run.tables import experiments, table_names
 from cq.search.sweeper import OPTUNA, register_sweeper
 
 TRACEBACKS = "CQ_TRACEBACKS"  # what HYDRA_FULL_ERROR was before we set it, for the processes of a launcher

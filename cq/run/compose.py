@@ -10,12 +10,12 @@ from omegaconf import DictConfig, open_dict
 
 from cq.run.building import build
 from cq.run.config import CONF
-from cq.run.tables import register
+from cq.run.rows import register
 
 
 @contextmanager
 def composing() -> Iterator[None]:
-    """`composed` works within it, in the middle of a Hydra run of somebody else's, too. Raises as `register`."""
+    """`composed` works within it, in the middle of a Hydra run of somebody else's, too."""
     register()
     outer, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
     try:

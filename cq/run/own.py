@@ -100,9 +100,14 @@ class OwnYaml(SearchPathPlugin):
     """Adds the yaml of others to the search path of whatever is composed over our conf/."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        if any((each.path or "").removeprefix("file://") == str(CONF) for each in search_path.get_path()):
+        if searches_conf(search_path):
             for folder in conf_folders()[1:]:
                 search_path.append(KEY, f"file://{folder}")
+
+
+def searches_conf(search_path: ConfigSearchPath) -> bool:
+    """Whether it is ours, and not that of another program that uses Hydra in this process."""
+    return any((each.path or "").removeprefix("file://") == str(CONF) for each in search_path.get_path())
 
 
 def _words() -> tuple[str, ...]:

@@ -20,14 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.core.config_store import ConfigStore
-from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cq.run.building import near
 from cq.run.config import CONF, Baseline, Budget, check_row
-from cq.run.own import OwnYaml, conf_folders
+from cq.run.own import conf_folders
 
 FOLDER = CONF / "table"
 ROW: Mapping[str, Any] = {"label": str, "paper": str, "order": int, "like": str}
@@ -59,7 +57,7 @@ def read_table(name: str) -> TableFile:
         path, known = FOLDER / f"{name}.yaml", table_names()
         raise ValueError(f"table={name!r}: there is no {path}.{near(name, known)} Known tables: {', '.join(known)}.")
     try:
-        return _table(name, OmegaConf.to_container(OmegaConf.load(path)))
+        return _parsed(name, path.read_text())
     except (yaml.YAMLError, OSError, OmegaConfBaseException) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: cannot be read ({reason}). Write YAML, each key once.") from error
@@ -78,24 +76,10 @@ def experiments() -> list[str]:
     return sorted(f"{table}/{row}" for table in table_names() for row in read_table(table).rows)
 
 
-def register() -> None:
-    """Tell Hydra of every row and of the yaml of others; a process that a launcher starts is told by it.
-
-    Raises as `read_table`.
-    """
-    Plugins.instance().register(OwnYaml)
-    _register(tuple(_files().items()))
-
-
 @cache
-def _register(tables: tuple[tuple[str, Path], ...]) -> None:
-    """Once a process."""
-    for table, _ in tables:
-        for row, node in read_table(table).rows.items():
-            group = f"experiment/{table}"
-            ConfigStore.instance().store(
-                row, node, group=group, package="_global_", provider=f"conf/table/{table}.yaml"
-            )
+def _parsed(name: str, text: str) -> TableFile:
+    """Once a process for the same words: all that is composed asks."""
+    return _table(name, OmegaConf.to_container(OmegaConf.create(text)))
 
 
 def _table(name: str, document: Any) -> TableFile:

@@ -32,7 +32,6 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table.rows = {name: table.rows[name] for name in ROWS}
     table.grid = [{"budget.cache_interval": [2, 5], "seed": [0, 1]}, {"seed": [1, 2], "budget.cache_interval": 5}]
     OmegaConf.save(table, tmp_path / "table5.yaml")
-    tables.register()  # once a process: every row, for the tests after this one
     monkeypatch.setattr(tables, "FOLDER", tmp_path)
 
 
