@@ -26,13 +26,15 @@ SLOTS = {  # groups used under other names
     "table": (),  # the group `experiment`, below
 }  # fmt: skip
 TINY = {family: component(family, Path()) for family in WRITERS}
+FOR_THE_OUTPUT = tuple(f"correct@correct.{slot}=closed_loop" for slot in ("cache", "quant"))  # made for the last slot
 TRANSFORMERS = ("cache=delta_dit", "cache=fora")  # what a U-Net cannot be built with
 DEFAULTS_ALLOWED = {"cq.quantize.none.FullPrecision"}  # has no number of its own; the pipeline asks it for two
 
 
 def choices() -> list[str]:
     slots = [(slot, group) for group in GROUPS for slot in SLOTS.get(group, (group,))]
-    return [f"{slot}={name}" for slot, group in slots for name in names(group)]
+    found = [f"{slot}={name}" for slot, group in slots for name in names(group)]
+    return [choice for choice in found if choice not in FOR_THE_OUTPUT]
 
 
 def row_node(experiment: str) -> Mapping[str, Any]:
