@@ -3,9 +3,14 @@
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+import omegaconf._utils
 import pytest
+import yaml
+from omegaconf._utils import get_yaml_loader
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # threads of several workers wait for one another, at a fifth of the speed
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -38,6 +43,29 @@ def _committed() -> Iterator[None]:
     """Questions have the names that they have for committed code, also while the code is being changed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(identity, "changed_modules", dict)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _parsed_once() -> Iterator[None]:
+    """Hydra reads thirty files whenever something is composed, thousands of times here: each text is parsed once."""
+    load = yaml.load
+    parsed = cache(lambda text: load(text, Loader=get_yaml_loader()))
+
+    def loaded(stream: Any, Loader: Any) -> Any:
+        if Loader.__name__ != "OmegaConfLoader":
+            return load(stream, Loader)
+        text = stream if isinstance(stream, str) else stream.read()
+        try:
+            return parsed(text)  # OmegaConf makes nodes of its own of all that is in it
+        except yaml.YAMLError:
+            if not isinstance(stream, str):
+                stream.seek(0)
+            return load(stream, Loader)  # whose error names the file
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(omegaconf._utils, "get_yaml_loader", cache(get_yaml_loader))
+        patch.setattr(yaml, "load", loaded)
         yield
 
 

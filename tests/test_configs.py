@@ -25,15 +25,19 @@ SLOTS = {  # groups used under other names
     "search": (),  # tests/search
     "table": (),  # the group `experiment`, below
 }  # fmt: skip
+COMPONENTS = components()
 TINY = {family: component(family, Path()) for family in WRITERS}
 FOR_THE_OUTPUT = tuple(f"correct@correct.{slot}=closed_loop" for slot in ("cache", "quant"))  # made for the last slot
 TRANSFORMERS = ("cache=delta_dit", "cache=fora")  # what a U-Net cannot be built with
 DEFAULTS_ALLOWED = {"cq.quantize.none.FullPrecision"}  # has no number of its own; the pipeline asks it for two
 
 
+def slots() -> list[tuple[str, str]]:
+    return [(slot, group) for group in GROUPS for slot in SLOTS.get(group, (group,))]
+
+
 def choices() -> list[str]:
-    slots = [(slot, group) for group in GROUPS for slot in SLOTS.get(group, (group,))]
-    found = [f"{slot}={name}" for slot, group in slots for name in names(group)]
+    found = [f"{slot}={name}" for slot, group in slots() for name in names(group)]
     return [choice for choice in found if choice not in FOR_THE_OUTPUT]
 
 
@@ -83,24 +87,43 @@ def root(tmp_path: Path) -> list[str]:
 def test_every_choice_composes_and_builds(
     choice: str, root: list[str], tiny_folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Beside the defaults of the root, and with the steps that `centred_power` was made for."""
+    """Beside the defaults of the root, and with the steps that `centred_power` was made for; and lists its fields."""
     arguments = [*root, "budget.num_steps=50", "budget.cache_interval=5"]
-    if choice in TRANSFORMERS:
-        arguments.append("model=dit_mini")
-    arguments.append(choice)
-    arguments += tiny_weights(composed(arguments)[1]["model"], tiny_folders)
+    group, _, name = choice.partition("=")
+    model = name if group == "model" else "dit_mini" if choice in TRANSFORMERS else "ldm_mini"
+    arguments += [f"model={model}", *([] if group == "model" else [choice]), *tiny_weights(model, tiny_folders)]
     if choice in ("sample=smoke", "sample=images100"):
         arguments.append("evaluate=paired")  # too few images for the default
     if choice in ("evaluate=adm", "evaluate=adm_text", "evaluate=inception"):
         arguments.append("sample.num_images=2049")  # what their Frechet distances need
-    if choice.startswith("model=") and not grey(choice.removeprefix("model=")):
+    if group == "model" and not grey(model):
         arguments.append("evaluate=fidelity")  # these tiny models draw in colour
     if choice == "schedule=from_file":
         arguments.append(f"schedule.path={tmp_path}/schedule.json")
     config, found = composed(arguments)
-    group, _, name = choice.partition("=")
     assert found[group] == name
     Components.of(config)
+    if (group.partition("@")[0], name) in COMPONENTS:
+        check_fields(OmegaConf.to_container(OmegaConf.select(config, group.partition("@")[2] or group)))
+
+
+def check_fields(document: Any) -> None:
+    """That a choice, with what it inherits, lists every field of its class and nothing else."""
+    found = list(nodes(document))
+    assert found
+    assert found[0] is document
+    for node in found:
+        module, _, kind = str(node["_target_"]).rpartition(".")
+        fields = dataclasses.fields(getattr(importlib.import_module(module), kind))
+        if node["_target_"] not in DEFAULTS_ALLOWED:
+            assert all(f.default is f.default_factory is dataclasses.MISSING for f in fields), node["_target_"]
+            assert sorted(set(node) - {"_target_"}) == sorted(field.name for field in fields)
+        assert getattr(importlib.import_module(module), kind).__dataclass_params__.frozen
+
+
+@pytest.mark.parametrize(("group", "name"), [each for each in COMPONENTS if each[0] not in {g for _, g in slots()}])
+def test_a_choice_of_no_slot_lists_every_field_of_its_class_and_nothing_else(group: str, name: str) -> None:
+    check_fields(OmegaConf.to_container(component_node(group, name)))
 
 
 OWN: dict[str, tuple[str, int]] = {  # sampler and steps of our models that are named and nothing else
@@ -148,22 +171,6 @@ def _compose_and_build(experiment: str, arguments: list[str], tiny_folders: dict
     Components.of(config)
     table, _, name = experiment.partition("/")
     assert (config.row.table, config.row.name) == (table, name)
-
-
-@pytest.mark.parametrize(("group", "name"), components())
-def test_a_choice_lists_every_field_of_its_class_and_nothing_else(group: str, name: str) -> None:
-    """With what it inherits: `defaults: [reconstruct]` takes over another choice, `/quantize@base: ptq` puts one in."""
-    document = OmegaConf.to_container(component_node(group, name))
-    found = list(nodes(document))
-    assert found
-    assert found[0] is document
-    for node in found:
-        module, _, kind = str(node["_target_"]).rpartition(".")
-        fields = dataclasses.fields(getattr(importlib.import_module(module), kind))
-        if node["_target_"] not in DEFAULTS_ALLOWED:
-            assert all(f.default is f.default_factory is dataclasses.MISSING for f in fields), node["_target_"]
-            assert sorted(set(node) - {"_target_"}) == sorted(field.name for field in fields)
-        assert getattr(importlib.import_module(module), kind).__dataclass_params__.frozen
 
 
 @pytest.mark.parametrize("name", names("paths"))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cq.run.compose import composed_with_hydra, composing
 from cq.run.record_file import read
 from tests.tiny_runs import quick
 
@@ -35,13 +36,10 @@ def test_a_sweep_runs_as_a_job_of_submitit(tiny_folder: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("launcher", ["slurm", "cores"])
-def test_a_launcher_composes(launcher: str, tiny_folder: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "cq", f"hydra/launcher={launcher}", "--cfg", "hydra", "-p", "hydra.launcher"],
-        cwd=REPOSITORY, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "hydra_plugins." in done.stdout
+def test_a_launcher_composes(launcher: str) -> None:
+    with composing():
+        config = composed_with_hydra([f"hydra/launcher={launcher}"])
+    assert config.hydra.launcher._target_.startswith("hydra_plugins.")
 
 
 @pytest.mark.slow

@@ -10,9 +10,9 @@ import math
 import shlex
 import sys
 from dataclasses import dataclass
+from functools import cache
 
 import torch
-from omegaconf import DictConfig
 
 from cq.core.denoiser import CutNetwork
 from cq.evaluate.efficiency import call_macs, counting
@@ -77,11 +77,11 @@ ROWS = {  # label to command
 }
 
 
+@cache
 @torch.no_grad()
-def count(name: str, model: DictConfig) -> Counted:
-    """Of the published model of that name, with `model` as its configuration."""
+def count(name: str, latent_shape: tuple[int, ...], site: str) -> Counted:
+    """Of the published model of that name, cut at `site`; several rows are of one model."""
     parts = architecture(ARCHITECTURES.get(name, name))
-    latent_shape = tuple(model.get("latent_shape", model.image_shape))
     with torch.device("meta"):
         if "transformer" in parts:
             backbone = build_module(parts["transformer"]).eval()
@@ -93,7 +93,7 @@ def count(name: str, model: DictConfig) -> Counted:
             tokens = TEXT_TOKENS if "text_encoder" in parts else 1
             network = UNetCut(backbone)
             cond = None if width is None else torch.zeros(1, tokens, width)
-        full, cached = call_macs(network, latent_shape=latent_shape, cond=cond, sites=(model.site,))
+        full, cached = call_macs(network, latent_shape=latent_shape, cond=cond, sites=(site,))
         decode = {}
         if "vae" in parts:
             vae = build_module(parts["vae"]).eval()
@@ -109,9 +109,10 @@ def row(label: str, command: str) -> str:
     """One line of the table."""
     with composing():
         config, choices = composed(shlex.split(command)[1:])
-    counted = count(choices["model"], config.model)
+    latent_shape = tuple(config.model.get("latent_shape", config.model.image_shape))
+    counted = count(choices["model"], latent_shape, config.model.site)
     images, image = config.sample.num_images, math.prod(config.model.image_shape)
-    latent = math.prod(config.model.get("latent_shape", config.model.image_shape))
+    latent = math.prod(latent_shape)
     calls = build(config.sampler, "sampler").num_calls(config.budget.num_steps)
     refreshes = build(config.schedule, "schedule").bounds(calls).num_groups
     halves = 1 if config.model.get("guidance") is None else 2

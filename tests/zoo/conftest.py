@@ -1,6 +1,7 @@
 """Made-up garments in place of Fashion-MNIST, so that recipes run where the data set is not."""
 
 import struct
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -26,7 +27,9 @@ def made_up(kind: str, split: str) -> bytes:
     return struct.pack(">IIII", 2051, count, 28, 28) + images.tobytes()
 
 
-@pytest.fixture
-def garments(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def garments() -> Iterator[None]:
     """`fashion_mnist` serves the made-up garments."""
-    monkeypatch.setattr(data, "_read", lambda name, _root: made_up(name.split("-")[1], name.split("-")[0]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "_read", lambda name, _root: made_up(name.split("-")[1], name.split("-")[0]))
+        yield

@@ -1,5 +1,6 @@
 """The quality bars, on a zoo of two-step models: what is measured, not how good it is."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -26,11 +27,20 @@ def empty_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def judges(garments: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Everything that judges; it knows no model."""
+    folder = tmp_path_factory.mktemp("judges")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(locate, "WEIGHTS", folder)
+        tiny_zoo.judges(folder)
+    return folder
+
+
 @pytest.fixture
-def zoo(empty_zoo: Path) -> Path:
+def zoo(empty_zoo: Path, judges: Path) -> Path:
     """With everything that judges."""
-    tiny_zoo.judges(empty_zoo)
-    return empty_zoo
+    return shutil.copytree(judges, empty_zoo, dirs_exist_ok=True)
 
 
 @pytest.mark.parametrize("name", ["dit_mini", "sd_mini", "ddpm_mini", "ldm_uncond_mini"])

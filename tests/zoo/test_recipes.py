@@ -32,6 +32,15 @@ def trained(recipe: Recipe, folder: Path) -> Path:
     return home
 
 
+@pytest.fixture(scope="module")
+def sd_mini(garments: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[StableDiffusionRecipe, Path]:
+    """The recipe, and the folder that it exported."""
+    folder = tmp_path_factory.mktemp("sd_mini")
+    torch.manual_seed(0)
+    recipe = sd(folder)
+    return recipe, trained(recipe, folder)
+
+
 @pytest.mark.parametrize("stage", [garment_stage, scene_stage])
 @pytest.mark.parametrize("bf16", [True, False])
 def test_a_first_stage_trains_and_exports(tmp_path: Path, stage: object, bf16: bool) -> None:
@@ -43,8 +52,8 @@ def test_a_first_stage_trains_and_exports(tmp_path: Path, stage: object, bf16: b
     assert vae.decode(latents).sample.shape == images.shape
 
 
-def test_sd_mini_opens_as_a_stable_diffusion_pipeline(tmp_path: Path) -> None:
-    pipeline = StableDiffusionPipeline.from_pretrained(trained(sd(tmp_path), tmp_path))
+def test_sd_mini_opens_as_a_stable_diffusion_pipeline(sd_mini: tuple[StableDiffusionRecipe, Path]) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(sd_mini[1])
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline.safety_checker is None
     assert pipeline.feature_extractor is None
@@ -57,16 +66,18 @@ def test_sd_mini_opens_as_a_stable_diffusion_pipeline(tmp_path: Path) -> None:
     assert (scheduler.skip_prk_steps, scheduler.steps_offset) == (True, 1)
 
 
-def test_the_last_up_block_of_sd_mini_attends_after_each_of_its_three_resnets(tmp_path: Path) -> None:
-    unet = sd(tmp_path).model()
+def test_the_last_up_block_of_sd_mini_attends_after_each_of_its_three_resnets(
+    sd_mini: tuple[StableDiffusionRecipe, Path],
+) -> None:
+    unet = sd_mini[0].model()
     names = {name for name, _ in unet.named_modules()}
     assert {"up_blocks.2.resnets.2", "up_blocks.2.attentions.2"} <= names
     assert not any(name.startswith("down_blocks.2.attentions") for name in names)
 
 
-def test_sd_mini_is_trained_on_what_its_pipeline_will_feed_it(tmp_path: Path) -> None:
-    recipe = sd(tmp_path)
-    pipeline = StableDiffusionPipeline.from_pretrained(trained(recipe, tmp_path))
+def test_sd_mini_is_trained_on_what_its_pipeline_will_feed_it(sd_mini: tuple[StableDiffusionRecipe, Path]) -> None:
+    recipe, home = sd_mini
+    pipeline = StableDiffusionPipeline.from_pretrained(home)
     given, null = pipeline.encode_prompt(caption(combinations()[7]), "cpu", 1, True)
     # float32 rounding: the pipeline encodes one caption at a time
     torch.testing.assert_close(recipe.contexts()[7], given[0], atol=1e-5, rtol=1e-5)
@@ -109,8 +120,8 @@ def test_dit_mini_opens_as_a_dit_pipeline(tmp_path: Path) -> None:
     assert pipeline(classes, num_inference_steps=2, guidance_scale=1.5, output_type="np").images.shape == (2, 32, 32, 1)
 
 
-def test_encoded_scenes_are_kept_and_read_again(tmp_path: Path) -> None:
-    recipe = sd(tmp_path)
+def test_encoded_scenes_are_kept_and_read_again(sd_mini: tuple[StableDiffusionRecipe, Path], tmp_path: Path) -> None:
+    recipe = replace(sd_mini[0], latents=tmp_path / "latents")
     first = recipe.data()
     kept = list(tmp_path.glob("latents_*.safetensors"))
     assert len(kept) == 1
@@ -181,15 +192,15 @@ def test_sd_mini_is_small_enough_to_ship(tmp_path: Path) -> None:
     assert 4 * sum(p.numel() for p in recipe.text_encoder().parameters()) < LIMIT - 100_000
 
 
-def test_the_index_of_a_pipeline_names_every_part(tmp_path: Path) -> None:
-    index = json.loads((trained(sd(tmp_path), tmp_path) / "model_index.json").read_text())
+def test_the_index_of_a_pipeline_names_every_part(sd_mini: tuple[StableDiffusionRecipe, Path]) -> None:
+    index = json.loads((sd_mini[1] / "model_index.json").read_text())
     assert index["_class_name"] == "StableDiffusionPipeline"
     assert index["text_encoder"] == ["transformers", "CLIPTextModel"]
     assert index["safety_checker"] == [None, None]
 
 
-def test_sd_mini_brings_its_prompts_and_none_of_them_twice(tmp_path: Path) -> None:
-    home = trained(sd(tmp_path), tmp_path)
+def test_sd_mini_brings_its_prompts_and_none_of_them_twice(sd_mini: tuple[StableDiffusionRecipe, Path]) -> None:
+    _, home = sd_mini
     asked, others = ((home / f"{name}.txt").read_text().splitlines() for name in ("evaluation", "calibration"))
     assert asked == [caption(c) for c in combinations() if held_out(c)]
     assert sorted([*asked, *others]) == sorted(caption(c) for c in combinations())
