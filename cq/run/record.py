@@ -27,7 +27,7 @@ SCORE = ("value", "low", "high", "better", "protocol", "fingerprint", "curve")
 BETTER = ("down", "up")
 LATER = ("overrides", "store", "folders", "executed")  # fields that records of before they were kept lack
 PREPARATION = (  # stages before the first image is drawn
-    "statistics", "schedule", "cache_correction", "quant_params", "quant_correction", "full_states",
+    "statistics", "sketches", "schedule", "cache_correction", "quant_params", "quant_correction", "full_states",
     "output_correction",
 )  # fmt: skip
 NON_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}

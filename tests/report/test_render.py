@@ -104,7 +104,7 @@ def test_unknown_tables_and_missing_files_are_named(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _report(runs, tmp_path, "table9") == 2
-    assert "table='table9': unknown. Known tables: ['reconstruction', " in capsys.readouterr().err
+    assert "table='table9': unknown. Known tables: ['recipes', 'reconstruction', " in capsys.readouterr().err
     assert _report(tmp_path / "absent.jsonl", tmp_path, "table5") == 2
     assert "no such record file" in capsys.readouterr().err
 
