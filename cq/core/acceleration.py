@@ -19,8 +19,8 @@ NO_CORRECTION = ChannelAffine(schedule="", tables={}, r2={})
 FULL_PRECISION = QuantParams(tensors={}, bits={}, coverage=())
 # The tables of the output correction: of the noise prediction, of the state that it is made of, and of both at the last
 # refresh. They belong to no site and no layer.
-NOISE, STATE, HELD_NOISE, HELD_STATE = "noise", "state", "held_noise", "held_state"
-HELD = (HELD_NOISE, HELD_STATE)
+NOISE, STATE, HELD_NOISE, HELD_STATE, EARLIER_NOISE = "noise", "state", "held_noise", "held_state", "earlier_noise"
+HELD = (HELD_NOISE, HELD_STATE, EARLIER_NOISE)
 
 Forecast = tuple[tuple[float, ...], ...]
 

@@ -120,8 +120,8 @@ class Corrector(Protocol):
 class FitsAlongTrajectories(Protocol):
     """A corrector of the noise prediction that follows deployed trajectories instead: see `cq.correct.along`.
 
-    terms: what it adds to the prediction: state, held_noise, held_state (both of the last refresh). num_samples,
-    batch_size: trajectories it is fitted on, in all and at once.
+    terms: what it adds to the prediction: state, held_noise, held_state (both of the last refresh), earlier_noise (of
+    the one before). num_samples, batch_size: trajectories it is fitted on, in all and at once.
     """
 
     @property

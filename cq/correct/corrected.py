@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from cq.core.acceleration import HELD, HELD_NOISE, HELD_STATE, NOISE, STATE
+from cq.core.acceleration import EARLIER_NOISE, HELD, HELD_NOISE, HELD_STATE, NOISE, STATE
 from cq.core.artifacts import ChannelAffine
 from cq.core.denoiser import Denoiser, DenoiserOutput
 
@@ -39,6 +39,8 @@ class CorrectedDenoiser:
             if name != NOISE and name in found:
                 eps_NCHW = eps_NCHW + self.correction.apply(found[name], name=name, call=call)
         kept = {HELD_NOISE: eps_NCHW, HELD_STATE: found[STATE]} if out.features else {}
+        if kept and HELD_NOISE in found:
+            kept[EARLIER_NOISE] = found[HELD_NOISE]
         asked = {name: held for name, held in kept.items() if name in self.correction.tables}
         return DenoiserOutput(eps_NCHW, {**out.features, **asked})
 

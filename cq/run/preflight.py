@@ -7,7 +7,6 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from cq.schedule.members import members
-from cq.schedule.with_cost import WithCost
 
 if TYPE_CHECKING:  # these bring torch, which a check of a configuration does not need
     from cq.calibrate.trajectory import Calibrate
@@ -53,15 +52,13 @@ def check_cost(cost: "Cost", planner: "SchedulePlanner", model: "ModelComponent"
     """Raise ValueError for a cost that means nothing under the model's noise schedule, where a planner reads it."""
     from cq.core.contracts import ReadsNoiseLevels, ReadsStatistics
 
-    inside = members(planner)
-    if not any(isinstance(each, ReadsStatistics) for each in inside):
+    reads = any(isinstance(each, ReadsStatistics) for each in members(planner))
+    if not (reads and isinstance(cost, ReadsNoiseLevels)):
         return
-    for each in (cost, *(each.cost for each in inside if isinstance(each, WithCost))):
-        try:
-            if isinstance(each, ReadsNoiseLevels):
-                each.check_noise(model.noise)
-        except ValueError as error:
-            raise ValueError(f"cost={type(each).__name__}: {error}") from error
+    try:
+        cost.check_noise(model.noise)
+    except ValueError as error:
+        raise ValueError(f"cost={type(cost).__name__}: {error}") from error
 
 
 def check_solver(planner: "SchedulePlanner", sampler: "Sampler", num_steps: int, model: "ModelComponent") -> None:

@@ -27,10 +27,11 @@ UNIFORM = "uniform"
 class Guarded:
     """The candidate of the least real error, moved refresh by refresh; the uniform grid unless that is surely beaten.
 
-    Every candidate is run by the deployed sampler in full precision on the first `num_choosing` tuning images, and so
-    is each of `moves` tries to set one refresh earlier or later; what counts is the error of the final latent. What
-    comes out is compared with the uniform grid, pair by pair, on `num_confirming` other images, since the best of many
-    tries looks better than it is: it is taken only where the 95 % interval of the difference lies below zero.
+    Every candidate is run by the deployed sampler, in full precision with all corrections, on the first `num_choosing`
+    tuning images, and so is each of `moves` tries to set one refresh earlier or later; what counts is the error of the
+    final latent. What comes out is compared with the uniform grid, pair by pair, on `num_confirming` other images,
+    since the best of many tries looks better than it is: it is taken only where the 95 % interval of the difference
+    lies below zero.
 
     candidates: planners by name. One that plans more refreshes than the uniform grid has is left out.
     """
@@ -44,9 +45,9 @@ class Guarded:
     def __post_init__(self) -> None:
         check_interval(self.interval)
         if self.moves < 0:
-            raise ValueError(f"schedule.moves={self.moves}: must not be negative. 35 is usual, 0 only chooses.")
+            raise ValueError(f"schedule.moves={self.moves}: must not be negative. 0 only chooses, 35 is usual.")
         if self.num_confirming < 2:
-            raise ValueError("schedule.num_confirming=1: one image has no interval. 64 is usual.")
+            raise ValueError("schedule.num_confirming=1: one image has no interval. 32 is usual.")
         if UNIFORM in self.candidates:
             raise ValueError(f"schedule.candidates.{UNIFORM}: is always among them. Remove it.")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cq.core.acceleration import HELD_NOISE, HELD_STATE, NOISE, STATE, Acceleration
+from cq.core.acceleration import EARLIER_NOISE, HELD_NOISE, HELD_STATE, NOISE, STATE, Acceleration
 from cq.core.artifacts import CacheSchedule, ChannelAffine
 from cq.core.denoise import Trajectory, denoise
 from cq.core.denoiser import OUTPUT, DenoiserOutput
@@ -53,7 +53,13 @@ def test_the_prediction_is_the_sum_of_its_tables_and_held_terms_are_those_of_the
             assert set(reuse) <= {"s"}
             return DenoiserOutput(10 * x_NCHW, {} if reuse else {"s": x_NCHW})
 
-    rows = {NOISE: (2.0, 1.0), STATE: (3.0, 0.0), HELD_NOISE: (5.0, 0.0), HELD_STATE: (7.0, 0.0)}
+    rows = {
+        NOISE: (2.0, 1.0),
+        STATE: (3.0, 0.0),
+        HELD_NOISE: (5.0, 0.0),
+        HELD_STATE: (7.0, 0.0),
+        EARLIER_NOISE: (11.0, 0.0),
+    }
     tables = {name: torch.tensor(row).view(1, 2, 1).repeat(3, 1, 1) for name, row in rows.items()}
     mended = CorrectedDenoiser(denoiser=Network(), correction=ChannelAffine(schedule="", tables=tables, r2={}))
     x = torch.ones(1, 1, 1, 1)
@@ -64,6 +70,11 @@ def test_the_prediction_is_the_sum_of_its_tables_and_held_terms_are_those_of_the
     later = mended(2 * x, call=1, reuse=first.features, **options)
     assert float(later.eps_NCHW) == 2 * 20 + 1 + 3 * 2 + 5 * 24 + 7 * 1
     assert later.features == {}
+    again = mended(x, call=2, reuse={name: first.features[name] for name in (HELD_NOISE, HELD_STATE)}, **options)
+    assert float(again.features[EARLIER_NOISE]) == 24
+    assert float(again.eps_NCHW) == 24 + 5 * 24 + 7
+    last = mended(x, call=2, reuse=again.features, **options)
+    assert float(last.eps_NCHW) == 24 + 5 * float(again.eps_NCHW) + 7 + 11 * 24
 
 
 def test_a_fit_on_a_network_that_scales_its_prediction_undoes_the_scale(tiny: LatentDiffusion) -> None:

@@ -10,6 +10,7 @@ from cq.cli.report import main
 from cq.report.render import render_table
 from cq.run.config import PAPER
 from cq.run.record_file import append, read
+from cq.run.tables import table_names
 from tests.report.synthetic import ablation, record
 
 FIGURES = {"tradeoff", "overview", "coupling"}  # no "intervals": one interval only
@@ -104,7 +105,7 @@ def test_unknown_tables_and_missing_files_are_named(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _report(runs, tmp_path, "table9") == 2
-    assert "table='table9': unknown. Known tables: ['recipes', 'reconstruction', " in capsys.readouterr().err
+    assert f"table='table9': unknown. Known tables: {table_names()}" in capsys.readouterr().err
     assert _report(tmp_path / "absent.jsonl", tmp_path, "table5") == 2
     assert "no such record file" in capsys.readouterr().err
 

@@ -1,5 +1,6 @@
 """Planners that compute before they plan, on the tiny model: what their stages make, and what survives a kill."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,19 @@ def test_a_component_by_name_counts_and_is_refused_under_its_own_key(
     arguments = quick(tiny_folder, tmp_path, *GUARDED, "schedule.candidates.adjoint.projections=0")
     with pytest.raises(ValueError, match=r"schedule\.candidates\.adjoint\.projections=0: must be at least 1"):
         Components.of(composed(arguments)[0])
+
+
+def test_a_trial_is_corrected_where_the_run_is(tiny_folder: Path, tmp_path: Path) -> None:
+    """As the run's own correction would be, were it fitted on these images."""
+    led = (*GUARDED, "correct@correct.output=closed_loop", "correct.output.batch_size=2")
+    run = Run(Components.of(composed(quick(tiny_folder, tmp_path, *led))[0]))
+    stage = Schedule(run)
+    trials = Trials(run=run, shards=tmp_path, deployed=lambda calls: stage._deployed(run.unaccelerated, calls))
+    (tmp_path / "plain").mkdir()
+    plain = replace(trials, shards=tmp_path / "plain")
+    assert trials(tuple(range(CALLS)), first=0, count=3).max() == 0
+    corrected = trials((0, 3), first=0, count=3)
+    assert "output" in stage.key(run.unaccelerated)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trials, "along", None)
+        assert (corrected < plain((0, 3), first=0, count=3)).all()

@@ -91,8 +91,8 @@ def test_a_candidate_with_more_refreshes_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"moves": -1}, r"moves=-1: must not be negative\. 35 is usual"),
-        ({"num_confirming": 1}, r"one image has no interval\. 64 is usual"),
+        ({"moves": -1}, r"moves=-1: must not be negative\. 0 only chooses"),
+        ({"num_confirming": 1}, r"one image has no interval\. 32 is usual"),
         ({"candidates": {"uniform": Given(UNIFORM)}}, r"candidates\.uniform: is always among them\. Remove it"),
     ],
 )  # fmt: skip

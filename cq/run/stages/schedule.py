@@ -9,6 +9,7 @@ from typing import Any
 
 from cq.core.acceleration import Acceleration
 from cq.core.artifacts import CacheSchedule
+from cq.core.contracts import FitsAlongTrajectories
 from cq.core.planning import PlanRequest, ReadsStatistics, RunsTrials
 from cq.predict.forecast import forecast_of
 from cq.run.costs import CallBytes, CallSeconds
@@ -40,7 +41,8 @@ class Schedule(Part[CacheSchedule]):
         }  # fmt: skip
         if self._trying is None:
             return key
-        return {**key, "predictor": described(parts.predictor), "corrector": described(parts.correct_cache)}
+        led = {"output": described(parts.correct_output)} if self._leads else {}
+        return {**key, "predictor": described(parts.predictor), "corrector": described(parts.correct_cache), **led}
 
     def share(self, before: Acceleration) -> None:
         """What the plan reads is made by all; the main process plans, and runs the trials, alone."""
@@ -71,6 +73,10 @@ class Schedule(Part[CacheSchedule]):
         batch = min(self.parts.calibrate.batch_size, 0 if self._trying is None else self._trying.num_images)
         maps = (self.parts.predictor.depth + 1) * found.map
         return {self.name: batch * (found.copies * found.image + maps)} if batch else {}
+
+    @property
+    def _leads(self) -> bool:
+        return isinstance(self.parts.correct_output, FitsAlongTrajectories) and self.parts.correct_output.corrects
 
     @property
     def _trying(self) -> RunsTrials | None:
