@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from cq.report.budgets import choose
 from cq.report.coupling import couplings
+from cq.report.differences import TITLE as DIFFERENCES
+from cq.report.differences import difference_figure
 from cq.report.figures import (
     ERRORS,
     SCHEDULES,
@@ -31,6 +33,7 @@ COUPLING = "Loss of each technique alone and combined"
 INSIDE = ("schedules", "error", "images")  # what the overview shows side by side
 CAPTIONS = {  # of the page
     "overview": "Images, schedules, and error by call",
+    "differences": DIFFERENCES,
     "intervals": "Quality by cache interval",
     "tradeoff": "Quality against counted cost",
     "coupling": COUPLING,
@@ -52,6 +55,7 @@ def write_figures(table: Table, folder: Path, *, thumbnails: Path, svg: bool = F
     looks, chosen = looks_of(table.rows), choose(table.rows)
     makers: dict[str, Callable[[], Figure | None]] = {
         "overview": lambda: overview_figure(chosen, looks, thumbnails=thumbnails, title=table.title),
+        "differences": lambda: difference_figure(chosen, thumbnails=thumbnails),
         "intervals": lambda: interval_figure(table, looks),
         "tradeoff": lambda: tradeoff_figure(table, looks),
         "coupling": lambda: coupling_figure(table, couplings(chosen.rows, table.paper), chosen.titled(COUPLING)),

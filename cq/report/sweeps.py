@@ -52,7 +52,8 @@ def interval_figure(table: Table, looks: Looks) -> "Figure | None":
 def tradeoff_figure(table: Table, looks: Looks) -> "Figure | None":
     """Quality against counted BOPs an image, metrics from top to bottom; budgets of one configuration are joined.
 
-    None without both. Several widths of one configuration are told apart by how their markers are filled.
+    None without both. Several widths of one configuration are told apart by how their markers are filled. The broad
+    grey line is the front: what nothing of less cost is better than.
     """
     rows = [row for row in table.rows if COST in row.costs]
     metrics = [column for column in judging(table.metrics) if _judged(rows, column)]
@@ -65,16 +66,17 @@ def tradeoff_figure(table: Table, looks: Looks) -> "Figure | None":
     for axes, column in zip(grid, metrics, strict=True):
         for line in _lines(_judged(rows, column)):
             drawn = look(looks, line[0])
-            points = sorted(line, key=_cost_an_image)
-            places = list(map(_cost_an_image, points))
+            points = sorted(line, key=cost_an_image)
+            places = list(map(cost_an_image, points))
             _draw_line(axes, drawn, points, places, column, fill=fills[line[0].bits])
+        axes.plot(*front(_judged(rows, column), column), color=GREY, linewidth=5, alpha=0.25, drawstyle="steps-post")
         axes.set_ylabel(wrapped(column.title))
         axes.grid(color=GRID, linewidth=0.7)
         axes.set_axisbelow(True)
         axes.margins(x=0.06, y=0.1)
     _cost_axis(grid[-1])
     _legend_below(figure, looks, rows, fills=fills)
-    _headline(figure, f"{table.name}: quality against cost", rows)
+    _headline(figure, f"{table.name}: quality against cost (grey: the front)", rows)
     return figure
 
 
@@ -111,6 +113,16 @@ def _draw_line(
         places, means, color=colour, linestyle=drawn.dash, linewidth=1.2,
         marker=drawn.marker, markersize=5, markerfacecolor=face,
     )  # fmt: skip
+
+
+def front(rows: Sequence[Row], column: Column) -> tuple[list[float], list[float]]:
+    """Costs and means of the rows that are better than all that cost less."""
+    sign = 1 if column.better == "up" else -1
+    best: list[Row] = []
+    for row in sorted(rows, key=lambda row: (cost_an_image(row), -sign * row.scores[column.key].mean)):
+        if not best or sign * (row.scores[column.key].mean - best[-1].scores[column.key].mean) > 0:
+            best.append(row)
+    return [cost_an_image(row) for row in best], [row.scores[column.key].mean for row in best]
 
 
 def _judged(rows: Sequence[Row], column: Column) -> list[Row]:
@@ -181,7 +193,7 @@ def _headline(figure: "Figure", text: str, rows: Sequence[Row]) -> None:
     figure.suptitle(f"{text} (bars: {bars(rows)})", fontsize=11, fontweight="bold", x=0.01, ha="left")
 
 
-def _cost_an_image(row: Row) -> float:
+def cost_an_image(row: Row) -> float:
     """All calls together, so that fewer steps count; the mean over calls is the table's column."""
     calls = [float(record.counted["num_calls"]) for record in row.ok]
     return row.costs[COST].mean * sum(calls) / len(calls)

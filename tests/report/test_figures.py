@@ -3,15 +3,18 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cq.report.budgets import choose
 from cq.report.build import build_table
+from cq.report.differences import difference_figure
 from cq.report.figures import image_figure
 from cq.report.gallery import strips_shown, write_figures
 from cq.report.looks import looks_of
 from cq.report.metrics import judging
 from cq.report.paper import Paper, read_paper
+from cq.report.sweeps import cost_an_image, front
 from cq.report.tables import Row, Table
 from cq.run.config import PAPER
 from tests.report.sweep import CONFIGURATIONS, sweep
@@ -102,7 +105,7 @@ def test_the_page_shows_what_is_written_and_what_it_shows_no_longer_goes(
     table: Table, paper: Paper, folder: Path, tmp_path: Path
 ) -> None:
     files = write_figures(table, tmp_path, thumbnails=folder)
-    names = [f"table5_{figure}.png" for figure in ("overview", "intervals", "tradeoff", "coupling")]
+    names = [f"table5_{figure}.png" for figure in ("overview", "differences", "intervals", "tradeoff", "coupling")]
     assert [path.name for path in files] == ["table5.md", *names]
     shown = [line.partition("](")[2].rstrip(")") for line in files[0].read_text().splitlines() if line.startswith("!")]
     assert shown == names
@@ -128,6 +131,28 @@ def test_a_strip_that_was_not_kept_is_said_in_its_place(table: Table, folder: Pa
     ]
     assert len(said) == len(figure.axes) - 1 == len(kept) - 1
     assert image_figure(choose(table.rows), thumbnails=tmp_path / "nothing") is None
+
+
+def test_a_difference_is_to_the_full_precision_image_of_the_same_seed(table: Table, folder: Path) -> None:
+    figure = difference_figure(choose(table.rows), thumbnails=folder)
+    assert figure is not None
+    whole, *others = (np.asarray(axes.images[0].get_array()) for axes in figure.axes)
+    assert len(others) == len(strips_shown(table, folder)) - 1
+    for other in others:
+        ours, difference = np.split(other, 2)
+        np.testing.assert_allclose(difference, (4 * abs(ours - whole)).clip(0, 1), atol=1e-6)
+    assert any(np.split(other, 2)[1].max() > 0 for other in others)
+
+
+def test_the_front_of_a_cost_is_what_nothing_cheaper_is_better_than(table: Table) -> None:
+    column = next(column for column in table.metrics if column.key == "psnr_fp_db")
+    rows = [row for row in table.rows if row.judged_by("psnr_fp_db") and "bops_mean" in row.costs]
+    costs, means = front(rows, column)
+    assert costs == sorted(costs)
+    assert means == sorted(means)
+    for row in rows:
+        cost, mean = cost_an_image(row), row.scores["psnr_fp_db"].mean
+        assert any(found <= cost and best >= mean for found, best in zip(costs, means, strict=True))
 
 
 def test_the_first_metric_and_psnr_judge(table: Table) -> None:
