@@ -1,6 +1,5 @@
 """What a way needs beside time: bytes on disk and in memory, the peak while it serves, and its counted cost."""
 
-import ctypes
 import gc
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ from cq.bench.subject import Subject
 from cq.bench.ways import Ready, uniform
 from cq.core.acceleration import Acceleration
 from cq.core.denoiser import GuidedDenoiser
+from cq.core.heap import give_back
 from cq.engine.int8 import Int8
 from cq.engine.kernels import weight_bits
 from cq.evaluate.efficiency import counted_cost
@@ -30,8 +30,7 @@ def resident_bytes(line: str = "VmRSS") -> int:
 def forget_peak() -> None:
     """Give back what is free, and count the peak from here on, where the kernel lets a process do that."""
     gc.collect()
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    give_back()
     with suppress(OSError):
         CLEAR.write_text("5")
 

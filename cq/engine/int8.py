@@ -9,6 +9,7 @@ from torch import nn
 
 from cq.core.acceleration import Acceleration
 from cq.core.denoiser import Denoiser, GuidedDenoiser
+from cq.core.heap import LARGE, give_back
 from cq.core.processes import device
 from cq.correct.corrected import corrected
 from cq.engine.between import ChannelsLast, joined
@@ -58,7 +59,10 @@ class Int8:
 
         def make(stored: StoredLayer) -> nn.Module:
             reason = in_float(stored.module, stored.row, exact_bits=exact_bits)
-            return stored.simulated() if reason else IntegerLayer(stored, exact_bits=exact_bits)
+            made = stored.simulated() if reason else IntegerLayer(stored, exact_bits=exact_bits)
+            if stored.module.weight.numel() >= LARGE:
+                give_back()
+            return made
 
         told = Counter(layer.reason for layer in self.coverage(denoiser, acceleration))
         for reason, count in told.most_common():

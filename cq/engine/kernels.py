@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import gelu as gelu_of
 from torch.nn.functional import pad
 
+from cq.core.heap import LARGE, give_back
 from cq.quantize.affine import quantize
 
 # As torch 2.14 has them, up to the arguments that are used here. A test compares them with the torch that is installed.
@@ -223,6 +224,9 @@ class Product:
                 packed = torch.ops.onednn.qconv_prepack(codes, ones, 1.0, 0, *self._geometry(), list(x.shape))
             self._packed[size] = packed
             self._unpacked = None
+            if codes.numel() >= LARGE:
+                del codes
+                give_back()
         return self._packed[size]
 
     def _codes(self) -> Tensor:
