@@ -23,7 +23,7 @@ environment:
 	@$(PYTHON) .ci/environment.py $(VENV) $(PYTHON)
 
 demo: environment
-	$(BIN)/cq-table demo scale=demo paths=demo out=runs/demo/report engine=$$($(BIN)/python -c '$(ENGINE)')
+	$(BIN)/cq-table demo paths=demo out=runs/demo/report engine=$$($(BIN)/python -c '$(ENGINE)')
 
 speed: environment
 	$(BIN)/python experiments/speed/run.py

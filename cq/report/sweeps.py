@@ -76,7 +76,7 @@ def tradeoff_figure(table: Table, looks: Looks) -> "Figure | None":
         axes.margins(x=0.06, y=0.1)
     _cost_axis(grid[-1])
     _legend_below(figure, looks, rows, fills=fills)
-    _headline(figure, f"{table.name}: quality against cost (grey: the front)", rows)
+    _headline(figure, f"{table.name}: quality against cost, the front in grey", rows)
     return figure
 
 
