@@ -35,8 +35,8 @@ class CorrectedDenoiser:
     def mended(self, out: DenoiserOutput, found: Mapping[str, Tensor], *, call: int) -> DenoiserOutput:
         """`out` with its prediction corrected, and at a refresh with what later calls ask for. found: its `terms`."""
         eps_NCHW = self.correction.apply(out.eps_NCHW, name=NOISE, call=call)
-        for name in self.correction.tables:
-            if name != NOISE and name in found:
+        for name in (STATE, *HELD):  # in this order, for a sum of floats depends on it, and files order by name
+            if name in self.correction.tables and name in found:
                 eps_NCHW = eps_NCHW + self.correction.apply(found[name], name=name, call=call)
         kept = {HELD_NOISE: eps_NCHW, HELD_STATE: found[STATE]} if out.features else {}
         if kept and HELD_NOISE in found:

@@ -21,6 +21,7 @@ BITS = (
     "quantize=minmax", "quantize.num_samples=2", "quantize.batch_size=2", "correct@correct.quant=channel_affine",
     "correct@correct.output=ptqd",
 )  # fmt: skip
+LED = ("correct@correct.output=closed_loop", "correct.output.num_samples=2", "correct.output.batch_size=2")
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Bundles:
     root, work = tmp_path_factory.mktemp("bundles"), tmp_path_factory.mktemp("work")
     store, images = {}, {}
     for name in (*MODELS, QUANTIZED):
-        run = run_of(name.partition("-")[0], work, *(BITS if name == QUANTIZED else ()))
+        run = run_of(name.partition("-")[0], work, *(BITS if name == QUANTIZED else LED))
         made = accelerated(run)
         cq.Acceleration.of(made).save(root / name)
         store[name] = Accelerated(run).folder(made)
