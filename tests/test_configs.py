@@ -92,7 +92,7 @@ def test_every_choice_composes_and_builds(
     group, _, name = choice.partition("=")
     model = name if group == "model" else "dit_mini" if choice in TRANSFORMERS else "ldm_mini"
     arguments += [f"model={model}", *([] if group == "model" else [choice]), *tiny_weights(model, tiny_folders)]
-    if choice in ("sample=smoke", "sample=images100"):
+    if choice in ("sample=smoke", "sample=images64", "sample=images100"):
         arguments.append("evaluate=paired")  # too few images for the default
     if choice in ("evaluate=adm", "evaluate=adm_text", "evaluate=inception"):
         arguments.append("sample.num_images=2049")  # what their Frechet distances need
