@@ -13,17 +13,18 @@ if TYPE_CHECKING:
 
 TITLE = "Images, each over its difference to full precision"
 GAIN = 4  # times which a difference is drawn
+MOST = 6  # rows; of more the overview has the images, and a page of differences would be too long to look at
 
 
 def difference_figure(chosen: Chosen, *, thumbnails: Path) -> "Figure | None":
-    """Strips of the first images of every row; None without that of full precision, or without any to compare with."""
+    """Strips of the first images of every row; None without full precision, or with none or over `MOST` beside it."""
     import numpy as np
     from matplotlib.image import imread
 
     kept = [(row, imread(path)) for row, path in with_images(chosen.rows, thumbnails) if path]
     whole = next((strip for row, strip in kept if _is_full_precision(row)), None)
     others = [(row.title, strip) for row, strip in kept if not _is_full_precision(row)]
-    if whole is None or not others or any(strip.shape != whole.shape for _, strip in others):
+    if whole is None or not 0 < len(others) <= MOST or any(strip.shape != whole.shape for _, strip in others):
         return None
     drawn: list[tuple[str, Any]] = [("full precision", whole)]
     for title, strip in others:
