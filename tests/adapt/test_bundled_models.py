@@ -17,7 +17,7 @@ from cq.core.artifacts import DOCUMENT, PAGE, TENSORS
 from cq.engine.int8 import Int8
 from cq.engine.kernels import weight_bits
 from cq.engine.plain import Plain
-from tests.adapt.conftest import EXECUTED, QUANTIZED, Bundles
+from tests.adapt.conftest import EXECUTED, NO_NETWORK, QUANTIZED, Bundles
 from tests.adapt.stock import MODELS, STEPS, images, stock
 
 
@@ -28,13 +28,13 @@ def test_a_new_process_draws_cqs_very_images_with_every_bundle(bundles: Bundles)
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     drawn = load_file(bundles.root / "drawn.safetensors")
-    assert set(drawn) == {*MODELS, QUANTIZED}
+    assert set(drawn) == {*MODELS, QUANTIZED, *NO_NETWORK}
     for name, pixels in drawn.items():
         assert torch.equal(pixels, bundles.images[name]), name
     assert "simulated" in done.stderr
 
 
-@pytest.mark.parametrize("name", [*MODELS, QUANTIZED])
+@pytest.mark.parametrize("name", [*MODELS, QUANTIZED, *NO_NETWORK])
 def test_a_pipeline_is_bit_for_bit_its_own_when_the_acceleration_is_removed(name: str, bundles: Bundles) -> None:
     drawing = stock(name.partition("-")[0])
     network = getattr(drawing.pipeline, "unet", None) or drawing.pipeline.transformer
@@ -48,7 +48,7 @@ def test_a_pipeline_is_bit_for_bit_its_own_when_the_acceleration_is_removed(name
     assert torch.equal(images(drawing), before)
 
 
-@pytest.mark.parametrize("name", [*MODELS, QUANTIZED])
+@pytest.mark.parametrize("name", [*MODELS, QUANTIZED, *NO_NETWORK])
 def test_generations_in_a_row_are_fresh_ones_whatever_was_aborted_in_between(
     name: str, bundles: Bundles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
