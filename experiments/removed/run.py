@@ -5,7 +5,7 @@ run seeds, each with a fit of its own. A mean is moved by the few images that be
 count of these, over all seeds, stand beside it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -13,7 +13,11 @@ from cq.run.record import RunRecord
 from cq.run.record_file import read
 
 RECORDS = Path(__file__).parents[2] / "results/runs_recipes.jsonl"
-ROWS = {"paper": "the paper's", "best": "best", "best_output": "best, no network at reuse calls"}
+ROWS = {"paper": "the paper's", "best_cached": "best with cached calls", "best": "best"}
+CONTROLS = ROWS | {
+    "naive": "naive", "quantized_closed": "no cache, best's rounding and closed loop",
+    "steps_20": "20 steps, the same", "steps_10": "10 steps, the same", "steps_5": "5 steps, the same",
+}  # fmt: skip
 HEAD = (
     "| model, N, bits | recipe | removed (median) | latent error (naive's) | PSNR, dB (naive's) | images above 0.3 "
     "(naive's) |",
@@ -41,11 +45,10 @@ def _of(runs: dict[int, RunRecord], score: str) -> list[float]:
 def line(key: Key, label: str, ours: dict[int, RunRecord], naive: dict[int, RunRecord]) -> str:
     """A row against naive."""
     removed, middle = (1 - mean(_of(ours, score)) / mean(_of(naive, score)) for score in (ERROR, MEDIAN))
-    spread = f" ± {stdev(_of(ours, PSNR)):.1f}" if len(ours) > 1 else ""
     model, interval, bits = key
     return (
         f"| {model}, N = {interval}, W{bits}A8 | {label} | {removed:.2f} ({middle:.2f}) | {mean(_of(ours, ERROR)):.4f} "
-        f"({mean(_of(naive, ERROR)):.4f}) | {mean(_of(ours, PSNR)):.1f}{spread} "
+        f"({mean(_of(naive, ERROR)):.4f}) | {_spread(ours, PSNR, 1)} "
         f"({mean(_of(naive, PSNR)):.1f}) | {sum(_of(ours, COUNT)):.0f} "
         f"({sum(_of(naive, COUNT)):.0f}) |"
     )
@@ -59,22 +62,64 @@ def table(records: Iterable[RunRecord]) -> list[str]:
     return lines
 
 
-def headline(records: Iterable[RunRecord]) -> list[str]:
-    """PSNR of the recipes at W8A8, a line a model and interval; naive's error that `best` removes."""
-    lines = ["| PSNR, dB, W8A8 | naive | the paper's | best | removed by best |", "|---|---|---|---|---|"]
+def headline(records: Sequence[RunRecord]) -> list[str]:
+    """PSNR and products of the recipes at W8A8, a line a model and interval; naive's error that `best` removes."""
+    shown, whole = {"naive": "naive", **ROWS}, _whole(records)
+    lines = [
+        f"| PSNR, dB (BOPs), W8A8 | {' | '.join(shown.values())} | removed by best |",
+        f"|---|{'---|' * len(shown)}---|",
+    ]
     for (model, interval, bits), rows in sorted(cells(records).items()):
         if bits == 8:
-            told = {row: mean(_of(runs, PSNR)) for row, runs in rows.items()}
+            told = {row: f"{mean(_of(runs, PSNR)):.1f} ({_share(runs, whole):.2%})" for row, runs in rows.items()}
             removed = 1 - mean(_of(rows["best"], ERROR)) / mean(_of(rows["naive"], ERROR))
-            numbers = " | ".join(f"{told[row]:.1f}" if row in told else "-" for row in ("naive", "paper", "best"))
+            numbers = " | ".join(told.get(row, "-") for row in shown)
             lines.append(f"| `{model}`, N = {interval} | {numbers} | {removed:.0%} |")
     return lines
+
+
+def controls(records: Sequence[RunRecord]) -> list[str]:
+    """Every row at W8A8 by what it costs, a model after the other: what is above and better makes a row needless."""
+    whole = _whole(records)
+    found: dict[tuple[str, str, int | None], dict[int, RunRecord]] = {}
+    for record in records:
+        row, bits = record.experiment.partition("/")[2], record.budget["weight_bits"]
+        if record.drawn and bits == 8 and row in CONTROLS:
+            found.setdefault((record.model["name"], row, record.budget["cache_interval"]), {})[record.seed] = record
+    lines = ["| model | row | full calls | BOPs | PSNR, dB | latent error |", "|---|---|---|---|---|---|"]
+    for (model, row, interval), runs in sorted(found.items(), key=lambda item: (item[0][0], _share(item[1], whole))):
+        label = CONTROLS[row] if interval is None else f"{CONTROLS[row]}, N = {interval}"
+        calls = sorted({run.counted["num_refreshes"] for run in runs.values()})
+        lines.append(
+            f"| {model} | {label} | {' or '.join(f'{each:.0f}' for each in calls)} | {_share(runs, whole):.2%} | "
+            f"{_spread(runs, PSNR, 1)} | {_spread(runs, ERROR, 4)} |"
+        )
+    return lines
+
+
+def _whole(records: Iterable[RunRecord]) -> dict[str, float]:
+    """BOPs of an image in full precision without a cache, by model."""
+    return {record.model["name"]: _bops(record) for record in records if record.experiment == "recipes/full_precision"}
+
+
+def _bops(record: RunRecord) -> float:
+    return float(record.counted["bops_mean"] * record.counted["num_calls"])
+
+
+def _share(runs: dict[int, RunRecord], whole: dict[str, float]) -> float:
+    return mean(_bops(run) / whole[run.model["name"]] for run in runs.values())
+
+
+def _spread(runs: dict[int, RunRecord], score: str, digits: int) -> str:
+    values = _of(runs, score)
+    return f"{mean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
 
 
 def main() -> None:
     records = read(RECORDS)
     print("\n".join(table(records)))
     print("\n" + "\n".join(headline(records)))
+    print("\n" + "\n".join(controls(records)))
 
 
 if __name__ == "__main__":
