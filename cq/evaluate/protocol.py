@@ -25,6 +25,9 @@ class NoBaselineError(ValueError):
     """There are no full-precision images to compare with."""
 
 
+CURVE_DIGITS = 6  # that a record keeps of a curve, which is drawn; all would be half of the record
+
+
 @dataclass(frozen=True, kw_only=True)
 class Score:
     """A number with its interval and everything that must be equal before two of them are compared.
@@ -59,7 +62,7 @@ class Score:
             "low": self.low,
             "high": self.high,
             "better": self.better,
-            "curve": list(self.curve),
+            "curve": [float(f"{value:.{CURVE_DIGITS}g}") for value in self.curve],
             "protocol": dict(self.protocol),
             "fingerprint": self.fingerprint,
         }
