@@ -7,12 +7,13 @@ count of these, over all seeds, stand beside it.
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 
-from cq.run.record import RunRecord
+from cq.run.record import PREPARATION, RunRecord
 from cq.run.record_file import read
 
-RECORDS = Path(__file__).parents[2] / "results/runs_recipes.jsonl"
+RESULTS = Path(__file__).parents[2] / "results"
+RECORDS, PARTS = RESULTS / "runs_recipes.jsonl", RESULTS / "runs_parts.jsonl"
 ROWS = {"paper": "the paper's", "best_cached": "best with cached calls", "best": "best"}
 CONTROLS = ROWS | {
     "naive": "naive", "quantized_closed": "no cache, best's rounding and closed loop",
@@ -58,7 +59,10 @@ def table(records: Iterable[RunRecord]) -> list[str]:
     """In Markdown."""
     lines = list(HEAD)
     for key, rows in sorted(cells(records).items(), key=lambda item: (item[0][0], -item[0][2], item[0][1])):
-        lines += [line(key, label, rows[name], rows["naive"]) for name, label in ROWS.items() if name in rows]
+        naive = rows["naive"]
+        # What was run on fewer seeds is no mean beside theirs; `controls` has it.
+        shown = [name for name in ROWS if rows.get(name, {}).keys() == naive.keys()]
+        lines += [line(key, ROWS[name], rows[name], naive) for name in shown]
     return lines
 
 
@@ -73,7 +77,9 @@ def headline(records: Sequence[RunRecord]) -> list[str]:
         if bits == 8:
             told = {row: f"{mean(_of(runs, PSNR)):.1f} ({_share(runs, whole):.2%})" for row, runs in rows.items()}
             removed = 1 - mean(_of(rows["best"], ERROR)) / mean(_of(rows["naive"], ERROR))
-            numbers = " | ".join(told.get(row, "-") for row in shown)
+            numbers = " | ".join(
+                told[row] if rows.get(row, {}).keys() == rows["naive"].keys() else "-" for row in shown
+            )
             lines.append(f"| `{model}`, N = {interval} | {numbers} | {removed:.0%} |")
     return lines
 
@@ -94,6 +100,43 @@ def controls(records: Sequence[RunRecord]) -> list[str]:
             f"| {model} | {label} | {' or '.join(f'{each:.0f}' for each in calls)} | {_share(runs, whole):.2%} | "
             f"{_spread(runs, PSNR, 1)} | {_spread(runs, ERROR, 4)} |"
         )
+    return lines
+
+
+def parts(records: Sequence[RunRecord]) -> list[str]:
+    """PSNR with each part added to naive and left out of `best`, a column a model."""
+    models = sorted({record.model["name"] for record in records})
+    rows: dict[tuple[int, str], dict[str, dict[int, RunRecord]]] = {}
+    for record in records:
+        runs = rows.setdefault((record.row, record.label), {}).setdefault(record.model["name"], {})
+        runs[record.seed] = record
+    lines = [f"| PSNR, dB, W8A8, N = 10 | {' | '.join(models)} |", f"|---|{'---|' * len(models)}"]
+    for (_, label), found in sorted(rows.items()):
+        lines.append(f"| {label} | {' | '.join(_spread(found[model], PSNR, 1) for model in models)} |")
+    return lines
+
+
+def prepared(records: Sequence[RunRecord]) -> list[str]:
+    """What a recipe costs before its first image at W8A8: seconds, and how many full calls of one image they are."""
+    calls = {
+        run.model["name"]: run.counted["num_calls"] for run in records if run.experiment == "recipes/full_precision"
+    }
+    head = " | ".join(("seconds (full calls of an image)", "N", "naive", *ROWS.values()))
+    lines = [f"| {head} |", f"|{'---|' * (3 + len(ROWS))}"]
+    for (model, interval, bits), rows in sorted(cells(records).items()):
+        if bits == 8:
+            told = []
+            for row in ("naive", *ROWS):
+                spent = [sum(run.made.get(stage, 0.0) for stage in PREPARATION) for run in rows.get(row, {}).values()]
+                images = [
+                    run.config["sample"]["num_images"] * calls[model] / run.made["samples_full_precision"]
+                    for run in rows.get(row, {}).values()
+                ]
+                told.append(
+                    f"{median(spent):.0f} ({median(s * i for s, i in zip(spent, images, strict=True)):,.0f})"
+                    if spent else "-"
+                )  # fmt: skip
+            lines.append(f"| {model} | {interval} | {' | '.join(told)} |")
     return lines
 
 
@@ -120,6 +163,8 @@ def main() -> None:
     print("\n".join(table(records)))
     print("\n" + "\n".join(headline(records)))
     print("\n" + "\n".join(controls(records)))
+    print("\n" + "\n".join(prepared(records)))
+    print("\n" + "\n".join(parts(read(PARTS))))
 
 
 if __name__ == "__main__":

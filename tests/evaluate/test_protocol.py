@@ -24,6 +24,13 @@ def test_scores_survive_json() -> None:
     assert document["fingerprint"] == score(1.5, metric="x").fingerprint
 
 
+def test_a_record_keeps_six_digits_of_a_curve_and_all_of_a_value() -> None:
+    third, curve = 1 / 3, (1 / 3, 2e-9 / 3, 123456.789, 0.0)
+    told = Score(value=third, low=None, high=None, better="up", protocol={"metric": "x"}, curve=curve).as_json()
+    assert told["curve"] == [0.333333, 6.66667e-10, 123457.0, 0.0]
+    assert told["value"] == third
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_numbers_that_are_none_are_refused(value: float) -> None:
     with pytest.raises(ValueError, match=r"frechet_own.*not a finite number"):
