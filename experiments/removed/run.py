@@ -16,7 +16,8 @@ RESULTS = Path(__file__).parents[2] / "results"
 RECORDS, PARTS = RESULTS / "runs_recipes.jsonl", RESULTS / "runs_parts.jsonl"
 ROWS = {"paper": "the paper's", "best_cached": "best with cached calls", "best": "best"}
 CONTROLS = ROWS | {
-    "naive": "naive", "best_uniform": "best, uniform grid", "quantized_closed": "no cache, best's rounding and closed loop",
+    "naive": "naive", "best_uniform": "best, uniform grid",
+    "quantized_closed": "no cache, best's rounding and closed loop",
     "steps_20": "20 steps, the same", "steps_10": "10 steps, the same", "steps_5": "5 steps, the same",
 }  # fmt: skip
 HEAD = (
