@@ -34,7 +34,7 @@ def test_a_new_process_draws_cqs_very_images_with_every_bundle(bundles: Bundles)
     assert "simulated" in done.stderr
 
 
-@pytest.mark.parametrize("name", [*MODELS, QUANTIZED, *NO_NETWORK])
+@pytest.mark.parametrize("name", [*MODELS, QUANTIZED])
 def test_a_pipeline_is_bit_for_bit_its_own_when_the_acceleration_is_removed(name: str, bundles: Bundles) -> None:
     drawing = stock(name.partition("-")[0])
     network = getattr(drawing.pipeline, "unet", None) or drawing.pipeline.transformer
@@ -48,7 +48,7 @@ def test_a_pipeline_is_bit_for_bit_its_own_when_the_acceleration_is_removed(name
     assert torch.equal(images(drawing), before)
 
 
-@pytest.mark.parametrize("name", [*MODELS, QUANTIZED, *NO_NETWORK])
+@pytest.mark.parametrize("name", [*MODELS, QUANTIZED])
 def test_generations_in_a_row_are_fresh_ones_whatever_was_aborted_in_between(
     name: str, bundles: Bundles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
