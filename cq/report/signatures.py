@@ -66,6 +66,10 @@ CURVE = "latent_error_fp"
 # A fifth of the latents' norm is a change that is seen in the image (PSNR of some 25 dB on the bundled models). Error
 # grows along every cached trajectory: it is one group's fault where that group made more than half of it.
 JUMP, JUMP_SHARE = 0.2, 0.5
+MENDING = {
+    "correct_cache": "correct the map: correct@correct.cache=channel_affine",
+    "correct_output": "lead the prediction back: correct@correct.output=closed_loop",
+}
 
 
 def falls_at_a_step(record: RunRecord) -> Signature | None:
@@ -81,14 +85,13 @@ def falls_at_a_step(record: RunRecord) -> Signature | None:
     jump, peak = grown[worst], max(curve)
     if end - start < 2 or (math.isfinite(jump) and (jump < JUMP or jump < JUMP_SHARE * peak)):
         return None
-    corrected = record.choices.get("correct_cache") not in ("none", "", None)
+    off = [remedy for slot, remedy in MENDING.items() if record.choices.get(slot) in ("none", "", None)]
     return Signature(
         name="quality falls at a step",
         evidence=f"the error of the latents grows by {jump:.2f}, of {peak:.2f} in all, in calls {start} to {end - 1}",
         cause=f"{end - start} calls in a row stand on the map of call {start}: too many there.",
         remedy="Set a smaller budget.cache_interval, or a schedule with refreshes there (schedule=dps, "
-        "cost=sqrt_weighted_l1)"
-        + ("." if corrected else ", or correct the map: correct@correct.cache=channel_affine."),
+        f"cost=sqrt_weighted_l1){''.join(f', or {remedy}' for remedy in off)}.",
     )
 
 
