@@ -113,7 +113,8 @@ def parts(records: Sequence[RunRecord]) -> list[str]:
         runs[record.seed] = record
     lines = [f"| PSNR, dB, W8A8, N = 10 | {' | '.join(models)} |", f"|---|{'---|' * len(models)}"]
     for (_, label), found in sorted(rows.items()):
-        lines.append(f"| {label} | {' | '.join(_spread(found[model], PSNR, 1) for model in models)} |")
+        told = (_spread(found[model], PSNR, 1) if model in found else "-" for model in models)
+        lines.append(f"| {label} | {' | '.join(told)} |")
     return lines
 
 
