@@ -38,7 +38,7 @@ STYLE: Any = {
     "axes.spines.right": False,
     "axes.grid": False,
     "figure.dpi": 100,
-    "savefig.dpi": 128,
+    "savefig.dpi": 112,
 }
 MARGIN: Any = {"bbox_inches": "tight", "pad_inches": 0.12}  # of a file
 LABEL_WIDTH = 26  # characters in a line of a row's label
