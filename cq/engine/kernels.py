@@ -6,7 +6,6 @@ held less one half of their range, and what that leaves out is the sum of the in
 channel of ones, and a multiply-add. Legend: N batch, C channel, H W space, O output channel, G group.
 """
 
-import warnings
 from collections.abc import Mapping
 from functools import cache
 from math import prod
@@ -250,35 +249,11 @@ def _single_pixels(codes: Tensor, options: Mapping[str, Any]) -> bool:
 def to_codes(x: Tensor, scale: float, zero_point: int, bits: int, layout: torch.memory_format) -> Tensor:
     """uint8 codes of x, as `cq.quantize.affine.quantize` has them, bit for bit, and dense in that layout.
 
-    By torch's own operator where it has the same codes, up to 2^31 steps from 0. It is deprecated, but one pass, a
-    third of the time of those that take over where a torch is without it.
+    Adding `_ROUNDS` leaves no place behind the point, so the sum is rounded to the nearest integer, halves to even,
+    and its lowest byte is the code less the zero point: adding that wraps around as it should. Every pass is a vector
+    loop; from float to uint8 torch has none, which cost more than all of them.
     """
     x = x.float().contiguous(memory_format=layout)
-    if bits == HELD_BITS and _in_one_pass():
-        return torch.quantize_per_tensor(x, scale, zero_point, torch.quint8).int_repr()
-    return codes_in_passes(x, scale, zero_point, bits)
-
-
-def codes_in_passes(x: Tensor, scale: float, zero_point: int, bits: int) -> Tensor:
-    """`to_codes` of float32 x, as vector loops.
-
-    Adding `_ROUNDS` leaves no place behind the point, so the sum is rounded to the nearest integer, halves to even,
-    and its lowest byte is the code less the zero point: adding that wraps around as it should. From float to uint8
-    torch has no vector loop, which cost more than all of them.
-    """
     reciprocal = float(1.0 / torch.tensor(scale, dtype=torch.float32))
     rounded = x.mul(reciprocal).add_(_ROUNDS).clamp_(_ROUNDS - zero_point, _ROUNDS + 2**bits - 1 - zero_point)
     return rounded.view(torch.int32).to(torch.uint8).add_(zero_point)
-
-
-@cache
-def _in_one_pass() -> bool:
-    """Whether torch's operator is there and has these codes, halves and what is far off its range included."""
-    steps = torch.cat([torch.arange(-600, 600) / 2, torch.tensor([2e9, -2e9])])
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns once a process
-            one = torch.quantize_per_tensor(steps * 0.37, 0.37, 117, torch.quint8).int_repr()
-    except (AttributeError, RuntimeError):
-        return False
-    return torch.equal(one, codes_in_passes(steps * 0.37, 0.37, 117, HELD_BITS))

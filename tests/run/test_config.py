@@ -1,6 +1,7 @@
 """The one door through which components are built, and the numbers that several of them read."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import pytest
@@ -263,7 +264,9 @@ def test_a_value_that_its_field_does_not_take_is_refused(entry: str, value: Any,
         build({**BOUNDED, entry: value}, "part", Bounded)
 
 
-def test_bounds_let_through_what_they_hold_and_a_tilde_is_the_users_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/me")
+def test_bounds_let_through_what_they_hold_and_a_tilde_is_the_users_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     found = build({**BOUNDED, "count": 9, "shares": [0, 1], "names": None, "place": "~/x"}, "part", Bounded)
-    assert found == Bounded(count=9, shares=(0.0, 1.0), names=None, place="/home/me/x")
+    assert found == Bounded(count=9, shares=(0.0, 1.0), names=None, place=str(tmp_path / "x"))
