@@ -2,9 +2,11 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_origin
+
+from cq.run.apart import Apart, together
 
 SCHEMA = 2  # raised when the meaning of a field changes; 2: the configuration leaves nothing implicit
 
@@ -153,8 +155,8 @@ class RunRecord:
         return json.dumps(_plain(asdict(self)), sort_keys=False, allow_nan=False)
 
     @classmethod
-    def from_json(cls, line: str, protocol: Callable[[str], Mapping[str, Any]] | None = None) -> "RunRecord":
-        """The record in one line. protocol: of a fingerprint, for scores that name theirs without holding it.
+    def from_json(cls, line: str, apart: Apart | None = None) -> "RunRecord":
+        """The record in one line. apart: what it names, of a kind and a fingerprint, as `cq.run.apart.kept` has it.
 
         Raises ValueError on broken JSON and on unknown, missing or mistyped keys.
         """
@@ -180,7 +182,9 @@ class RunRecord:
         if isinstance(document["choices"], dict):  # those of before it was among them had no other
             document["choices"] = {**document["choices"], "engine": document["choices"].get("engine", "simulate")}
         if isinstance(document["scores"], dict):
-            document["scores"] = {name: _whole(score, protocol) for name, score in document["scores"].items()}
+            document["scores"] = {name: _whole(score, apart) for name, score in document["scores"].items()}
+        if isinstance(document["config"], dict) and apart is not None:
+            document["config"] = together(document["config"], apart)
         return cls(**document)
 
     def _check_type(self, name: str, expected: Any) -> None:
@@ -244,12 +248,12 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _whole(score: Any, protocol: Callable[[str], Mapping[str, Any]] | None) -> Any:
+def _whole(score: Any, apart: Apart | None) -> Any:
     """A score with its protocol, and with the names of non-finite numbers turned back into numbers."""
     if not isinstance(score, dict):
         return score
-    if protocol is not None and "protocol" not in score and "fingerprint" in score:
-        score = {**score, "protocol": protocol(score["fingerprint"])}
+    if apart is not None and "protocol" not in score and "fingerprint" in score:
+        score = {**score, "protocol": apart("protocols", score["fingerprint"])}
     back = {key: _number(score[key]) for key in ("value", "low", "high") if key in score}
     if isinstance(score.get("curve"), list):
         back["curve"] = [_number(item) for item in score["curve"]]

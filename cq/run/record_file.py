@@ -2,8 +2,8 @@
 
 One JSON object a line, sealed (`cq.run.sealed`): a changed byte and a lost, repeated or moved line are found when the
 file is read. A line counts once its newline is written. A last line without a newline was cut off when its writer was
-killed: it is kept where it is a whole record, and dropped with a warning where it is not. The protocols of the scores
-lie beside the file, each once (`cq.run.protocols`).
+killed: it is kept where it is a whole record, and dropped with a warning where it is not. The protocols of the scores and
+the longer groups of the configurations lie beside the file, each once (`cq.run.apart`).
 
 After an edit on purpose, or for a file of an earlier version: `cq-report --seal FILE...` seals the lines anew.
 """
@@ -17,13 +17,14 @@ from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 
+from cq.core.checksum import fingerprint_of
 from cq.core.failures import writing
 from cq.core.store import write_atomically
-from cq.run.protocols import ProtocolError, keep, kept
+from cq.run.apart import ApartError, keep, kept, parted
 from cq.run.record import EarlierLayoutError, RunRecord
 from cq.run.sealed import count_file, counted, is_torn, opened, seal, unsealed, write_count, write_line
 
-OWN_REMEDY = (EarlierLayoutError, ProtocolError)  # errors that sealing anew does not mend
+OWN_REMEDY = (EarlierLayoutError, ApartError)  # errors that sealing anew does not mend
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ def append(record: RunRecord, path: Path) -> None:
     The folder of `path` is made where it is missing. A torn last line is repaired first (see the module's rule).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = _apart(record, path.parent)  # the protocols first: a line is never without them
+    line = _apart(record, path.parent)  # what it names first: a line is never without it
     with writing(path), _locked(path) as count:
         written = counted(path)  # refused, where it is broken, before there is a line
         with path.open("a+b") as file:
@@ -47,16 +48,16 @@ def read(path: Path) -> list[RunRecord]:
     """Every record of a file, oldest first; the file is not changed.
 
     Raises FileNotFoundError where there is no file, and ValueError, with file and line, at a line that is no record,
-    was changed, or does not stand where it was written, where a protocol is missing, and where the last lines are gone.
+    was changed, or does not stand where it was written, where what it names is missing, and where the last lines are gone.
     A torn last line is left out with a warning.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such record file. Run an experiment first, or name another file.")
     written = counted(path)  # before the file: a line may be added in between
-    records, protocol = [], cache(partial(kept, path.parent))
+    records, apart = [], cache(partial(kept, path.parent))
     for number, line in enumerate(_lines(path)):
         try:
-            records.append(RunRecord.from_json(opened(line, number), protocol))
+            records.append(RunRecord.from_json(opened(line, number), apart))
         except OWN_REMEDY as error:
             raise ValueError(f"{path}, line {number + 1}: {error}") from error
         except ValueError as error:
@@ -78,15 +79,15 @@ def reseal(path: Path) -> int:
         raise FileNotFoundError(f"{path}: no such record file. Name one.")
     with writing(path), _locked(path) as count:
         documents = [unsealed(line) for line in _lines(path)]
-        protocol = cache(partial(kept, path.parent))
+        records, apart = [], cache(partial(kept, path.parent))
         for number, document in enumerate(documents, 1):
             try:
-                RunRecord.from_json(document, protocol)
+                records.append(RunRecord.from_json(document, apart))
             except OWN_REMEDY as error:
                 raise ValueError(f"{path}, line {number}: {error}") from error
             except ValueError as error:
                 raise ValueError(f"{path}, line {number}: {error} Mend or delete the line.") from error
-        lines = [seal(document, before) for before, document in enumerate(documents)]
+        lines = [seal(_apart(record, path.parent), before) for before, record in enumerate(records)]
         write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
         write_count(count, len(lines))
     return len(lines)
@@ -97,10 +98,14 @@ def _remedy(path: Path) -> str:
 
 
 def _apart(record: RunRecord, folder: Path) -> str:
-    """The record as one line of JSON whose scores name their protocols, which are kept in `folder`."""
+    """The record as one line of JSON; what many share it names, and that is kept in `folder`."""
     document = json.loads(record.to_json())
-    for score in document["scores"].values():
-        keep(folder, score["fingerprint"], score.pop("protocol"))
+    for name, score in document["scores"].items():
+        own = fingerprint_of(score["protocol"])
+        if score["fingerprint"] != own:
+            raise ValueError(f"scores[{name!r}]: its protocol is {own}, not {score['fingerprint']}. Name it by its own.")
+        keep(folder, "protocols", score.pop("protocol"))
+    document["config"] = parted(document["config"], folder)
     return json.dumps(document)
 
 

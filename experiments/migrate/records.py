@@ -6,7 +6,7 @@ What those runs left implicit is written out, and each record gets the name that
 * groups and slots that came later, with what every run had before there was a choice;
 * the seconds of making each artefact, where a record names artefacts that another run had made. Name all files that
   share a store together: of records from before it was kept, it is the longest that any of them spent;
-* protocols of scores, each once beside the record files.
+* protocols of scores and longer groups of configurations, each once beside the record files.
 
 Scores, images' digests, seeds, dates and commits stay. A record is believed where its old name fits its configuration;
 one whose own files or code counted in its name is refused. What is written already stays as it is.
@@ -17,13 +17,14 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cq.core.checksum import digest_of
 from cq.run.building import component_named
 from cq.run.ledger import IDENTITY
-from cq.run.protocols import kept
+from cq.run.apart import kept, together
 from cq.run.record import PREPARATION, SCHEMA, RunRecord
 from cq.run.record_file import append, read
 from cq.run.sealed import count_file, opened
@@ -141,7 +142,7 @@ def migrated(document: Mapping[str, Any], makers: Makers) -> dict[str, Any]:
 
 def migrate(paths: Sequence[Path]) -> None:
     """Write the files anew. Raises ValueError, and changes nothing, for a record that cannot be believed."""
-    documents = {path: [json.loads(line) for line in _opened(path)] for path in paths}
+    documents = {path: [_whole(json.loads(line), path.parent) for line in _opened(path)] for path in paths}
     makers = Makers([document for each in documents.values() for document in each])
     anew = {path: [migrated(document, makers) for document in each] for path, each in documents.items()}
     for path, each in anew.items():
@@ -149,13 +150,16 @@ def migrate(paths: Sequence[Path]) -> None:
         for file in (temporary, count_file(temporary)):
             file.unlink(missing_ok=True)
         for document in each:
-            protocol = lambda fingerprint, folder=path.parent: kept(folder, fingerprint)  # noqa: E731
-            append(RunRecord.from_json(json.dumps(document), protocol), temporary)
+            append(RunRecord.from_json(json.dumps(document), partial(kept, path.parent)), temporary)
         assert len(read(temporary)) == len(each)
         os.replace(count_file(temporary), count_file(path))
         os.replace(temporary, path)
         names = [{document["config_digest"] for document in found} for found in (documents[path], each)]
         print(f"{path}: {len(each)} records, {len(names[1] - names[0])} questions under a new name")
+
+
+def _whole(document: dict[str, Any], folder: Path) -> dict[str, Any]:
+    return {**document, "config": together(document["config"], partial(kept, folder))}
 
 
 def _opened(path: Path) -> Iterator[str]:

@@ -247,9 +247,27 @@ def test_a_record_without_its_protocol_is_refused(tmp_path: Path, old: str, new:
     assert len(read(path)) == 2
 
 
+def test_long_groups_of_a_configuration_are_kept_once_beside_the_file_and_joined_again(tmp_path: Path) -> None:
+    path = tmp_path / "runs.jsonl"
+    long = {"_target_": "cq.a.Long", **{f"key{index}": index for index in range(30)}}
+    runs = [record(seed=seed, config={"model": long, "seed": seed, "cache": {"_target_": "b"}}) for seed in (0, 1)]
+    for run in runs:
+        append(run, path)
+    assert read(path) == runs
+    (file,) = (tmp_path / "configs").iterdir()
+    assert "key7" not in path.read_text()
+    assert '"cache": {"_target_": "b"}' in path.read_text()
+    text = path.read_text()
+    assert reseal(path) == 2
+    assert path.read_text() == text
+    file.write_text(file.read_text().replace("29", "28"))
+    with pytest.raises(ValueError, match=r"line 1: its configuration names the group .* was changed after"):
+        read(path)
+
+
 def test_a_protocol_under_a_wrong_name_is_not_written(tmp_path: Path) -> None:
     wrong = {"a": {**score(1.0), "fingerprint": score(1.0, guidance=3.0)["fingerprint"]}}
-    with pytest.raises(ValueError, match="Name a protocol by its own"):
+    with pytest.raises(ValueError, match="Name it by its own"):
         append(record(scores=wrong), tmp_path / "runs.jsonl")
     assert not (tmp_path / "runs.jsonl").exists()
 

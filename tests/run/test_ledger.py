@@ -57,7 +57,8 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Components]:
 
 
 def copy_records(records: Path, to: Path) -> None:
-    shutil.copytree(records.parent / "protocols", to.parent / "protocols")
+    for kind in ("protocols", "configs"):
+        shutil.copytree(records.parent / kind, to.parent / kind)
     shutil.copy(records, to)
 
 
