@@ -7,7 +7,7 @@ what is of no table of its own.
 import argparse
 import logging
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -87,10 +87,18 @@ def _write(options: argparse.Namespace) -> None:
         print(written(rendered.files))
         shown |= set(rendered.strips)
     if options.prune:
-        strips = {Path(record.thumbnails) for record in records if record.thumbnails}
-        for path in sorted(path for path in strips - shown if path.is_file()):
+        for path in _unshown(files, shown):
             path.unlink()
             print(f"deleted {path}")
+
+
+def _unshown(files: Sequence[Path], shown: Collection[Path]) -> Iterator[Path]:
+    """The strips beside the record files that neither a figure shows nor another file of records names."""
+    for folder in sorted({path.parent for path in files}):
+        others = "".join(path.read_text() for path in folder.glob("*.jsonl") if path not in files)
+        for path in sorted((folder / "thumbnails").glob("*.png")):
+            if path not in shown and path.name not in others:
+                yield path
 
 
 def found_here(tables: Sequence[str]) -> list[Path]:

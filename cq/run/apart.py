@@ -1,7 +1,7 @@
 """What many records share, beside the record files, each once: FOLDER/KIND/FINGERPRINT.json.
 
-A record's line names the protocols of its scores, and the longer groups of its configuration, by their fingerprints, which
-their content must have: neither can be changed unseen.
+A record's line names the protocols of its scores and the longer groups of its configuration by their fingerprints,
+which their content must have: neither can be changed unseen.
 """
 
 import json
@@ -54,7 +54,8 @@ def kept(folder: Path, kind: Kind, fingerprint: str) -> Mapping[str, Any]:
 
 def parted(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """A configuration whose longer groups are kept in `folder` and named."""
-    long = [group for group, content in config.items() if isinstance(content, dict) and len(json.dumps(content)) > _LONG]
+    groups = [group for group, content in config.items() if isinstance(content, dict)]
+    long = [group for group in groups if len(json.dumps(config[group])) > _LONG]
     return {**config, **{group: {_NAMED: keep(folder, "configs", config[group])} for group in long}}
 
 

@@ -2,8 +2,8 @@
 
 One JSON object a line, sealed (`cq.run.sealed`): a changed byte and a lost, repeated or moved line are found when the
 file is read. A line counts once its newline is written. A last line without a newline was cut off when its writer was
-killed: it is kept where it is a whole record, and dropped with a warning where it is not. The protocols of the scores and
-the longer groups of the configurations lie beside the file, each once (`cq.run.apart`).
+killed: it is kept where it is a whole record, and dropped with a warning where it is not. The protocols of the scores
+and the longer groups of the configurations lie beside the file, each once (`cq.run.apart`).
 
 After an edit on purpose, or for a file of an earlier version: `cq-report --seal FILE...` seals the lines anew.
 """
@@ -48,7 +48,7 @@ def read(path: Path) -> list[RunRecord]:
     """Every record of a file, oldest first; the file is not changed.
 
     Raises FileNotFoundError where there is no file, and ValueError, with file and line, at a line that is no record,
-    was changed, or does not stand where it was written, where what it names is missing, and where the last lines are gone.
+    was changed, or does not stand where it was written, where what it names is missing, and where last lines are gone.
     A torn last line is left out with a warning.
     """
     if not path.exists():
@@ -103,7 +103,7 @@ def _apart(record: RunRecord, folder: Path) -> str:
     for name, score in document["scores"].items():
         own = fingerprint_of(score["protocol"])
         if score["fingerprint"] != own:
-            raise ValueError(f"scores[{name!r}]: its protocol is {own}, not {score['fingerprint']}. Name it by its own.")
+            raise ValueError(f"scores[{name!r}]: its protocol is {own}, not {score['fingerprint']}. Name its own.")
         keep(folder, "protocols", score.pop("protocol"))
     document["config"] = parted(document["config"], folder)
     return json.dumps(document)

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from cq.core.checksum import digest_of
+from cq.run.apart import kept, together
 from cq.run.building import component_named
 from cq.run.ledger import IDENTITY
-from cq.run.apart import kept, together
 from cq.run.record import PREPARATION, SCHEMA, RunRecord
 from cq.run.record_file import append, read
 from cq.run.sealed import count_file, opened

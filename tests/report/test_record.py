@@ -267,7 +267,7 @@ def test_long_groups_of_a_configuration_are_kept_once_beside_the_file_and_joined
 
 def test_a_protocol_under_a_wrong_name_is_not_written(tmp_path: Path) -> None:
     wrong = {"a": {**score(1.0), "fingerprint": score(1.0, guidance=3.0)["fingerprint"]}}
-    with pytest.raises(ValueError, match="Name it by its own"):
+    with pytest.raises(ValueError, match="Name its own"):
         append(record(scores=wrong), tmp_path / "runs.jsonl")
     assert not (tmp_path / "runs.jsonl").exists()
 

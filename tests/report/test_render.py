@@ -123,17 +123,18 @@ def test_strips_that_no_figure_shows_are_pruned(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(runs.parent / "thumbnails", "runs/thumbnails")
-    shutil.copy("runs/thumbnails/0.png", "runs/thumbnails/elsewhere.png")  # of no record
-    shutil.copy("runs/thumbnails/0.png", "runs/thumbnails/second.png")
+    for name in ("of_no_record", "elsewhere", "second"):
+        shutil.copy("runs/thumbnails/0.png", f"runs/thumbnails/{name}.png")
     for run in read(runs):
         append(run if run.seed == 0 else replace(run, thumbnails="thumbnails/second.png"), Path("runs/records.jsonl"))
+    append(replace(read(runs)[0], thumbnails="thumbnails/elsewhere.png"), Path("runs/others.jsonl"))
     before = {path.name for path in Path("runs/thumbnails").iterdir()}
     for wrong in (["table5"], ["--all", "--no-figures"], ["--all", "--records", "runs/records.jsonl"]):
         with pytest.raises(SystemExit):
             main([*wrong, "--prune"])
     assert main(["--all", "--prune"]) == 0
     assert "deleted runs/thumbnails/second.png\n" in capsys.readouterr().out
-    assert {path.name for path in Path("runs/thumbnails").iterdir()} == before - {"second.png"}
+    assert {path.name for path in Path("runs/thumbnails").iterdir()} == before - {"second.png", "of_no_record.png"}
 
 
 def test_records_without_figures_still_give_tables(tmp_path: Path) -> None:
