@@ -77,7 +77,7 @@ class Trials:
         return torch.cat([each.x_NCHW.cpu() for each in batches])
 
     def _started(self, denoiser: Denoiser, acceleration: Acceleration, first: int, count: int) -> list[Trajectory]:
-        size = self.along.batch_size if self.along else self.run.parts.calibrate.batch_size
+        size = self.run.parts.calibrate.batch_size
         seeds = image_seeds("tuning", run_seed=self.run.parts.run_seed, count=first + count)[first:]
         return [
             self.run.loops.started(denoiser, seeds[start : start + size], acceleration)
