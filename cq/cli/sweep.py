@@ -56,9 +56,11 @@ class Cell:
 def seconds_left(cells: Sequence[Cell], now: float) -> float | None:
     """Until the last cell ends, from the seconds of those that are done; before, from the plan; None without either.
 
-    As many will run side by side as do now. Cells are worth their planned seconds, or each the same.
+    As many will run side by side as do now. Cells are worth their planned seconds, or each the same. A plan weighs as
+    much as one cell of the mean that kept to it, so that a first small cell that was late says little of the others.
     """
-    planned = all(cell.planned is not None for cell in cells if cell.status != "recorded")
+    asked = [cell for cell in cells if cell.status != "recorded"]
+    planned = all(cell.planned is not None for cell in asked)
 
     def worth(cell: Cell) -> float:
         return cell.planned or 0.0 if planned else 1.0
@@ -67,7 +69,8 @@ def seconds_left(cells: Sequence[Cell], now: float) -> float | None:
     measured, of = sum(cell.seconds for cell in done), sum(map(worth, done))
     if not of and not planned:
         return None
-    pace = measured / of if of else 1.0
+    kept = sum(map(worth, asked)) / len(asked) if planned and asked else 0.0
+    pace = (measured + kept) / (of + kept) if of + kept else 1.0
     running = [cell for cell in cells if cell.status == "running"]
     left = sum(pace * worth(cell) for cell in cells if cell.status == "waiting")
     left += sum(max(0.0, pace * worth(cell) - (now - cell.began)) for cell in running)
