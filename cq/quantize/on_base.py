@@ -21,11 +21,11 @@ class OnBase:
     base: PTQ
 
     def check_layers(self, names: frozenset[str]) -> None:
-        """Raise ValueError for a pattern of the base's `exclude` that no layer has."""
+        """Raise ValueError for a pattern of the base's that no layer has."""
         try:
             self.base.check_layers(names)
         except ValueError as error:
-            raise ValueError(str(error).replace("quantize.exclude", "quantize.base.exclude")) from error
+            raise ValueError(str(error).replace("quantize.", "quantize.base.", 1)) from error
 
     @property
     def num_samples(self) -> int:

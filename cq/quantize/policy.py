@@ -115,12 +115,12 @@ def refuse_all(exclude: Collection[str], names: Collection[str]) -> None:
         )
 
 
-def refuse_unused(patterns: Collection[str], names: Collection[str]) -> None:
-    """Raise ValueError where `patterns`, those of quantize.exclude that match none of `names`, is not empty."""
+def refuse_unused(patterns: Collection[str], names: Collection[str], key: str = "exclude") -> None:
+    """Raise ValueError where `patterns`, those of quantize.KEY that match none of `names`, is not empty."""
     if patterns:
         near = get_close_matches(min(patterns).strip("*"), sorted(names), n=1, cutoff=0.0)
         raise ValueError(
-            f"quantize.exclude={sorted(patterns)}: no layer has such a name. Patterns match whole names, such as "
+            f"quantize.{key}={sorted(patterns)}: no layer has such a name. Patterns match whole names, such as "
             f"{near[0] if near else 'conv_in'!r}; * stands for any text."
         )
 

@@ -85,8 +85,8 @@ def columns_of(records: Sequence[RunRecord]) -> list[Column]:
                 f"{key}: rows {first[key].label!r} (seed {first[key].seed}) and {record.label!r} (seed {record.seed}) "
                 f"of {record.table!r} were not measured alike, so they cannot share a column. They differ in "
                 f"{'; '.join(differing) or 'the fingerprint or direction, though not in a named field'}. "
-                "Run both under one protocol, the one from before a metric changed again with force=true, or give one of them "
-                "another table."
+                "Run both under one protocol (again, with force=true, if a metric has changed in between), or give one "
+                "of them another table."
             )
     columns = [
         Column(key=key, better=score["better"], fingerprint=score["fingerprint"], protocol=score["protocol"])

@@ -1,0 +1,106 @@
+"""Which layers bear few bits: what rounding each alone does to the prediction, and widths within a mean of bits.
+
+The mean is over products, as bit operations count them, so that it is a budget of BOPs beside any number of refreshes.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from cq.core.denoiser import Denoiser, DenoiserOutput, GuidedDenoiser
+from cq.quantize.affine import round_to_grid
+from cq.quantize.layers import choose_weight_qparams
+from cq.quantize.observers import Observer
+
+MEASURED_BITS = 4
+FALL = 4.0  # one bit more halves a grid's step, and its squared error falls to a quarter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listening:
+    """A denoiser that keeps what it is asked at `calls`: state, call, timestep and condition."""
+
+    denoiser: Denoiser
+    calls: frozenset[int]
+    asked: list[tuple[Tensor, int, Tensor, Tensor | None]] = field(default_factory=list)
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        return self.denoiser.sites
+
+    def __call__(
+        self, x_NCHW: Tensor, *, call: int, timestep: Tensor, cond: Tensor | None, reuse: Mapping[str, Tensor]
+    ) -> DenoiserOutput:
+        if call in self.calls:
+            self.asked.append((x_NCHW.clone(), call, timestep, cond))
+        return self.denoiser(x_NCHW, call=call, timestep=timestep, cond=cond, reuse=reuse)
+
+
+@torch.no_grad()
+def sensitivities(
+    denoiser: GuidedDenoiser, asked: Iterable[tuple[Tensor, int, Tensor, Tensor | None]], observer: Observer
+) -> dict[str, float]:
+    """Layer to the relative squared change of the prediction where its weights alone have 4 bits, rounded to nearest.
+
+    asked: full calls, as `Listening` keeps them; the mean is over them. The first and the last layer are left out:
+    they have widths of their own. Weights are exchanged in place and put back.
+    """
+    backbone, edges = denoiser.network.backbone, denoiser.network.edges()
+    layers = {
+        name: layer
+        for name, layer in backbone.named_modules()
+        if isinstance(layer, nn.Conv2d | nn.Linear) and name not in edges
+    }
+    asked = list(asked)
+
+    def predictions() -> list[Tensor]:
+        return [
+            denoiser(x_NCHW, call=call, timestep=timestep, cond=cond, reuse={}).eps_NCHW.double()
+            for x_NCHW, call, timestep, cond in asked
+        ]
+
+    full = predictions()
+    found = {}
+    for name, layer in layers.items():
+        whole = layer.weight.detach().clone()
+        scale, zero_point = choose_weight_qparams(whole.cpu(), MEASURED_BITS, observer)
+        shape = (-1, *[1] * (whole.dim() - 1))
+        try:
+            layer.weight.copy_(round_to_grid(whole.cpu(), scale.view(shape), zero_point.view(shape), MEASURED_BITS))
+            changes = [
+                float((ours - theirs).square().sum() / theirs.square().sum())
+                for ours, theirs in zip(predictions(), full, strict=True)
+            ]
+        finally:
+            layer.weight.copy_(whole)
+        found[name] = sum(changes) / len(changes)
+    return found
+
+
+def widths_within(
+    change: Mapping[str, float], macs: Mapping[str, int], *, mean_bits: float, lowest: int = 2, highest: int = 8
+) -> dict[str, int]:
+    """Layer to bits: the least sum of changes of all widths whose mean over products is theirs, at most `mean_bits`.
+
+    change: as of `sensitivities`; a bit more leaves a quarter of it. Bits are given one by one to the layer that gains
+    most a product, which is the optimum of every mean on the way, since gains only fall. Raises ValueError where even
+    `lowest` is too much.
+    """
+    if mean_bits < lowest:
+        raise ValueError(f"mean_bits={mean_bits}: less than lowest={lowest}. Ask for more bits.")
+    bits = dict.fromkeys(change, lowest)
+    left = (mean_bits - lowest) * sum(macs[name] for name in change)
+
+    def gain(name: str) -> float:
+        now = change[name] * FALL ** (MEASURED_BITS - bits[name])
+        return (now - now / FALL) / macs[name]
+
+    while growing := [name for name in change if bits[name] < highest]:
+        name = max(growing, key=gain)
+        if macs[name] > left:
+            break
+        bits[name] += 1
+        left -= macs[name]
+    return bits
