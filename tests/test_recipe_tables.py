@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cq.run.record_file import read
-from experiments.removed.run import PARTS, RECORDS, cells, controls, headline, parts, prepared, table
+from experiments.recipes.run import PARTS, RECORDS, cells, controls, headline, parts, prepared, table
 
 ROOT = Path(__file__).parents[1]
 

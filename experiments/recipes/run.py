@@ -1,4 +1,4 @@
-"""How much of naive's error a recipe removes, from the records of `recipes`. Usage: python experiments/removed/run.py
+"""How much of naive's error a recipe removes, from the records of `recipes`. Usage: python experiments/recipes/run.py
 
 Removed is 1 - rel(row) / rel(naive), rel the relative latent error against full precision, mean over images and over
 run seeds, each with a fit of its own. A mean is moved by the few images that become other ones: the median and the
