@@ -12,6 +12,7 @@ import argparse
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatch
+from statistics import mean, stdev
 from typing import NamedTuple
 
 from cq.evaluate.efficiency import call_macs
@@ -21,6 +22,7 @@ from cq.run.components import Components
 from cq.run.compose import composed, composing
 from cq.run.context import Run
 from cq.run.ledger import execute
+from cq.run.record import RunRecord, latest
 
 log = logging.getLogger("widths")
 
@@ -108,6 +110,24 @@ def shared(model: str, layers: Layers) -> Iterator[Row]:
             yield Row(name, f"{label}, W{bits:.0f}A8", int(bits), {}, best)
         if bits < 8:
             yield Row(f"{name}_mixed", f"{label}, mixed, {bits:g} bits in the mean", 8, layers.mixed(bits), best)
+
+
+def table(records: Sequence[RunRecord]) -> list[str]:
+    """In Markdown: PSNR by row, a column a model; mean and standard deviation over seeds, where there are several."""
+    models = sorted({record.model["name"] for record in records})
+    found: dict[str, dict[str, list[float]]] = {}
+    for record in latest(records):
+        cell = found.setdefault(record.label.partition(": ")[2], {}).setdefault(record.model["name"], [])
+        cell.append(record.scores["psnr_fp_db"]["value"])
+    lines = [f"| PSNR, dB, against full precision | {' | '.join(models)} |", f"|---|{'---|' * len(models)}"]
+    for label, cells in found.items():
+        told = [
+            f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+            if (values := cells.get(model)) else "-"
+            for model in models
+        ]  # fmt: skip
+        lines.append(f"| {label} | {' | '.join(told)} |")
+    return lines
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
