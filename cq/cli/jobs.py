@@ -35,16 +35,36 @@ class Job:
 def jobs_of(table: str, overrides: Sequence[str], *, grid: bool = False) -> list[Job]:
     """Every row of the table times the grid of the overrides; equal questions once. grid: that of its file, too.
 
-    Raises ValueError for a key that no row has.
+    An override of what tells the file's grids apart, as model=dit_mini, takes those of that value. Raises ValueError
+    for a key that no row has.
     """
     found = read_table(table)
     given = {override.partition("=")[0] for override in overrides}
     jobs: dict[tuple[str, str], Job] = {}
-    for own in found.grids if grid else ({},):
+    for own, theirs in _meant(found.grids, overrides) if grid else [({}, overrides)]:
         asked = [f"{key}={values}" for key, values in own.items() if key not in given]
-        for job in _product(table, found.rows, [*overrides, *asked]):
+        for job in _product(table, found.rows, [*theirs, *asked]):
             jobs.setdefault((experiment_of(job.config), config_digest(job.config)), job)
     return list(jobs.values())
+
+
+def _meant(grids: Sequence[Mapping[str, str]], overrides: Sequence[str]) -> list[tuple[Mapping[str, str], list[str]]]:
+    """Each grid with the overrides for it: of a key whose values tell the grids apart, those that it has."""
+    meant = [(grid, list(overrides)) for grid in grids]
+    for override in overrides:
+        key, _, values = override.partition("=")
+        if len(meant) < 2 or not all(key in grid for grid, _ in meant):
+            continue
+        found = [grid[key].split(",") for grid, _ in meant]
+        if sum(map(len, found)) != len(set().union(*found)) or not set(values.split(",")) <= set().union(*found):
+            continue
+        asked = [[value for value in values.split(",") if value in own] for own in found]
+        meant = [
+            (grid, [f"{key}={','.join(own)}" if each == override else each for each in given])
+            for (grid, given), own in zip(meant, asked, strict=True)
+            if own
+        ]
+    return meant
 
 
 def _product(table: str, rows: Mapping[str, Mapping[str, Any]], overrides: Sequence[str]) -> list[Job]:

@@ -1,9 +1,10 @@
 """Fill a table: `cq-table TABLE [--grid] [--plan] [overrides]` runs every row of conf/table/TABLE.yaml, then reports.
 
 Overrides are Hydra's; comma lists span a grid, as in `budget.cache_interval=5,10,20 seed=0,1,2`. With --grid it is the
-one that stands in the file, where the overrides do not say otherwise. Runs that are recorded already are not run again,
-so the same command goes on after an interruption. A run that fails keeps its row and the others go on, unless
-fail_fast=true says otherwise. With --plan nothing is run: it says what the rows will take, in hours, memory and disk.
+one that stands in the file, where the overrides do not say otherwise; `--grid model=dit_mini` takes that model's part.
+Runs that are recorded already are not run again, so the same command goes on after an interruption. A run that fails
+keeps its row and the others go on, unless fail_fast=true says otherwise. With --plan nothing is run: it says what the
+rows will take, in hours, memory and disk.
 """
 
 import logging

@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 import cq.run.pipeline
-from cq.cli.jobs import jobs_of
+from cq.cli.jobs import _meant, jobs_of
 from cq.cli.table import Known, fill, main
 from cq.run import tables
 from cq.run.components import Components
@@ -223,6 +223,14 @@ def test_the_grid_of_the_file_is_asked_where_the_command_line_says_nothing_else(
     first = [(row, interval, seed) for seed in (0, 1) for row in ROWS[1:] for interval in (2, 5)]
     assert asked() == [*first, ("cache_uniform", 5, 2), ("cache_dps", 5, 2)]
     assert asked("seed=7", "budget.cache_interval=3") == [("cache_uniform", 3, 7), ("cache_dps", 3, 7)]
+
+
+def test_an_override_of_what_tells_the_grids_apart_takes_those_that_have_it() -> None:
+    grids = [{"model": "a", "seed": "0,1"}, {"model": "b", "seed": "0,1"}, {"model": "c,d", "seed": "0,1"}]
+    assert _meant(grids, ["model=b", "x=1"]) == [(grids[1], ["model=b", "x=1"])]
+    assert _meant(grids, ["model=d,a"]) == [(grids[0], ["model=a"]), (grids[2], ["model=d"])]
+    every = ["seed=1", "model=e"]  # which do not: all of them are asked so
+    assert _meant(grids, every) == [(grid, every) for grid in grids]
 
 
 @pytest.mark.parametrize(
