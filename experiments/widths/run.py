@@ -1,8 +1,8 @@
-"""Which layers bear few bits: python experiments/widths/run.py MODEL [--seeds 0 1 2] [--budget] [OVERRIDE...]
+"""Which layers bear few bits: python experiments/widths/run.py MODEL [--seeds 0 1 2] [--mixed | --budget] [OVERRIDE...]
 
-W4A8 by kind of layer (the weights of one kind at 4 bits, all others at 8), then mixed widths by measured sensitivity
-beside one width for all, rounded by gptq, without a cache. With --budget instead: bits and refreshes in one budget of
-BOPs, the recipe `best` at N = 10 and 8 bits against more refreshes of fewer bits, one width for all and mixed.
+W4A8 by kind of layer: the weights of one kind at 4 bits, all others at 8, rounded by gptq, without a cache. With
+--mixed instead widths by measured sensitivity beside one width for all. With --budget bits and refreshes in one budget
+of BOPs: the recipe `best` at N = 10 and 8 bits against more refreshes of fewer bits, one width for all and mixed.
 
 Runs like any other, recorded in results/runs_widths.jsonl: what is there is not run again. Sensitivities are measured
 on calibration seeds. `cq-report widths` writes the table.
@@ -87,7 +87,7 @@ class Layers:
 
 
 def kinds(model: str, layers: Layers) -> Iterator[Row]:
-    """What 4 bits cost by kind, and one width for all beside mixed ones."""
+    """What 4 bits cost by kind."""
     short = model.partition("_")[0]
     yield Row(f"{short}_w8", f"{short}: W8A8", 8, {})
     for kind, patterns in KINDS.items():
@@ -95,6 +95,12 @@ def kinds(model: str, layers: Layers) -> Iterator[Row]:
         if held:
             name = f"{short}_{kind.replace('-', ' ').replace(' ', '_')}"
             yield Row(name, f"{short}: {kind} at 4 bits", 8, dict.fromkeys(held, 4))
+    yield Row(f"{short}_w4", f"{short}: W4A8", 4, {})
+
+
+def mixed(model: str, layers: Layers) -> Iterator[Row]:
+    """One width for all, and widths of the same mean."""
+    short = model.partition("_")[0]
     for bits in MEANS:
         yield Row(f"{short}_w{bits}", f"{short}: W{bits}A8", bits, {})
         yield Row(f"{short}_mixed_{bits}", f"{short}: mixed, {bits} bits in the mean", 8, layers.mixed(bits))
@@ -134,13 +140,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=MODELS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--budget", action="store_true", help="bits and refreshes in one budget")
+    asked = parser.add_mutually_exclusive_group()
+    asked.add_argument("--mixed", dest="rows", action="store_const", const=mixed, help="widths by sensitivity")
+    asked.add_argument("--budget", dest="rows", action="store_const", const=shared, help="bits and refreshes")
     options, given = parser.parse_known_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for seed in options.seeds:
         common = (*MODELS[options.model], *COMMON, *PLACE, f"seed={seed}", *given)
         layers = Layers(common)
-        rows = list((shared if options.budget else kinds)(options.model, layers))
+        rows = list((options.rows or kinds)(options.model, layers))
         for index, row in enumerate(rows, 1):
             own = list(row.more)  # a recipe before what it would set
             overrides = [*own, *common, *(each for each in row.overrides() if each not in own)]
