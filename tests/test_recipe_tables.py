@@ -1,16 +1,29 @@
-"""The share of naive's error that a recipe removes, as the pages quote it."""
+"""What recipes remove and are worth, as the pages quote it."""
 
 from pathlib import Path
 
 from cq.run.record_file import read
-from experiments.recipes.run import PARTS, RECORDS, cells, controls, headline, parts, prepared, table
+from experiments.recipes.run import (
+    PARTS,
+    RECORDS,
+    SCHEDULES,
+    cells,
+    controls,
+    headline,
+    parts,
+    prepared,
+    schedules,
+    table,
+)
+from experiments.widths import run as widths
 
 ROOT = Path(__file__).parents[1]
 
 
 def test_the_tables_of_the_pages_are_what_the_script_prints() -> None:
     records, page = read(RECORDS), (ROOT / "results/README.md").read_text()
-    for told in (table(records), controls(records), prepared(records), parts(read(PARTS))):
+    others = (parts(read(PARTS)), schedules(read(SCHEDULES)), widths.table(read(ROOT / "results/runs_widths.jsonl")))
+    for told in (table(records), controls(records), prepared(records), *others):
         assert "\n".join(told) in page
     assert "\n".join(headline(records)) in (ROOT / "README.md").read_text()
 

@@ -13,7 +13,7 @@ from cq.run.record import PREPARATION, RunRecord
 from cq.run.record_file import read
 
 RESULTS = Path(__file__).parents[2] / "results"
-RECORDS, PARTS = RESULTS / "runs_recipes.jsonl", RESULTS / "runs_parts.jsonl"
+RECORDS, PARTS, SCHEDULES = (RESULTS / f"runs_{table}.jsonl" for table in ("recipes", "parts", "schedules_best"))
 ROWS = {"paper": "the paper's", "best_cached": "best with cached calls", "best": "best"}
 CONTROLS = ROWS | {
     "naive": "naive", "best_uniform": "best, uniform grid",
@@ -118,6 +118,21 @@ def parts(records: Sequence[RunRecord]) -> list[str]:
     return lines
 
 
+def schedules(records: Sequence[RunRecord]) -> list[str]:
+    """Latent error and PSNR of `best` on the uniform grid and on its own schedule, all else the same."""
+    lines = [
+        "| model | N | seeds | uniform grid: latent error | PSNR, dB | best's schedule: latent error | PSNR, dB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (model, interval, _), rows in sorted(cells(records).items()):
+        both = [rows["uniform"], rows["best"]]
+        same = all(run.schedule == rows["best"][seed].schedule for seed, run in rows["uniform"].items())
+        told = [" | ".join((_spread(runs, ERROR, 4), _spread(runs, PSNR, 1))) for runs in both]
+        told[1] = "the same | the same" if same else told[1]
+        lines.append(f"| {model} | {interval} | {len(both[0])} | {' | '.join(told)} |")
+    return lines
+
+
 def prepared(records: Sequence[RunRecord]) -> list[str]:
     """What a recipe costs before its first image at W8A8: seconds, and how many full calls of one image they are."""
     calls = {
@@ -167,6 +182,7 @@ def main() -> None:
     print("\n" + "\n".join(controls(records)))
     print("\n" + "\n".join(prepared(records)))
     print("\n" + "\n".join(parts(read(PARTS))))
+    print("\n" + "\n".join(schedules(read(SCHEDULES))))
 
 
 if __name__ == "__main__":
