@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from cq.core.denoiser import Denoiser, DenoiserOutput, GuidedDenoiser
+from cq.core.denoiser import CutNetwork, Denoiser, DenoiserOutput, GuidedDenoiser
 from cq.quantize.affine import round_to_grid
 from cq.quantize.layers import choose_weight_qparams
 from cq.quantize.observers import Observer
@@ -38,21 +38,23 @@ class Listening:
         return self.denoiser(x_NCHW, call=call, timestep=timestep, cond=cond, reuse=reuse)
 
 
+def inner_layers(network: CutNetwork) -> dict[str, nn.Conv2d | nn.Linear]:
+    """By name; without the first and the last one, which have widths of their own."""
+    return {
+        name: layer
+        for name, layer in network.backbone.named_modules()
+        if isinstance(layer, nn.Conv2d | nn.Linear) and name not in network.edges()
+    }
+
+
 @torch.no_grad()
 def sensitivities(
     denoiser: GuidedDenoiser, asked: Iterable[tuple[Tensor, int, Tensor, Tensor | None]], observer: Observer
 ) -> dict[str, float]:
     """Layer to the relative squared change of the prediction where its weights alone have 4 bits, rounded to nearest.
 
-    asked: full calls, as `Listening` keeps them; the mean is over them. The first and the last layer are left out:
-    they have widths of their own. Weights are exchanged in place and put back.
+    asked: full calls, as `Listening` keeps them; the mean is over them. Weights are exchanged in place and put back.
     """
-    backbone, edges = denoiser.network.backbone, denoiser.network.edges()
-    layers = {
-        name: layer
-        for name, layer in backbone.named_modules()
-        if isinstance(layer, nn.Conv2d | nn.Linear) and name not in edges
-    }
     asked = list(asked)
 
     def predictions() -> list[Tensor]:
@@ -63,7 +65,7 @@ def sensitivities(
 
     full = predictions()
     found = {}
-    for name, layer in layers.items():
+    for name, layer in inner_layers(denoiser.network).items():
         whole = layer.weight.detach().clone()
         scale, zero_point = choose_weight_qparams(whole.cpu(), MEASURED_BITS, observer)
         shape = (-1, *[1] * (whole.dim() - 1))

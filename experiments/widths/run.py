@@ -12,12 +12,15 @@ import argparse
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatch
+from functools import cached_property
 from statistics import mean, stdev
 from typing import NamedTuple
 
+from torch import Tensor
+
 from cq.evaluate.efficiency import call_macs
 from cq.quantize.observers import ErrorSearch
-from cq.quantize.widths import Listening, sensitivities, widths_within
+from cq.quantize.widths import Listening, inner_layers, sensitivities, widths_within
 from cq.run.components import Components
 from cq.run.compose import composed, composing
 from cq.run.context import Run
@@ -68,22 +71,34 @@ class Layers:
 
     def __init__(self, overrides: Sequence[str]) -> None:
         with composing():
-            run = Run(Components.of(composed(overrides)[0]))
-        model, calls = run.model, run.num_calls
-        listening = Listening(
-            denoiser=model.denoiser, calls=frozenset(calls * each // CALLS for each in range(CALLS))
-        )  # fmt: skip
+            self._run = Run(Components.of(composed(overrides)[0]))
+
+    def named(self, pattern: str) -> bool:
+        """Whether a layer has such a name."""
+        return any(fnmatch(name, pattern) for name in inner_layers(self._run.model.denoiser.network))
+
+    @cached_property
+    def _asked(self) -> list[tuple[Tensor, int, Tensor, Tensor | None]]:
+        run, calls = self._run, self._run.num_calls
+        at = frozenset(calls * each // CALLS for each in range(CALLS))
+        listening = Listening(denoiser=run.model.denoiser, calls=at)
         for _ in run.loops.one(listening, run.loops.seeds(IMAGES), run.unaccelerated):
             pass
-        self.change = sensitivities(model.denoiser, listening.asked, ErrorSearch(power=2.4, candidates=40, step=0.02))
-        cond = listening.asked[0][3]
-        self.macs, _ = call_macs(
-            model.denoiser.network, latent_shape=model.component.latent_shape,
-            cond=None if cond is None else cond[:1], sites=(),
-        )  # fmt: skip
+        return listening.asked
+
+    @cached_property
+    def _change(self) -> dict[str, float]:
+        observer = ErrorSearch(power=2.4, candidates=40, step=0.02)
+        return sensitivities(self._run.model.denoiser, self._asked, observer)
 
     def mixed(self, mean_bits: float) -> dict[str, int]:
-        return widths_within(self.change, self.macs, mean_bits=mean_bits)
+        """Widths of that mean."""
+        model, cond = self._run.model, self._asked[0][3]
+        macs, _ = call_macs(
+            model.denoiser.network, latent_shape=model.component.latent_shape,
+            cond=None if cond is None else cond[:1], sites=model.denoiser.sites,
+        )  # fmt: skip
+        return widths_within(self._change, macs, mean_bits=mean_bits)
 
 
 def kinds(model: str, layers: Layers) -> Iterator[Row]:
@@ -91,7 +106,7 @@ def kinds(model: str, layers: Layers) -> Iterator[Row]:
     short = model.partition("_")[0]
     yield Row(f"{short}_w8", f"{short}: W8A8", 8, {})
     for kind, patterns in KINDS.items():
-        held = [each for each in patterns if any(fnmatch(name, each) for name in layers.change)]
+        held = [each for each in patterns if layers.named(each)]
         if held:
             name = f"{short}_{kind.replace('-', ' ').replace(' ', '_')}"
             yield Row(name, f"{short}: {kind} at 4 bits", 8, dict.fromkeys(held, 4))
