@@ -13,6 +13,7 @@ from cq.core.contracts import Engine
 from cq.core.denoise import denoise
 from cq.core.denoiser import Denoiser
 from cq.core.seeding import initial_noise
+from cq.engine.kernels import weight_bits
 from cq.engine.plain import Plain
 from cq.engine.simulate import Simulate
 from cq.laws.choices import built, names
@@ -38,7 +39,8 @@ def model(tiny: LatentDiffusion) -> DiffusionModel:
 
 @pytest.fixture(scope="module")
 def quantized(model: DiffusionModel) -> Acceleration:
-    params = TinyRuns(model=model).calibrated(PTQ_8)
+    bits = weight_bits() or 8  # 7 where products saturate
+    params = TinyRuns(model=model).calibrated(replace(PTQ_8, weight_bits=bits, edge_bits=bits))
     table = torch.tensor([1.1, 0.1])[:, None].expand(CALLS, 2, 4).contiguous()
     output = ChannelAffine(schedule="", tables={NOISE: table}, r2={})
     return Acceleration(schedule=CACHED, params=params, output=output)

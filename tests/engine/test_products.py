@@ -49,9 +49,10 @@ def test_codes_are_those_of_the_simulation(scale: float, bits: int) -> None:
 
 @pytest.mark.parametrize("sides", [(6, 6, 9, 24), (24, 7, 30)], ids=["few places first", "many places first"])
 def test_a_weight_is_held_once_a_size_of_image_and_once_for_few_places(sides: tuple[int, ...]) -> None:
-    codes = torch.randint(0, 256, (8, 4, 3, 3))
+    bits = kernels.weight_bits()
+    codes = torch.randint(0, 2**bits, (8, 4, 3, 3))
     options = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1}
-    product = Product(codes, torch.full((8,), 100), 8, options, exact_bits=kernels.weight_bits())
+    product = Product(codes, torch.full((8,), 100), bits, options, exact_bits=bits)
     for count, side in enumerate(sides):
         held = len({each if 2 * each**2 > kernels.FEW_PLACES else 0 for each in sides[: count + 1]})
         x = torch.randint(0, 256, (2, 4, side, side), dtype=torch.uint8)
