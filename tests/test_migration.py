@@ -46,7 +46,12 @@ def test_a_record_of_the_earlier_layout_becomes_todays(tmp_path: Path) -> None:
             told = {**json.loads(new.to_json()), "made": record.made}
             assert told == json.loads(record.to_json())
     assert "pixel_rounding" not in path.read_text()
-    assert sorted(file.suffix for file in tmp_path.iterdir()) == ["", "", ".count", ".jsonl"]  # protocols and configurations, each once
+    assert sorted(file.suffix for file in tmp_path.iterdir()) == [
+        "",
+        "",
+        ".count",
+        ".jsonl",
+    ]  # protocols and configurations, each once
 
 
 def test_a_record_whose_name_says_more_than_its_configuration_is_refused(tmp_path: Path) -> None:
