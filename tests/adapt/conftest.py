@@ -20,7 +20,8 @@ QUANTIZED, EXECUTED = "dit_mini-w8a8", "dit_mini-w8a8, int8"  # beside the five 
 BITS = (
     "quantize=minmax", "quantize.num_samples=2", "quantize.batch_size=2", "correct@correct.quant=channel_affine",
     "correct@correct.output=ptqd",
-    *(f"{key}={weight_bits() or 8}" for key in ("budget.weight_bits", "quantize.edge_bits")),  # 7 where products saturate
+    # 7 bits where products of 8 saturate
+    *(f"{key}={weight_bits() or 8}" for key in ("budget.weight_bits", "quantize.edge_bits")),
 )  # fmt: skip
 NO_NETWORK = ("sd_mini-output", "dit_mini-output")  # at reuse calls, as recipe=best has it
 LED = ("correct@correct.output=closed_loop", "correct.output.num_samples=2", "correct.output.batch_size=2")
