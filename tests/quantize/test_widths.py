@@ -45,7 +45,7 @@ def test_what_is_measured_is_one_layer_rounded_alone(runs: TinyRuns) -> None:
         assert torch.equal(heard.x_NCHW, step.x_NCHW)
     assert [call for _, call, _, _ in listening.asked] == [0, 3]
     before = {name: value.clone() for name, value in denoiser.network.backbone.state_dict().items()}
-    found = sensitivities(denoiser, listening.asked, MinMax())
+    found = sensitivities(denoiser, listening.asked[:1], MinMax())
     assert all(torch.equal(value, before[name]) for name, value in denoiser.network.backbone.state_dict().items())
     assert not {"conv_in", "conv_out"} & found.keys()
     assert all(0 < value < 1 for name, value in found.items() if "resnets" in name and "conv1" in name)
@@ -65,4 +65,4 @@ def test_what_is_measured_is_one_layer_rounded_alone(runs: TinyRuns) -> None:
         ours = denoiser(x_NCHW, **ask).eps_NCHW
         layer.weight.copy_(whole_weight)
     by_hand = float((ours - full).double().square().sum() / full.double().square().sum())
-    assert sensitivities(denoiser, listening.asked[:1], MinMax())[name] == pytest.approx(by_hand, rel=1e-3)
+    assert found[name] == pytest.approx(by_hand, rel=1e-3)
