@@ -41,7 +41,7 @@ def jobs_of(table: str, overrides: Sequence[str], *, grid: bool = False) -> list
     found = read_table(table)
     given = {override.partition("=")[0] for override in overrides}
     jobs: dict[tuple[str, str], Job] = {}
-    for own, theirs in _meant(found.grids, overrides) if grid else [({}, overrides)]:
+    for own, theirs in _meant(found.grids, overrides) if grid else [({}, list(overrides))]:
         asked = [f"{key}={values}" for key, values in own.items() if key not in given]
         for job in _product(table, found.rows, [*theirs, *asked]):
             jobs.setdefault((experiment_of(job.config), config_digest(job.config)), job)
