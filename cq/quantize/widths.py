@@ -3,13 +3,13 @@
 The mean is over products, as bit operations count them, so that it is a budget of BOPs beside any number of refreshes.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from cq.core.denoiser import CutNetwork, Denoiser, DenoiserOutput, GuidedDenoiser
+from cq.core.denoise import Trajectory
+from cq.core.denoiser import CutNetwork, GuidedDenoiser
 from cq.quantize.affine import round_to_grid
 from cq.quantize.layers import choose_weight_qparams
 from cq.quantize.observers import Observer
@@ -18,24 +18,18 @@ MEASURED_BITS = 4
 FALL = 4.0  # one bit more halves a grid's step, and its squared error falls to a quarter
 
 
-@dataclass(frozen=True, kw_only=True)
-class Listening:
-    """A denoiser that keeps what it is asked at `calls`: state, call, timestep and condition."""
+Asked = tuple[Tensor, int, Tensor, Tensor | None]  # state, call, timestep, condition
 
-    denoiser: Denoiser
-    calls: frozenset[int]
-    asked: list[tuple[Tensor, int, Tensor, Tensor | None]] = field(default_factory=list)
 
-    @property
-    def sites(self) -> tuple[str, ...]:
-        return self.denoiser.sites
-
-    def __call__(
-        self, x_NCHW: Tensor, *, call: int, timestep: Tensor, cond: Tensor | None, reuse: Mapping[str, Tensor]
-    ) -> DenoiserOutput:
-        if call in self.calls:
-            self.asked.append((x_NCHW.clone(), call, timestep, cond))
-        return self.denoiser(x_NCHW, call=call, timestep=timestep, cond=cond, reuse=reuse)
+@torch.no_grad()
+def asked_along(trajectory: Trajectory, cond: Tensor | None, calls: Collection[int]) -> list[Asked]:
+    """What the denoiser is asked at `calls`. trajectory: at its start, conditioned on `cond`; it is led to its end."""
+    found = []
+    while trajectory.call < trajectory.num_calls:
+        if trajectory.call in calls:
+            found.append((trajectory.scaled_NCHW.clone(), trajectory.call, trajectory.timestep, cond))
+        trajectory.advance(trajectory.predict())
+    return found
 
 
 def inner_layers(network: CutNetwork) -> dict[str, nn.Conv2d | nn.Linear]:
@@ -48,12 +42,10 @@ def inner_layers(network: CutNetwork) -> dict[str, nn.Conv2d | nn.Linear]:
 
 
 @torch.no_grad()
-def sensitivities(
-    denoiser: GuidedDenoiser, asked: Iterable[tuple[Tensor, int, Tensor, Tensor | None]], observer: Observer
-) -> dict[str, float]:
+def sensitivities(denoiser: GuidedDenoiser, asked: Iterable[Asked], observer: Observer) -> dict[str, float]:
     """Layer to the relative squared change of the prediction where its weights alone have 4 bits, rounded to nearest.
 
-    asked: full calls, as `Listening` keeps them; the mean is over them. Weights are exchanged in place and put back.
+    asked: full calls, as of `asked_along`; the mean is over them. Weights are exchanged in place and put back.
     """
     asked = list(asked)
 

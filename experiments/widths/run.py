@@ -16,11 +16,9 @@ from functools import cached_property
 from statistics import mean, stdev
 from typing import NamedTuple
 
-from torch import Tensor
-
 from cq.evaluate.efficiency import call_macs
 from cq.quantize.observers import ErrorSearch
-from cq.quantize.widths import Listening, inner_layers, sensitivities, widths_within
+from cq.quantize.widths import Asked, asked_along, inner_layers, sensitivities, widths_within
 from cq.run.components import Components
 from cq.run.compose import composed, composing
 from cq.run.context import Run
@@ -78,13 +76,11 @@ class Layers:
         return any(fnmatch(name, pattern) for name in inner_layers(self._run.model.denoiser.network))
 
     @cached_property
-    def _asked(self) -> list[tuple[Tensor, int, Tensor, Tensor | None]]:
-        run, calls = self._run, self._run.num_calls
-        at = frozenset(calls * each // CALLS for each in range(CALLS))
-        listening = Listening(denoiser=run.model.denoiser, calls=at)
-        for _ in run.loops.one(listening, run.loops.seeds(IMAGES), run.unaccelerated):
-            pass
-        return listening.asked
+    def _asked(self) -> list[Asked]:
+        run, seeds = self._run, self._run.loops.seeds(IMAGES)
+        trajectory = run.loops.started(run.model.denoiser, seeds, run.unaccelerated)
+        at = {run.num_calls * each // CALLS for each in range(CALLS)}
+        return asked_along(trajectory, run.loops.begun(seeds)[1], at)
 
     @cached_property
     def _change(self) -> dict[str, float]:

@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 import torch
 
+from cq.core.acceleration import Acceleration
+from cq.core.denoise import Trajectory
+from cq.core.seeding import initial_noise
 from cq.quantize.observers import MinMax
-from cq.quantize.widths import FALL, MEASURED_BITS, Listening, sensitivities, widths_within
-from tests.quantize.trajectories import TinyRuns
+from cq.quantize.widths import FALL, MEASURED_BITS, asked_along, sensitivities, widths_within
+from tests.quantize.trajectories import CALLS, EVERY, TinyRuns
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -40,12 +43,17 @@ def test_a_layer_that_nothing_reads_needs_no_bits_and_one_that_all_hangs_on_has_
 
 def test_what_is_measured_is_one_layer_rounded_alone(runs: TinyRuns) -> None:
     denoiser = runs.model.denoiser
-    listening = Listening(denoiser=denoiser, calls=frozenset({0, 3}))
-    for heard, step in zip(*(runs.steps(each, (0, 1), deployed=False) for each in (listening, denoiser)), strict=True):
-        assert torch.equal(heard.x_NCHW, step.x_NCHW)
-    assert [call for _, call, _, _ in listening.asked] == [0, 3]
+    cond = runs.model.condition(torch.tensor([0, 1]))
+    start = Trajectory(
+        denoiser, runs.model.noise_scheduler(CALLS), initial_noise((0, 1), runs.model.component.latent_shape),
+        cond=cond, acceleration=Acceleration(schedule=EVERY),
+    )  # fmt: skip
+    asked = asked_along(start, cond, {0, 3})
+    assert [call for _, call, _, _ in asked] == [0, 3]
+    *_, last = runs.steps(denoiser, (0, 1), deployed=False)
+    assert torch.equal(start.x_NCHW, last.x_NCHW)
     before = {name: value.clone() for name, value in denoiser.network.backbone.state_dict().items()}
-    found = sensitivities(denoiser, listening.asked[:1], MinMax())
+    found = sensitivities(denoiser, asked[:1], MinMax())
     assert all(torch.equal(value, before[name]) for name, value in denoiser.network.backbone.state_dict().items())
     assert not {"conv_in", "conv_out"} & found.keys()
     assert all(0 < value < 1 for name, value in found.items() if "resnets" in name and "conv1" in name)
@@ -57,7 +65,7 @@ def test_what_is_measured_is_one_layer_rounded_alone(runs: TinyRuns) -> None:
     scale = (high - low) / 15
     zero = (-low / scale).round()
     codes = ((rows / scale[:, None]).round() + zero[:, None]).clamp(0, 15)
-    x_NCHW, call, timestep, cond = listening.asked[0]
+    x_NCHW, call, timestep, cond = asked[0]
     ask: dict[str, Any] = {"call": call, "timestep": timestep, "cond": cond, "reuse": {}}
     with torch.no_grad():
         full = denoiser(x_NCHW, **ask).eps_NCHW
