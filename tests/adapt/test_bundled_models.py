@@ -31,7 +31,7 @@ def test_a_new_process_draws_cqs_very_images_with_every_bundle(bundles: Bundles)
     assert set(drawn) == {*MODELS, QUANTIZED, *NO_NETWORK}
     for name, pixels in drawn.items():
         off = (pixels.int() - bundles.images[name].int()).abs()
-        # With AVX2 alone a few of sd_mini's 6,144 pixels were seen one level off in another process; why is not known.
+        # With AVX2 alone a stock pipeline drew a few of sd_mini's 6,144 values one level off; why is not known.
         few = 12 if name.startswith("sd_mini") and torch.backends.cpu.get_cpu_capability() == "AVX2" else 0
         assert int(off.count_nonzero()) <= few, name
         assert int(off.max()) <= min(1, few), name
