@@ -23,6 +23,7 @@ BITS = (
     # 7 bits where products of 8 saturate
     *(f"{key}={weight_bits() or 8}" for key in ("budget.weight_bits", "quantize.edge_bits")),
 )  # fmt: skip
+UNCORRECTED = "sd_mini-uncorrected"  # at the prediction
 NO_NETWORK = ("sd_mini-output", "dit_mini-output")  # at reuse calls, as recipe=best has it
 LED = ("correct@correct.output=closed_loop", "correct.output.num_samples=2", "correct.output.batch_size=2")
 
@@ -53,7 +54,8 @@ def run_of(model: str, root: Path, *overrides: str) -> Run:
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Bundles:
     root, work = tmp_path_factory.mktemp("bundles"), tmp_path_factory.mktemp("work")
     store, images = {}, {}
-    choices = {QUANTIZED: BITS} | dict.fromkeys(NO_NETWORK, (*LED, "cache=output", "correct@correct.cache=none"))
+    no_network = (*LED, "cache=output", "correct@correct.cache=none")
+    choices = {QUANTIZED: BITS, UNCORRECTED: ()} | dict.fromkeys(NO_NETWORK, no_network)
     for name in (*MODELS, *choices):
         run = run_of(name.partition("-")[0], work, *choices.get(name, LED))
         made = accelerated(run)

@@ -17,8 +17,8 @@ from cq.core.artifacts import DOCUMENT, PAGE, TENSORS
 from cq.engine.int8 import Int8
 from cq.engine.kernels import weight_bits
 from cq.engine.plain import Plain
-from tests.adapt.conftest import EXECUTED, NO_NETWORK, QUANTIZED, Bundles
-from tests.adapt.stock import MODELS, STEPS, images, stock
+from tests.adapt.conftest import EXECUTED, NO_NETWORK, QUANTIZED, UNCORRECTED, Bundles
+from tests.adapt.stock import GUIDED, MODELS, STEPS, images, stock
 
 
 def test_a_new_process_draws_cqs_very_images_with_every_bundle(bundles: Bundles) -> None:
@@ -28,11 +28,11 @@ def test_a_new_process_draws_cqs_very_images_with_every_bundle(bundles: Bundles)
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     drawn = load_file(bundles.root / "drawn.safetensors")
-    assert set(drawn) == {*MODELS, QUANTIZED, *NO_NETWORK}
+    assert set(drawn) == {*MODELS, QUANTIZED, *NO_NETWORK, UNCORRECTED}
     for name, pixels in drawn.items():
         off = (pixels.int() - bundles.images[name].int()).abs()
-        # With AVX2 alone a stock pipeline drew a few of sd_mini's 6,144 values one level off; why is not known.
-        few = 12 if name.startswith("sd_mini") and torch.backends.cpu.get_cpu_capability() == "AVX2" else 0
+        # A pipeline guides what is corrected, cq corrects what is guided: the same sum, in another order of rounding.
+        few = pixels.numel() // 500 if name.startswith(GUIDED) and name != UNCORRECTED else 0
         assert int(off.count_nonzero()) <= few, name
         assert int(off.max()) <= min(1, few), name
     assert "simulated" in done.stderr
