@@ -106,7 +106,7 @@ def _apart(record: RunRecord, folder: Path) -> str:
             raise ValueError(f"scores[{name!r}]: its protocol is {own}, not {score['fingerprint']}. Name its own.")
         keep(folder, "protocols", score.pop("protocol"))
     document["config"] = parted(document["config"], folder)
-    return json.dumps(document)
+    return json.dumps(document, separators=(",", ":"))
 
 
 @contextmanager

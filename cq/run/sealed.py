@@ -12,15 +12,16 @@ import os
 import re
 from pathlib import Path
 
-_CHECKSUM = ', "checksum": "'
+_CHECKSUM = r', ?"checksum": ?"'  # earlier versions wrote blanks
 _DIGITS = 16  # of SHA-256, in hexadecimal
-_SEAL = re.compile(rf', "before": \d+{_CHECKSUM}[0-9a-f]*"}}$')
+_LAST = re.compile(rf"(.*){_CHECKSUM}(.*)", re.DOTALL)
+_SEAL = re.compile(rf', ?"before": ?(\d+){_CHECKSUM}[0-9a-f]*"}}$')
 
 
 def seal(document: str, before: int) -> str:
     """The JSON object `document` as the line behind `before` others, without its newline."""
-    body = f'{document[:-1]}, "before": {before}'
-    return f"{body}{_CHECKSUM}{_digest(body)}" + '"}'
+    body = f'{document[:-1]},"before":{before}'
+    return f'{body},"checksum":"{_digest(body)}"}}'
 
 
 def unsealed(line: str) -> str:
@@ -30,24 +31,22 @@ def unsealed(line: str) -> str:
 
 def opened(line: str, before: int) -> str:
     """The JSON object in the sealed line that stands behind `before` others. Raises ValueError where it is not that."""
-    body, found, checksum = line.rpartition(_CHECKSUM)
-    if not found:
+    last, sealed = _LAST.fullmatch(line), _SEAL.search(line)
+    if not last:
         raise ValueError("carries no checksum: it was changed, or an earlier version wrote it.")
-    if checksum != _digest(body) + '"}':
+    if not sealed or last[2] != _digest(last[1]) + '"}':
         raise ValueError("its checksum does not fit: it was changed after it was written.")
-    document = unsealed(line)
-    told = line[len(document) - 1 :].removeprefix(', "before": ').partition(",")[0]
-    if told != str(before):
+    if int(sealed[1]) != before:
         raise ValueError(
-            f"was written behind {told} others and stands behind {before}: lines were lost, added or moved."
+            f"was written behind {sealed[1]} others and stands behind {before}: lines were lost, added or moved."
         )
-    return document
+    return unsealed(line)
 
 
 def is_torn(line: str) -> bool:
     """Whether this end of a file, which no newline closes, is the beginning of a line whose writer was killed."""
-    _, found, checksum = line.rpartition(_CHECKSUM)
-    if found and len(checksum) >= _DIGITS + len('"}'):
+    last = _LAST.fullmatch(line)
+    if last and len(last[2]) >= _DIGITS + len('"}'):
         return False
     try:
         return not isinstance(json.loads(line), dict)  # without its last brace no object can be read

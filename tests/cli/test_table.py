@@ -86,7 +86,7 @@ def test_a_table_is_filled_and_a_second_call_runs_nothing(
     assert read(tmp_path / "records.jsonl") == records
 
     path = tmp_path / "records.jsonl"  # as if rows of another table had asked
-    path.write_text(path.read_text().replace('"experiment": "table5/', '"experiment": "mine/'))
+    path.write_text(path.read_text().replace('"experiment":"table5/', '"experiment":"mine/'))
     reseal(path)
     caplog.clear()
     assert fill("table5", overrides, out).ran == 3
