@@ -5,7 +5,9 @@ Legend of shape suffixes: N image, F feature, K class, C channel, H W space.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,14 +28,14 @@ WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 
 @dataclass(frozen=True)
 class FeatureFolder:
-    """A folder with a whole feature network. built: of its config.json, without values (on device meta).
+    """A folder with a whole feature network. settings: of its config.json, and the usual ones that it leaves out.
 
     digest: SHA-256 of the weights file, whose names and shapes tell all of config.json but the stride; so a stride that
     is not the usual one is digested with it.
     """
 
     weights: Path
-    built: "Classifier"
+    settings: Mapping[str, int]
     digest: str
 
     @classmethod
@@ -42,8 +44,6 @@ class FeatureFolder:
 
         Only the head of the weights is looked at.
         """
-        from cq.evaluate.classifier import Classifier
-
         try:
             folder = locate(reference)
         except ValueError as error:
@@ -54,11 +54,10 @@ class FeatureFolder:
             raise ValueError(f"features={reference!r}: {folder} holds no {WEIGHTS_FILE}. {remedy}")
         try:
             stated = json.loads(config.read_text(encoding="utf-8"))
-            settings = {name: value for name, value in stated.items() if not name.startswith("_")}
-            if not all(type(value) is int and value > 0 for value in settings.values()):
-                raise ValueError(f"{settings}: must be whole numbers from 1")
-            with torch.device("meta"):
-                usual, built = Classifier(), Classifier(**settings)
+            named = {name: value for name, value in stated.items() if not name.startswith("_")}
+            if not all(type(value) is int and value > 0 for value in named.values()):
+                raise ValueError(f"{named}: must be whole numbers from 1")
+            settings, asked = _described(**named)
         except (OSError, ValueError, AttributeError, TypeError, RuntimeError, ArithmeticError) as error:
             raise ValueError(
                 f"features={reference!r}: {config} describes no Classifier ({first_line(error)}). {remedy}"
@@ -66,7 +65,6 @@ class FeatureFolder:
         fault = fault_of(weights)
         if fault is not None:
             raise ValueError(f"features={reference!r}: {weights} {fault}. Get the file again.")
-        asked = {name: list(tensor.shape) for name, tensor in built.state_dict().items()}
         difference = differing(shapes_of(weights) or {}, asked)
         if difference is not None:
             raise ValueError(
@@ -74,9 +72,20 @@ class FeatureFolder:
                 "both again, as they were saved."
             )
         digest = file_digest(weights)
-        if built.config.stride != usual.config.stride:
-            digest = digest_of({"weights": digest, "stride": built.config.stride})
-        return cls(weights, built, digest)
+        if settings["stride"] != _described()[0]["stride"]:
+            digest = digest_of({"weights": digest, "stride": settings["stride"]})
+        return cls(weights, settings, digest)
+
+
+@cache
+def _described(**settings: int) -> tuple[Mapping[str, int], Mapping[str, list[int]]]:
+    """All settings of a network with these, and the shapes of its tensors by name."""
+    from cq.evaluate.classifier import Classifier
+
+    with torch.device("meta"):
+        built = Classifier(**settings)
+    whole = {name: value for name, value in built.config.items() if not name.startswith("_")}
+    return whole, {name: list(tensor.shape) for name, tensor in built.state_dict().items()}
 
 
 @dataclass(frozen=True)
@@ -91,8 +100,11 @@ class FeatureNetwork:
         """`zoo:features` or a local folder in diffusers' layout. Raises ValueError where it is missing or damaged."""
         from safetensors.torch import load_file
 
+        from cq.evaluate.classifier import Classifier
+
         stored = FeatureFolder.of(reference)
-        network = stored.built
+        with torch.device("meta"):
+            network = Classifier(**stored.settings)
         network.load_state_dict(load_file(stored.weights), assign=True)
         broken = [name for name, tensor in network.state_dict().items() if not bool(tensor.isfinite().all())]
         if broken:

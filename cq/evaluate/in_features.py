@@ -49,7 +49,7 @@ class InFeatures:
         if self.of_imagenet:
             efficientnet.weights_file()
             return check_shape(drawn.shape, efficientnet.NAME)
-        channels = FeatureFolder.of(self.features).built.config.in_channels
+        channels = FeatureFolder.of(self.features).settings["in_channels"]
         if channels != drawn.shape[0]:
             raise ValueError(
                 f"features={self.features!r}: takes images of {channels} channel(s), and this model draws "
