@@ -10,6 +10,7 @@ from typing import Any
 import omegaconf._utils
 import pytest
 import yaml
+from hydra._internal import defaults_list
 from omegaconf._utils import get_yaml_loader
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # threads of several workers wait for one another, at a fifth of the speed
@@ -47,9 +48,12 @@ def _committed() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _parsed_once() -> Iterator[None]:
-    """Hydra reads thirty files whenever something is composed, thousands of times here: each text is parsed once."""
-    load = yaml.load
+def _composed_quickly() -> Iterator[None]:
+    """Hydra reads forty files whenever something is composed, thousands of times here: each text is parsed once.
+
+    And what names in a defaults list may refer to is gathered where one of them does refer to anything.
+    """
+    load, gathered = yaml.load, defaults_list._create_interpolation_map
     parsed = cache(lambda text: load(text, Loader=get_yaml_loader()))
 
     def loaded(stream: Any, Loader: Any) -> Any:
@@ -63,7 +67,12 @@ def _parsed_once() -> Iterator[None]:
                 stream.seek(0)
             return load(stream, Loader)  # whose error names the file
 
+    def referred_to(overrides: Any, defaults: list[Any], self_added: bool) -> Any:
+        refers = any(each.is_interpolation() for each in defaults)
+        return gathered(overrides, defaults, self_added) if refers else None
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(defaults_list, "_create_interpolation_map", referred_to)
         patch.setattr(omegaconf._utils, "get_yaml_loader", cache(get_yaml_loader))
         patch.setattr(yaml, "load", loaded)
         yield

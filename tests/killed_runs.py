@@ -34,7 +34,7 @@ KINDS: dict[str, type[Artifact]] = {
 }
 EVERYTHING = (
     "experiment=table5/quant_dps_dec", "quantize=minmax", "quantize.num_samples=2", "quantize.batch_size=2",
-    "sample.num_images=6",
+    "sample.num_images=6", "budget.num_steps=6",
 )  # fmt: skip
 
 

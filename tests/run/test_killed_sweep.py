@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
-GRID = ("schedule=uniform,dps", "quantize=none,minmax")
+GRID = ("schedule=uniform,dps", "quantize=none,minmax", "budget.num_steps=6")
 
 
 def test_a_sweep_killed_at_random_moments_leaves_the_records_of_an_undisturbed_one(
