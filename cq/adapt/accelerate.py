@@ -37,7 +37,8 @@ UNJUDGED = ("evaluate=none", "latency=none", "logger=none")  # no image is drawn
 READ = ("cache", "predict", "calibrate", "cost", "schedule", "correct", "quantize", "budget")
 NAMES = {  # of configuration keys that are arguments here
     "budget.num_steps": "num_inference_steps", "budget.cache_interval": "cache_interval",
-    "model.guidance": "guidance_scale", "model.site": "site", "paths.store": "store",
+    "model.guidance": "guidance_scale", "model.site": "site", "paths.store": "store", "seed": "seed",
+    "recipe": "recipe",
 }  # fmt: skip
 
 
@@ -86,6 +87,8 @@ def accelerate(
 
 def _check_read(overrides: Sequence[str]) -> None:
     """Raise ValueError for an override of what the pipeline or an argument decides, or nothing here reads."""
+    if isinstance(overrides, str):
+        raise ValueError(f"overrides={overrides!r}: is a text, and must be a list of them. Pass [{overrides!r}].")
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
         name = next((name for long, name in NAMES.items() if key == long), None)

@@ -36,6 +36,7 @@ from cq.engine.plain import Plain
 from cq.engine.simulate import Simulate
 from cq.engine.stored_weights import StoredWeights
 from cq.models.cutting import denoiser_of
+from cq.models.diffusion import guiding
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +80,8 @@ class Applied:
             raise
         if not self._engine.real(acceleration):
             log.warning(
-                "The bits of this Acceleration are simulated: images show their quality, and nothing is faster. "
-                "apply(pipe, engine='int8') executes them"
+                "The bits of this Acceleration are simulated: images show their quality, and nothing is faster%s",
+                ". apply(pipe, engine='int8') executes them" if engine is None else "",
             )
         hooked = "_old_forward" in self._network.__dict__  # accelerate's hooks stand in front of forward
         setattr(self._network, "_old_forward" if hooked else "forward", self.forward)
@@ -131,7 +132,8 @@ class Applied:
         check_untouched(self._network, self._where)
         if self._state() != self._known:
             self._renew()
-        self._tell("guidance", getattr(self._pipe, "_guidance_scale", None))
+        if (scale := getattr(self._pipe, "_guidance_scale", None)) is not None:
+            self._tell("guidance", guiding(scale))
         self._tell("latent_shape", list(call.x_NCHW.shape[1:]))
         self._generation = Generation(timesteps=scheduler.timesteps, shape=call.x_NCHW.shape)
 
@@ -188,7 +190,7 @@ class Applied:
     def _tell(self, key: str, value: Any) -> None:
         """Say, once, that the pipeline is used otherwise than it was calibrated."""
         made = self._origin["model"].get(key)
-        if value is not None and value != made and key not in self._told:
+        if value != made and key not in self._told:
             self._told.add(key)
             log.warning(
                 "%s=%s: this Acceleration was calibrated with %s; its corrections fit less well", key, value, made

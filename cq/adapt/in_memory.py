@@ -21,7 +21,7 @@ from cq.engine.fingerprint import DTYPES, parameters_digest
 from cq.models.cutting import cut_of, denoiser_of
 from cq.models.diffusion import DiffusionModel, Family, Purpose, guiding
 from cq.models.sites import cuts_of
-from cq.models.unet import is_xl, packed
+from cq.models.unet import check_xl, is_xl, packed
 
 SOLVERS = (  # of diffusers that draw the same image from the same noise
     "DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler",
@@ -242,6 +242,7 @@ def _conditions(
         states, null, pooled, null_pooled = found
         side = pipe.vae_scale_factor * network.config.sample_size
         ids_PI = torch.tensor([[side, side, 0, 0, side, side]], device=network.device).expand(len(states), -1)
+        check_xl(network, pooled, ids_PI.shape[1])
         rows = [packed(s, p, ids_PI) for s, p in ((states, pooled), (null, null_pooled)) if s is not None]
     else:
         rows = [each for each in found[:2] if each is not None]

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from cq.core.acceleration import Acceleration
 from cq.engine.fingerprint import DTYPES, parameters_digest
 from cq.models.architecture import set_heads
-from cq.models.unet import is_xl, packed
+from cq.models.unet import check_xl, is_xl, packed
 
 PLACES = ("unet", "transformer")  # attributes of a pipeline that hold its network
+BESIDE = ("controlnet", "adapter")  # networks whose output the pipeline hands to its own
 PATCHES = ("forward", "_old_forward", "_hf_hook")  # instance attributes that others, as accelerate's hooks, put there
 
 Given = dict[str, Any]
@@ -46,7 +47,9 @@ def _text(network: Any, given: Given) -> Tensor:
     context: Tensor = given.pop("encoder_hidden_states")
     added = dict(given.pop("added_cond_kwargs", None) or {})
     if is_xl(network):
-        context = packed(context, added.pop("text_embeds"), added.pop("time_ids"))
+        pooled, ids = added.pop("text_embeds"), added.pop("time_ids")
+        check_xl(network, pooled, ids.shape[1])
+        context = packed(context, pooled, ids)
     given |= {f"added_cond_kwargs.{key}": value for key, value in added.items()}
     return context
 
@@ -77,6 +80,12 @@ def place_of(pipe: Any, *, may_lack_weights: bool = False) -> str:
         raise ValueError(
             f"pipe={type(pipe).__name__}: has no {' or '.join(PLACES)} with a scheduler. Give a pipeline of diffusers, "
             "such as StableDiffusionPipeline or DiTPipeline."
+        )
+    beside = next((part for part in BESIDE if getattr(pipe, part, None) is not None), None)
+    if beside is not None:
+        raise ValueError(
+            f"pipe.{beside}={type(getattr(pipe, beside)).__name__}: adds to what the network computes, which a cached "
+            "call does not do. Give the pipeline without it."
         )
     network = getattr(pipe, name)
     where = f"pipe.{name}={type(network).__name__}"
@@ -141,7 +150,12 @@ def check_made_of(network: Any, made: Mapping[str, Any], where: str, *, stored: 
 
 
 def check_untouched(network: Any, where: str) -> None:
-    """Raise ValueError for a switch of diffusers under which a cached call would not be the network's own."""
+    """Raise ValueError for what diffusers switches on beside the weights, which no digest of them tells."""
+    if getattr(network, "peft_config", None):
+        raise ValueError(
+            f"{where}: has an adapter (LoRA) whose strength is no weight, so that another would not be seen. Call "
+            "pipe.fuse_lora() and then pipe.unload_lora_weights(), which leaves it in the weights."
+        )
     for block in getattr(network, "up_blocks", ()):
         if any(getattr(block, key, None) is not None for key in ("s1", "s2", "b1", "b2")):
             raise ValueError(f"{where}: FreeU is on, which a cached call does not do. Call pipe.disable_freeu() first.")

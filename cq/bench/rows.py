@@ -1,22 +1,35 @@
 """From the files of measurements to one row a scenario, way, interval, number of threads and cap."""
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from cq.bench.jobs import RAW
+from cq.bench.jobs import RAW, Job
 from cq.bench.scenario import EAGER, Scenario, Way, read_scenario, read_way
 from cq.bench.timing import Seconds
+
+log = logging.getLogger(__name__)
 
 MIB = 2**20
 Row = dict[str, Any]
 
 
 def documents(out: Path, scenario: str) -> tuple[list[Row], dict[str, Row]]:
-    """What was timed, and what was weighed by way, of one scenario."""
-    found = [json.loads(path.read_text()) for path in sorted((out / RAW).glob(f"{scenario}.*.json"))]
+    """What was timed, and what was weighed by way, of one scenario as it is now: what was measured before an edit of it
+    is left out, and said.
+    """
+    whole, found = read_scenario(scenario), []
+    for path in sorted((out / RAW).glob(f"{scenario}.*.json")):
+        each = json.loads(path.read_text())
+        about = {key: each[key] for key in ("kind", "threads", "cap")}
+        job = Job(name=scenario, scenario=whole, ways=tuple(each["ways"]), **about)
+        if each["question"] == job.question:
+            found.append(each)
+        else:
+            log.warning("%s: was measured before its scenario or a way of it was edited, and is left out", path)
     timed = [each for each in found if each["kind"] == "time"]
     timed.sort(key=lambda each: (each["cap"] != "native", each["threads"]))
     return timed, {each["ways"][0]: each for each in found if each["kind"] == "weigh"}

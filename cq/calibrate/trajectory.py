@@ -146,7 +146,10 @@ def merged_statistics(
 
 
 def noise_levels(noise_scheduler: Any) -> Tensor:
-    """float64 [T]: sqrt((1 - alpha_bar) / alpha_bar) at each call, also between two timesteps of training."""
+    """float64 [T]: sqrt((1 - alpha_bar) / alpha_bar) at each call.
+
+    Of a solver with whole timesteps that of the timestep, which levels of Karras or Lu lie beside.
+    """
     timesteps: Tensor = noise_scheduler.timesteps
     if timesteps.is_floating_point():  # of a solver that steps along such levels
         levels: Tensor = noise_scheduler.sigmas[: len(timesteps)].double()

@@ -12,6 +12,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from cq.cli.commands import FAILED, REFUSED, ended, say
 from cq.cli.sweep import OwnCell, Sweep, summary
@@ -20,7 +21,7 @@ from cq.run.config import CONF
 from cq.run.explain import explain
 from cq.run.ledger import RunError, execute
 from cq.run.objective import Missing, returned
-from cq.run.own import allowing
+from cq.run.own import allowing, said
 from cq.run.rows import register
 from cq.run.tables import experiments, table_names
 from cq.search.sweeper import OPTUNA, register_sweeper
@@ -70,6 +71,14 @@ def _run(config: DictConfig) -> tuple[float, ...] | Missing:
                 _errors.append(error)
                 cell.ended("refused" if missing.refused else "failed", missing.reason)  # the other cells go on
             return missing
+        except (HydraException, OmegaConfBaseException):
+            raise
+        except Exception as error:  # of a component of your own, while it was built or checked
+            traceback.print_exception(error)
+            missing = Missing(reason=f"{type(error).__name__}: {error}", refused=False)
+            _errors.append(RuntimeError(missing.reason))
+            cell.ended("failed", missing.reason)
+            return missing
 
 
 def _by_table(arguments: Sequence[str]) -> str:
@@ -78,7 +87,7 @@ def _by_table(arguments: Sequence[str]) -> str:
     tables = {row.partition("/")[0] for word in swept for row in word.removeprefix("experiment=").split(",")}
     if len(tables) != 1 or not tables <= set(table_names()):
         return ""
-    rest = [word for word in arguments if word not in (*swept, "-m", "--multirun")]
+    rest = [*said(), *(word for word in arguments if word not in (*swept, "-m", "--multirun"))]
     return f"Where some rows alone have it, cq-table gives it to those: {shlex.join(['cq-table', *tables, *rest])}"
 
 
@@ -111,7 +120,9 @@ def _command(arguments: list[str]) -> int:
     elif not cells:
         for failure in _errors:
             say("cq", explain(failure))
-    if any(isinstance(failure, RunError) for failure in _errors) or {"failed", "running"} & {c.status for c in cells}:
+    if any(isinstance(failure, RunError | RuntimeError) for failure in _errors) or {"failed", "running"} & {
+        c.status for c in cells
+    }:
         return FAILED
     return REFUSED if _errors or any(cell.status == "refused" for cell in cells) else 0
 

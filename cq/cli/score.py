@@ -28,7 +28,7 @@ from cq.run.building import build
 from cq.run.compose import composed, composing
 from cq.run.config import check_top
 from cq.run.own import allowing
-from cq.run.preflight import check_files, check_metrics
+from cq.run.preflight import check_files, check_metrics, check_names
 from cq.run.unread import beyond
 
 log = logging.getLogger("cq.cli.score")
@@ -67,6 +67,7 @@ def score(images: Path, config: DictConfig) -> dict[str, Any]:
     num = len(pixels_NCHW)
     protocol.check_images(images, tuple(pixels_NCHW.shape))
     height, width = pixels_NCHW.shape[2:]
+    check_names(metrics)
     check_metrics(
         metrics,
         contracts.Drawn(num_images=num, shape=(pixels_NCHW.shape[1], height, width), captioned=True),

@@ -27,6 +27,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from cq.core.processes import here
 from cq.core.store import write_atomically
 from cq.run.ledger import DATE
+from cq.run.own import said
 from cq.run.record import RunRecord
 
 Status = Literal["waiting", "running", "recorded", "done", "failed", "refused", "not run", "left out"]
@@ -106,7 +107,10 @@ def summary(cells: Sequence[Cell]) -> list[str]:
     lines = [f"{len(bad)} of {len(cells)} cells did not end well:"]
     for cell in bad:
         status, reason = ("stopped", "its process ended") if cell in stopped else (cell.status, cell.reason)
-        lines += [f"  {status}: {_name(cell, cells)}: {reason}", f"    again: cq {shlex.join(cell.arguments)}"]
+        lines += [
+            f"  {status}: {_name(cell, cells)}: {reason}",
+            f"    again: cq {shlex.join([*said(), *cell.arguments])}",
+        ]
     if idle:
         lines += [f"{len(idle)} cells were not run, for fail_fast=true:", *(f"  {_name(cell, cells)}" for cell in idle)]
     return [*lines, "The same command runs again what is missing, and nothing else."]

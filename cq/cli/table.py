@@ -24,6 +24,7 @@ from cq.report.signatures import warn_of
 from cq.run.building import build
 from cq.run.components import Components
 from cq.run.config import PAPER, place
+from cq.run.explain import explain
 from cq.run.ledger import (
     RunError,
     check_committed,
@@ -100,7 +101,8 @@ class Filled:
 def fill(table: str, overrides: Sequence[str], out: Path, *, grid: bool = False) -> Filled:
     """Run what is missing and render the table into `out`.
 
-    A run that fails stays in the table as a failed row, and the others go on; with fail_fast they do not.
+    A run that fails stays in the table as a failed row, and the others go on; with fail_fast they do not. One that is
+    refused when it is its turn, as over a limit, has no row. Raises ValueError where all are.
     """
     from cq.report.render import render_table
     from cq.report.terminal import width_here
@@ -153,7 +155,13 @@ def fill(table: str, overrides: Sequence[str], out: Path, *, grid: bool = False)
                 if not error.mendable:
                     traceback.print_exception(error)
                 log.error("run %d of %d failed: %s", ran, len(todo), error)
+            except ValueError as error:  # as over a limit, which is known when it is its turn
+                failed += 1
+                status, reason = "refused", explain(error)
+                log.error("run %d of %d refused: %s", ran, len(todo), reason)
             cells[number] = replace(cells[number], status=status, reason=reason, seconds=time.time() - began)
+    if not records:
+        raise ValueError(f"{table}: no run is left. {cells[0].reason}")
     config = jobs[0].config
     path = place(config, "records")
     rendered = render_table(table, records, PAPER, out, thumbnails=path.parent)

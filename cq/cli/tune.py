@@ -26,8 +26,8 @@ import yaml
 from cq.cli.commands import FAILED, REFUSED, ended, helped
 from cq.core.store import check_writable
 from cq.run.compose import composed_with_hydra, composing
-from cq.run.objective import MEASURED
-from cq.run.own import allowing
+from cq.run.objective import COUNTED, MEASURED
+from cq.run.own import allowing, said
 from cq.search.fresh import judge, lines_of
 from cq.search.study import Space
 from cq.search.sweeper import opened, write_search
@@ -35,6 +35,7 @@ from cq.search.tune import Goal, Runs, alone, choose, controls_of, table_of, ver
 
 GOALS = ("quality", "cost")
 TABLE = "tuned"
+COSTS = (*COUNTED, *MEASURED)
 OWN = {"metric": "psnr_fp_db", "by": "seconds_share", "out": "runs/tune"}
 
 
@@ -57,7 +58,12 @@ def _tune(words: list[str]) -> int:
     asked = [key for key in GOALS if key in own]
     if len(asked) != 1:
         raise ValueError("say one of quality=NUMBER, held at the least cost, and cost=NUMBER, at the best quality.")
-    settings, target = {**OWN, **own}, float(own[asked[0]])
+    settings, target = {**OWN, **own}, _number(asked[0], own[asked[0]])
+    if settings["metric"] in COSTS or settings["by"] not in COSTS:
+        raise ValueError(
+            f"metric={settings['metric']} by={settings['by']}: metric is a score, as {OWN['metric']}, and by is a "
+            f"cost, one of {', '.join(COSTS)}."
+        )
     out = Path(settings["out"])
     check_writable(out, "out")
     preset = (
@@ -82,7 +88,7 @@ def _tune(words: list[str]) -> int:
         sys.stdout.write(f"{goal.words}: none of {len(study.points)} configurations; {', '.join(files)}\n")
         return FAILED
     record = runs.record(chosen.overrides)
-    line = shlex.join(["cq", *alone(chosen.overrides)])
+    line = shlex.join(["cq", *said(), *alone(chosen.overrides)])
     folder = Path(config.paths.records).parent / record.store / record.folders.get("acceleration", "")
     found, worth = lines_of(judged, study.objectives), verdict(judged, goal)
     told = {"asked": goal.words, "meaning": goal.meaning, "command": line, "acceleration": str(folder),
@@ -90,7 +96,7 @@ def _tune(words: list[str]) -> int:
     table, beside = table_of(judged, goal)
     again = []
     if table["rows"]:
-        words = [f"cq.allow={out if os.sep in str(out) else f'{os.curdir}{os.sep}{out}'}", *beside]
+        words = [*said(), f"cq.allow={out if os.sep in str(out) else f'{os.curdir}{os.sep}{out}'}", *beside]
         again = [shlex.join(["cq", f"experiment={TABLE}/chosen", *words]), shlex.join(["cq-table", TABLE, *words])]
         files += [_written(out / "table" / f"{TABLE}.yaml", table)]
     files += [_written(out / "tuned.yaml", told | {"again": again})]
@@ -98,6 +104,13 @@ def _tune(words: list[str]) -> int:
     lines += [f"wrote {file}" for file in files]
     sys.stdout.write("\n".join([*lines, ""]))
     return 0
+
+
+def _number(key: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ValueError(f"{key}={text}: is no number. Say one, as {key}=30.") from error
 
 
 def _written(path: Path, document: Mapping[str, Any]) -> str:

@@ -18,6 +18,8 @@ from cq.core.denoise import Trajectory
 from cq.core.denoiser import Denoiser, DenoiserOutput
 from cq.correct.corrected import CorrectedDenoiser, terms
 
+CLIPPING = ("clip_sample", "thresholding")  # switches of a scheduler
+
 
 @dataclass(frozen=True, kw_only=True)
 class Uncorrected:
@@ -42,15 +44,15 @@ def wanted_prediction(
     """The prediction that takes the state to `next_NCHW`, float64; None where the step does not read it.
 
     Read off copies of the scheduler as it stands, with all that it remembers, so any linear solver has its own
-    coefficients. Where it also clips what is drawn, which is not linear, that of the full-precision step is kept: the
-    prediction that makes it is wanted as it is.
+    coefficients. Where it also clips or thresholds what is drawn, which is not linear, that of the full-precision step
+    is kept: the prediction that makes it is wanted as it is.
     """
     wide_NCHW = x_NCHW.double()
 
     def stepped(eps_NCHW: Tensor, *, clipped: bool) -> Tensor:
         solver: Any = copy.deepcopy(noise_scheduler)
-        if not clipped and solver.config.get("clip_sample"):
-            solver.register_to_config(clip_sample=False)
+        if not clipped:
+            solver.register_to_config(**{key: False for key in CLIPPING if solver.config.get(key)})
         found: Tensor = solver.step(eps_NCHW, timestep, wide_NCHW).prev_sample
         return found.double()
 

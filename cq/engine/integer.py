@@ -17,7 +17,7 @@ SMALLEST = 2**12  # weights of a layer: below, what an operator costs in itself 
 
 
 class IntegerLayer(nn.Module):
-    """Quantizes its input to codes, multiplies these, and returns float32 as `QuantLayer` does, without its rounding.
+    """Quantizes its input to codes, multiplies these, and returns the input's number type, as `QuantLayer` does.
 
     The gain of a correction goes into the scales of the cached half's weight and the offset into the bias, call by
     call; codes and packed weights are the same at all calls.
@@ -53,6 +53,9 @@ class IntegerLayer(nn.Module):
 
     def forward(self, x: Tensor, gelu: str = "") -> Tensor:
         """gelu: of the output of a layer that is not split: none or tanh, as `torch.nn.functional.gelu` has them."""
+        return self._forward(x.float(), gelu).to(x.dtype)
+
+    def _forward(self, x: Tensor, gelu: str) -> Tensor:
         call = self._call_index.value
         row = call if len(self._scales) > 1 else 0
         scale_O, bias_O = self._scales[row], self._biases[row]
@@ -70,9 +73,9 @@ class IntegerLayer(nn.Module):
             scale, zero_point = quantizer.grid(call)
             codes = to_codes(x, scale, zero_point, quantizer.bits, layout)
             return product(codes, scale, zero_point, scale_O, bias_O, **after)
-        grids = quantizer.grids(x.float())  # one a token, or one an image, which then is multiplied alone
+        grids = quantizer.grids(x)  # one a token, or one an image, which then is multiplied alone
         if quantizer.of == "token":
-            return product.of_rows(x.float(), *grids, quantizer.bits, scale_O, bias_O, **after)
+            return product.of_rows(x, *grids, quantizer.bits, scale_O, bias_O, **after)
         outs, onto = [], after.pop("onto", None)
         for i, (scale, zero_point) in enumerate(zip(*(grid.flatten().tolist() for grid in grids), strict=True)):
             one = {} if onto is None else {"onto": onto[i : i + 1]}

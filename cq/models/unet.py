@@ -16,6 +16,8 @@ from cq.core.denoiser import FullCall
 from cq.models.known import check_network
 from cq.models.sites import Cut, check_cut
 
+IDS = 6  # numbers that SDXL is told: original size, crop corner, target size
+
 
 def main_channels(unet: Any) -> dict[str, int]:
     """Entry ResNet name to the channels of its main path; what follows in the concatenation is the skip.
@@ -170,6 +172,16 @@ def _modules_of(name: str, block: Any, samplers: str) -> list[str]:
     return names + [f"{name}.{samplers}.{j}" for j in range(len(getattr(block, samplers) or ()))]
 
 
+def check_xl(unet: Any, pooled_NP: Tensor, num_ids: int) -> None:
+    """Raise ValueError for a U-Net that is told something else, as SDXL's refiner, which is told an aesthetic score."""
+    asked = int(unet.config.projection_class_embeddings_input_dim)
+    if num_ids != IDS or pooled_NP.shape[1] + IDS * int(unet.config.addition_time_embed_dim) != asked:
+        raise ValueError(
+            f"added_cond_kwargs: a pooled text of {pooled_NP.shape[1]} and {num_ids} sizes, and an SDXL network is "
+            f"told {IDS} sizes (its refiner is told others). Give the base pipeline."
+        )
+
+
 def packed(context_NLC: Tensor, pooled_NP: Tensor, ids_NI: Tensor) -> Tensor:
     """One tensor of what SDXL's U-Net is conditioned on: in a last row [pooled text; size and crop; zeros]."""
     row = torch.cat([pooled_NP, ids_NI.to(pooled_NP)], dim=1)
@@ -180,9 +192,8 @@ def unpacked(unet: Any, cond: Tensor) -> tuple[Tensor, dict[str, Tensor] | None]
     """The context, and what else diffusers' forward takes; undoes `packed` for the U-Nets that it was made for."""
     if not is_xl(unet):
         return cond, None
-    ids = 6  # original size, crop corner, target size
-    pooled = int(unet.config.projection_class_embeddings_input_dim) - ids * int(unet.config.addition_time_embed_dim)
-    return cond[:, :-1], {"text_embeds": cond[:, -1, :pooled], "time_ids": cond[:, -1, pooled : pooled + ids]}
+    pooled = int(unet.config.projection_class_embeddings_input_dim) - IDS * int(unet.config.addition_time_embed_dim)
+    return cond[:, :-1], {"text_embeds": cond[:, -1, :pooled], "time_ids": cond[:, -1, pooled : pooled + IDS]}
 
 
 def is_xl(unet: Any) -> bool:

@@ -38,7 +38,7 @@ class Reconstruct(OnBase):
     state and corrects with the wrong rows: none of that here; and float weights and biases are not trained.
 
     units: blocks (ResNets, attentions, transformer blocks, single layers between them), or every layer alone.
-    targets: see `units.collect`. iterations, batch_rows: optimiser steps a unit, and rows of a step.
+    targets: see `units.Collection`. iterations, batch_rows: optimiser steps a unit, and rows of a step.
     learning_rate: of the rounding. learned_scales: what is trained of the activations' scales (`RowQuantizer`), at
     scale_learning_rate (of the logarithm). regulariser: weight of the indecision, beside an error in units of nearest
     rounding's. beta: its first and last exponent. warm_up: share of the iterations without it.

@@ -129,7 +129,8 @@ def sampled_states(
 
 
 def _stacked(states: list[_State], copies: int) -> States:
-    conditions = [state.cond for state in states if state.cond is not None]
+    given = [state.cond for state in states if state.cond is not None]
+    conditions = [cond.float() if cond.is_floating_point() else cond for cond in given]  # of a pipeline in 16 bits
     return States(
         x_PCHW=torch.stack([state.x_CHW for state in states]),
         calls_P=torch.tensor([state.call for state in states]),

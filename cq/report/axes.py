@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from cq.run.labels import NO_CELL, SHORT, UNNAMED, words_of
-from cq.run.record import BUDGET, RunRecord
+from cq.run.record import BESIDE, BUDGET, RunRecord
 
 OFF = "none"
 
@@ -77,8 +77,12 @@ def cell_of(record: RunRecord) -> str:
 
 
 def question_of(record: RunRecord) -> str:
-    """One line that two records share exactly where they differ in nothing but the seed and what sets no cell apart."""
-    return json.dumps([record.model, *leaves(record.config)], sort_keys=True, default=dict)
+    """One line that two records share exactly where they differ in nothing but the seed and what sets no cell apart.
+
+    Files and code of your own, or not as committed, set them apart, too.
+    """
+    beside = [record.versions[BESIDE]] if BESIDE in record.versions else []
+    return json.dumps([record.model, *beside, *leaves(record.config)], sort_keys=True, default=dict)
 
 
 def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:

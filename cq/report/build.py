@@ -172,9 +172,16 @@ def _grouped(
         if earlier is not None:
             superseded.append(earlier.key)
         by_seed[asked] = record
-    named = _named(list(by_seed.values()), cells)
+    asked_now = {(asked[:2], asked[3:]): question_of(record) for asked, record in by_seed.items()}
+    standing = []
+    for asked, record in by_seed.items():  # seeds of a row answer one question: of an edited one those of before go
+        if question_of(record) == asked_now[asked[:2], asked[3:]]:
+            standing.append(record)
+        else:
+            superseded.append(record.key)
+    named = _named(standing, cells)
     groups: Groups = {}
-    for record in sorted(by_seed.values(), key=_place):
+    for record in sorted(standing, key=_place):
         group = (named[id(record)][0], record.model["name"], *_budget(record), cells[id(record)])
         groups.setdefault(group, []).append(record)
     return groups, named, superseded

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from cq.core.inventory import Entry
 from cq.report.pick import Run
+from cq.run.sealed import count_file
+
+USUAL = ("records", "runs_")  # how names of record files begin
 
 
 class Holdings:
@@ -50,8 +53,12 @@ class Holdings:
 
 
 def record_files(root: Path, named: Iterable[Path]) -> list[Path]:
-    """Every record file that may name artefacts of the store: those that are named, and all that lie where they do."""
+    """Every record file that may name artefacts of the store: those that are named, and all that lie where they do.
+
+    A record file is told by its count beside it, whatever its name; a copy, which has none, by a usual name.
+    """
     places = dict.fromkeys((Path("results"), Path("runs"), root.parent, root))
-    kept = [path for place in places for pattern in ("records*.jsonl", "runs_*.jsonl") for path in place.glob(pattern)]
+    found = [path for place in places for path in place.glob("*.jsonl")]
+    kept = [path for path in found if path.name.startswith(USUAL) or count_file(path).exists()]
     files = {path.resolve(): path for path in (*named, *sorted(kept))}
     return list(files.values())

@@ -105,10 +105,13 @@ def kept(run: Run, *, layers: bool) -> Kept:
 def command(record: RunRecord) -> str:
     """The command line that asks the same question again; from row and choices where the record does not tell it."""
     words = list(record.overrides)
+    row = [f"experiment={record.experiment}"] * (record.table in table_names())
+    if words and not any(word.startswith("experiment=") for word in words):  # of `cq-table`, whose rows go without it
+        words = [*row, *words]
     if not words:
         choices = {key: value for key, value in record.choices.items() if value}
-        if record.table in table_names():
-            words, choices = [f"experiment={record.experiment}"], {"model": record.model["name"]}
+        if row:
+            words, choices = row, {"model": record.model["name"]}
         words += [f"{key.replace('correct_', 'correct@correct.')}={value}" for key, value in choices.items()]
         words += [f"budget.{key}={value}" for key, value in record.budget.items() if value is not None]
         words += [f"seed={record.seed}"]

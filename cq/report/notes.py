@@ -108,7 +108,8 @@ def _gaps(table: Table) -> list[str]:
         lines.append(f"Noted by {where}: {note}")
     lines += [f"paper_row={key!r} names no published row; its paper columns stay empty." for key in table.unmatched]
     lines += [
-        f"Left out: an earlier run of {experiment}, seed {seed}, otherwise configured ({digest[:DIGITS]})."
+        f"Left out: an earlier run of {experiment}, seed {seed}, otherwise configured, or of other code "
+        f"({digest[:DIGITS]})."
         for experiment, seed, digest in table.superseded
     ]
     return lines

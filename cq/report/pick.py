@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cq.report.axes import leaves, question_of
 from cq.report.build import row_titles
+from cq.run.building import near
 from cq.run.record import RunRecord, latest
 from cq.run.record_file import read
 
@@ -58,9 +59,12 @@ def matching(runs: Sequence[Run], text: str) -> list[Run]:
     found = _numbered(runs, text) or _newest([run for run in runs if _is_digest(run.record, text)])
     if not found:
         titles = row_titles([run.record for run in runs])
-        named = [run for run in runs if text == titles.get(id(run.record))]
-        named = named or [run for run in runs if text in (run.record.experiment, run.record.label)]
-        found = _newest(named or [run for run in runs if words and all(_applies(run, titles, word) for word in words)])
+        standing = [run for run in runs if id(run.record) in titles]  # by number and digest alone: what is superseded
+        found = [run for run in standing if text == titles[id(run.record)]]
+        found = found or [run for run in standing if text in (run.record.experiment, run.record.label)]
+    if not found:
+        _check_keys(runs, words)
+        found = [run for run in standing if words and all(_applies(run, titles, word) for word in words)]
     if not found:
         files = ", ".join(dict.fromkeys(str(run.file) for run in runs))
         raise ValueError(
@@ -135,10 +139,29 @@ def _applies(run: Run, titles: Mapping[int, str], word: str) -> bool:
             *_words(titles.get(id(record), "")),
         ]
         return word.lower() in map(str.lower, [*said, *map(str, record.choices.values())]) or _is_digest(record, word)
+    known, (key, underscored) = _known(record), _spelled(key)
+    return str(known.get(key, known.get(underscored))).lower() == value.lower().replace("null", "none")
+
+
+def _known(record: RunRecord) -> dict[str, object]:
+    """What `KEY=VALUE` can be said of a run: its choices, the numbers of its budget, keys of its configuration."""
     known = {"seed": record.seed, **dict(leaves(record.config)), **record.choices}
-    known |= {prefix + name: number for name, number in record.budget.items() for prefix in ("", "budget.")}
-    key = SHORT.get(key, key.rpartition("@")[2])  # `correct@correct.cache`, as the command line has it
-    return str(known.get(key, known.get(key.replace(".", "_")))).lower() == value.lower().replace("null", "none")
+    return known | {prefix + name: number for name, number in record.budget.items() for prefix in ("", "budget.")}
+
+
+def _spelled(key: str) -> tuple[str, str]:
+    """The key as a record has it: short, `correct@correct.cache` as the command line has it, or `correct.cache`."""
+    key = SHORT.get(key, key.rpartition("@")[2])
+    return key, key.replace(".", "_")
+
+
+def _check_keys(runs: Sequence[Run], words: Sequence[str]) -> None:
+    """Raise ValueError for `KEY=VALUE` of a key that no run has, which with `none` would name them all."""
+    known = {name for run in runs for name in _known(run.record)}
+    for word in words:
+        key, equals, _ = word.partition("=")
+        if equals and not known & {*_spelled(key)}:
+            raise ValueError(f"{word}: no run here has a key {key!r}.{near(key, sorted(known))} Correct it.")
 
 
 def _words(text: str) -> list[str]:

@@ -51,8 +51,8 @@ class Quantity:
 
     def number(self, text: str, what: str) -> float:
         """`1G` as a number. what: names the option in the error."""
-        match = re.fullmatch(r"([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*([A-Za-z]*)", text.strip())
-        if match is None or match[2] not in self.units or match[1].count(".") > 1:
+        match = re.fullmatch(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([A-Za-z]*)", text.strip())
+        if match is None or match[2] not in self.units:
             units = ", ".join(filter(None, self.units))
             raise ValueError(
                 f"{what}: {text!r} is no number of {self.key}. Write digits"

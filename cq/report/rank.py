@@ -77,6 +77,10 @@ class Ranking:
             f"Ranked by {self.by.title} ({self.by.better})."
             + ("" if self.same_seeds else " No seed is common to all rows, so that means are over different ones.")
         ]
+        if self.same_seeds and not all(math.isclose(place.value, self._own_mean(place)) for place in self.places):
+            said.append(
+                "The order is of means over the seeds that all rows share; printed are means over each row's own."
+            )
         if counts:
             said.append(
                 f"`=`: rows share a rank that are not decided against the first of it; {OPEN}: against the best. "
@@ -84,6 +88,10 @@ class Ranking:
             )
         said += simulated([place.row for place in self.places])
         return [*said, *told(len(self.places), self.bounds, self.left_out)]
+
+    def _own_mean(self, place: Place) -> float:
+        stat = self.by.of(place.row)
+        return place.value if stat is None else stat.mean
 
     def frame(self) -> "pd.DataFrame":
         """For machines: keys and means."""

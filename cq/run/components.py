@@ -16,6 +16,7 @@ from cq.run.preflight import (
     check_files,
     check_layers,
     check_metrics,
+    check_names,
     check_protocol,
     check_reach,
     check_sampler,
@@ -220,6 +221,7 @@ class Components:
         drawn = contracts.Drawn(
             num_images=sample.num_images, shape=model.image_shape, captioned=isinstance(model, ReadsPrompts)
         )
+        check_names(parts.metrics)
         check_metrics(parts.metrics, drawn)
         for name, metric in parts.metrics.items():
             protocol.check_metric(f"metrics.{name}", metric)

@@ -58,7 +58,10 @@ class Evaluation:
             except MetricUnavailable as error:
                 missing[name], found = str(error), error.found
                 log.warning("%s not computed%s: %s", name, " in full" if error.found else "", error)
-            new = {key: score.as_json() for key, score in found.items()}
+            new = {key: score.as_json() for key, score in found.items() if key not in scores}
+            if twice := [key for key in found if key not in new]:  # `check_names` knows those that are told beforehand
+                missing[name] = f"{', '.join(twice)}: another metric of this run has a score of this name."
+                log.warning("%s: %s", name, missing[name])
             self.run.live.scores(new)
             scores |= new
         return Scores(found=scores, missing=missing)

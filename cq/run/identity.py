@@ -185,6 +185,15 @@ def changed_modules() -> Mapping[Path, str]:
     return {path: digest for path in sorted(PACKAGE.rglob("*.py")) if (digest := changed(path)) is not None}
 
 
+def code_digest() -> str | None:
+    """Names all code and yaml that is yours and allowed, or of the package and not as committed; None for none."""
+    homes = [each.home for each in own.owned()]
+    files = [file for home in homes for file in ([home] if home.is_file() else sorted(home.rglob("*")))]
+    found = {str(path): digest for path, digest in changed_modules().items()}
+    found |= {str(path): digest for path in files if path.suffix in (".py", ".yaml") and (digest := changed(path))}
+    return _digest(found) if found else None
+
+
 @cache
 def _file_of(module: str) -> Path | None:
     """The source of a module of the package, or of one that is not installed or is allowed; None for any other."""

@@ -25,7 +25,7 @@ from cq.run.config import place
 from cq.run.identity import beside
 from cq.run.origin import PACKAGE, Source
 from cq.run.own import said as allowed
-from cq.run.record import SCHEMA, RunRecord, latest
+from cq.run.record import BESIDE, SCHEMA, RunRecord, latest
 from cq.run.record_file import append, read
 from cq.run.telling import ended
 from cq.run.tracking import NoLogger, RunLog
@@ -232,7 +232,7 @@ def _record(
         commit=source.commit,
         clean_tree=source.clean,
         date=datetime.now(timezone.utc).strftime(DATE),
-        versions={**_versions(), **_owners(config), **(outcome.rounding if outcome else {})},
+        versions={**_versions(), **_owners(config), **_beside(config), **(outcome.rounding if outcome else {})},
         device=f"{platform.machine()} {outcome.device if outcome else 'cpu'}",
         counted=outcome.counted if outcome else {},
         measured=outcome.measured if outcome else None,
@@ -263,6 +263,12 @@ def _versions() -> dict[str, str]:
 def _owners(config: DictConfig) -> dict[str, str]:
     """The versions of the other packages that components of this configuration are of, where they have one."""
     return {name: found for name in identity.owners(_resolved(config)) if (found := _version(name))}
+
+
+def _beside(config: DictConfig) -> dict[str, str]:
+    """The name of what decides this configuration's numbers beside it; nothing where all is as committed."""
+    found = beside(_resolved(config))
+    return {BESIDE: digest_of(found)[:12]} if found else {}
 
 
 def _version(package: str) -> str:

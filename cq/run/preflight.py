@@ -169,6 +169,20 @@ def check_metrics(metrics: Mapping[str, "Metric"], drawn: "Drawn", *, may_lack: 
         )
 
 
+def check_names(metrics: Mapping[str, "Metric"]) -> None:
+    """Raise ValueError for two metrics that name a score of one name: a record would keep the later one alone."""
+    from cq.core.contracts import NamesScores
+
+    owner: dict[str, str] = {}
+    for name, metric in metrics.items():
+        for score in metric.better if isinstance(metric, NamesScores) else ():
+            if owner.setdefault(score, name) != name:
+                raise ValueError(
+                    f"metrics.{name}: its score {score} is that of metrics.{owner[score]}, too, and a record has one "
+                    f"of a name. Leave one out with '~metrics.{name}' or '~metrics.{owner[score]}'."
+                )
+
+
 def check_sizes(metrics: Mapping[str, "Metric"], image_shape: tuple[int, ...]) -> None:
     """Raise ValueError for a metric that has no value for images [C, H, W] of the model's size."""
     from cq.core.contracts import NeedsSize
@@ -241,7 +255,15 @@ def known_schedule(planner: "SchedulePlanner", cost: "Cost", num_calls: int) -> 
 
     if any(isinstance(member, PlansLate) for member in members(planner)):
         return None
-    return planner.plan(PlanRequest(num_calls=num_calls, cost=cost))
+    try:
+        return planner.plan(PlanRequest(num_calls=num_calls, cost=cost))
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # of a planner of your own
+        raise ValueError(
+            f"schedule={type(planner).__name__}: plan raised {type(error).__name__}: {error} for {num_calls} calls. "
+            "Mend it; `cq check` tries a component of your own on small cases."
+        ) from error
 
 
 def _check_window(reach: int, asked: str, *, calibrate: "Calibrate", num_calls: int) -> None:

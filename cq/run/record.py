@@ -24,6 +24,7 @@ COUNTED = (
     "num_refreshes",
     "num_calls",
 )
+BESIDE = "beside"  # among the versions
 MEASURED = ("seconds_per_image", "peak_mem_mib", "device")
 SCORE = ("value", "low", "high", "better", "protocol", "fingerprint", "curve")
 BETTER = ("down", "up")
@@ -53,7 +54,8 @@ class RunRecord:
     scores: metric to {value, low, high, better, protocol, fingerprint, curve}; low and high bound the bootstrap
         interval (None without one), better is "down" or "up", curve is one number a call or [].
     versions: of Python and the packages, and what else rounding depends on: device, CPU instructions, threads, and the
-        batch sizes of the run, which budget.max_memory may have made smaller than those in `config`.
+        batch sizes of the run, which budget.max_memory may have made smaller than those in `config`; and BESIDE, the
+        name of the files and the code that the configuration names and that are yours, or not as committed.
     seconds, artifacts: stage to wall clock in seconds of this run and to digest.
     made: stage to seconds of making its artefact, by whichever run made it, and of the stages that were asked for in
         the making; None where that is not known.

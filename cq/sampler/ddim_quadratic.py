@@ -12,7 +12,8 @@ SHARE = 0.8  # of the training steps; where the grid starts, as published
 
 @dataclass(frozen=True, kw_only=True)
 class QuadraticDDIM(StockSolver):
-    """Timesteps `trunc(linspace(0, sqrt(800), steps)^2)`, eta 0; after the last step no noise is left.
+    """Timesteps `trunc(linspace(0, sqrt(800), steps)^2)`, eta 0; the last step goes to the noise of
+    the scheduler's end, which is none with `set_alpha_to_one`.
 
     distinct: move each timestep up to one more than the one below it, where rounding made them equal. Otherwise, as in
     the paper, calls at a repeated timestep change nothing: of 100 steps 4 are spent on that.

@@ -14,7 +14,10 @@ if TYPE_CHECKING:  # brings torch, which a check of a configuration does not nee
 
     from cq.core.contracts import NoiseScheduler
 
-REMEDY = "Choose a schedule that reads no sketches, or another sampler."
+REMEDY = (
+    "Choose a schedule that reads no sketches, as schedule=uniform, or a sampler that does not: of a pipeline "
+    "pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, clip_sample=False)."
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

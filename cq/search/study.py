@@ -15,6 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Transformer
 
 from cq.core.checksum import digest_of
+from cq.run.identity import code_digest
 from cq.run.objective import Missing, Objective
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ def _distribution(override: Override) -> Any:
     whole = isinstance(value, RangeSweep) and {type(value.start), type(value.stop), type(value.step)} == {int}
     if whole and not value.shuffle:
         points = range(int(value.start or 0), int(value.stop or 0), int(value.step))
+        if not points:
+            raise ValueError(f"{override.input_line}: has no value. Give a range with at least one, as range(2,21).")
         return kinds.IntDistribution(min(points), max(points), step=abs(points.step))
     return kinds.CategoricalDistribution(list(override.sweep_iterator(transformer=Transformer.encode)))
 
@@ -109,9 +112,11 @@ class Study:
         self.space, self.objectives, self.states = space, tuple(objectives), optuna.trial.TrialState
         if storage is not None and storage.startswith(SQLITE):
             Path(storage.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
-        asked = [sorted(space.fixed), sorted(str(each.input_line) for each in space.swept.values())]
+        words = [sorted(space.fixed), sorted(str(each.input_line) for each in space.swept.values())]
+        asked = [words, [each.key for each in objectives]]
+        code = code_digest()  # an answer of code that was edited since is none
         self.optuna = optuna.create_study(
-            storage=storage, study_name=name or digest_of([asked, [each.key for each in objectives]])[:12],
+            storage=storage, study_name=name or digest_of([*asked, *filter(None, [code])])[:12],
             load_if_exists=True, sampler=sampler,
             directions=["minimize" if each.better == "down" else "maximize" for each in objectives],
         )  # fmt: skip

@@ -15,7 +15,7 @@ from hydra import initialize_config_dir
 import cq
 from cq.adapt.in_memory import SOLVERS as ALL
 from cq.adapt.in_memory import PipelineSampler
-from cq.models.unet import UNetCut
+from cq.models.unet import UNetCut, check_xl
 from cq.run.config import CONF
 from cq.run.pipeline import accelerated
 from cq.sampler.ddim import DDIM
@@ -153,6 +153,48 @@ def test_half_precision_is_kept(dtype: torch.dtype, tiny: Callable[[str], Tiny],
         made.apply(t.pipe)
 
 
+@pytest.mark.parametrize("choice", ["quantize=gptq", "quantize=reconstruct_quick"])
+def test_rounding_of_a_text_pipeline_in_half_precision_is_found(
+    choice: str, tiny: Callable[[str], Tiny], tmp_path: Path
+) -> None:
+    t = tiny("sd")
+    t.pipe.to(torch.bfloat16)
+    few = ("quantize.base.num_samples=2", "quantize.base.batch_size=2", "quantize.num_states=4")
+    with accelerate(t, tmp_path, choice, *few).apply(t.pipe):
+        assert t.stock().isfinite().all()
+
+
+def test_what_is_read_beside_the_network_is_refused(tiny: Callable[[str], Tiny], tmp_path: Path) -> None:
+    t = tiny("sd")
+    t.pipe.controlnet = torch.nn.Linear(1, 1)
+    with pytest.raises(ValueError, match=r"pipe\.controlnet=Linear: adds to what the network computes"):
+        accelerate(t, tmp_path)
+    del t.pipe.controlnet
+    t.network.peft_config = {"style": object()}  # as diffusers notes an adapter that is loaded
+    with pytest.raises(ValueError, match=r"pipe\.unet.*has an adapter .*fuse_lora\(\) and then"):
+        accelerate(t, tmp_path)
+
+
+def test_a_refiner_is_refused(tiny: Callable[[str], Tiny]) -> None:
+    network, pooled = tiny("sdxl").network, int(tiny("sdxl").pipe.text_encoder_2.config.projection_dim)
+    check_xl(network, torch.zeros(1, pooled), 6)
+    for width, ids in ((pooled, 5), (pooled + 8, 6)):
+        with pytest.raises(ValueError, match="its refiner is told others"):
+            check_xl(network, torch.zeros(1, width), ids)
+
+
+def test_a_scheduler_that_steps_otherwise_is_refused(tiny: Callable[[str], Tiny], tmp_path: Path) -> None:
+    t = tiny("pixart")
+    own = t.pipe.scheduler
+    with accelerate(t, tmp_path).apply(t.pipe):
+        for key, value in (("algorithm_type", "sde-dpmsolver++"), ("solver_order", 3), ("thresholding", True)):
+            t.pipe.scheduler = type(own).from_config(own.config, **{key: value})
+            with pytest.raises(ValueError, match=rf"scheduler\.config\.{key}=.* was made for"):
+                t.stock()
+        t.pipe.scheduler = own
+        assert t.stock().isfinite().all()
+
+
 def test_it_works_in_the_middle_of_a_hydra_application(tiny: Callable[[str], Tiny], tmp_path: Path) -> None:
     from hydra import compose
 
@@ -187,6 +229,9 @@ REFUSED: dict[str, tuple[str, dict[str, Any], tuple[str, ...], str]] = {
     "the model": ("sd", {}, ("model=sd_mini",), "overrides: model=sd_mini decides nothing here"),
     "the sampler": ("sd", {}, ("sampler=ddim",), "overrides: sampler=ddim decides nothing here"),
     "an argument": ("sd", {}, ("budget.num_steps=3",), "Pass num_inference_steps=... instead"),
+    "another argument": ("sd", {}, ("recipe=best",), "Pass recipe=... instead"),
+    "the seed": ("sd", {}, ("seed=3",), "Pass seed=... instead"),
+    "clipping": ("ddpm", {"recipe": "best"}, (), "is not linear .*clip_sample=False"),
     "bits": ("sd", {}, ("quantize=ptq", "budget.weight_bits=1"), r"budget\.weight_bits=1: must"),
     "strategy": ("sd", {}, ("cache=fora",), "cache=FORA: works on transformer models"),
     "store": ("sd", {"store": "/dev/null/store"}, (), "^store=/dev/null/store: cannot be written"),

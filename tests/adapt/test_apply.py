@@ -376,6 +376,19 @@ def test_another_guidance_is_allowed_and_said_once(sd: Tiny, caplog: pytest.LogC
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == ["guidance=3.0"]
 
 
+def test_no_guidance_is_the_same_whatever_says_so(sd: Tiny, caplog: pytest.LogCaptureFixture) -> None:
+    made = sd.acceleration()
+    unguided = {**made.made_from["model"], "guidance": None}
+    with (
+        caplog.at_level(logging.WARNING, "cq"),
+        replace(made, made_from={**made.made_from, "model": unguided}).apply(sd.pipe),
+    ):
+        sd.stock(guidance_scale=1.0)
+        assert not caplog.records
+        sd.stock(guidance_scale=3.0)
+    assert "guidance=3.0: this Acceleration was calibrated with None" in caplog.text
+
+
 def test_importing_cq_brings_no_torch() -> None:
     import subprocess
     import sys

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from torch import Tensor
 
 from cq.core.acceleration import EARLIER_NOISE, HELD_NOISE, HELD_STATE, NOISE, STATE, Acceleration
@@ -34,6 +35,25 @@ def test_the_wanted_prediction_leads_the_live_scheduler_to_the_wanted_state(samp
         assert wanted is not None
         x_NCHW = solver.step(wanted, timestep, x_NCHW.double()).prev_sample.float()
         assert torch.allclose(x_NCHW, next_NCHW, atol=1e-4)
+
+
+@pytest.mark.parametrize("switch", ["clip_sample", "thresholding"])
+def test_what_a_step_clips_is_added_to_what_the_straight_step_would_need(switch: str) -> None:
+    straight, clipping = (
+        DDIMScheduler.from_config(noise_scheduler().config, clip_sample=False, **more) for more in ({}, {switch: True})
+    ) if switch == "thresholding" else (
+        DDIMScheduler.from_config(noise_scheduler().config, clip_sample=clip) for clip in (False, True)
+    )  # fmt: skip
+    for each in (straight, clipping):
+        each.set_timesteps(STEPS)
+    x, eps, wanted = 5 * torch.randn(3, 2, 4, 3, 3).double()
+    timestep = clipping.timesteps[2]
+    zero, one = (straight.step(torch.full_like(x, value), timestep, x).prev_sample for value in (0.0, 1.0))
+    short = wanted - clipping.step(eps, timestep, x).prev_sample
+    found = wanted_prediction(clipping, timestep, x, eps, wanted)
+    assert found is not None
+    assert torch.allclose(found, eps + short / (one - zero))
+    assert clipping.config[switch]  # as it was
 
 
 def test_fewer_steps_are_led_to_the_states_of_more_steps_at_the_same_timesteps() -> None:

@@ -93,7 +93,7 @@ def test_a_record_file_edited_on_purpose_is_sealed(
     first, *_ = runs.read_text().splitlines(keepends=True)
     shutil.copytree(runs.parent / "protocols", tmp_path / "protocols")
     copy = tmp_path / "copy.jsonl"
-    copy.write_text(first.replace('"seed": 0', '"seed": 7'))
+    copy.write_text(first.replace('"seed":0', '"seed":7'))
     assert _report(copy, tmp_path, "--all", "--no-figures") == 2
     assert f"cq-report --seal {copy}" in capsys.readouterr().err
     assert main(["--seal", str(copy)]) == 0

@@ -45,6 +45,20 @@ def test_a_run_with_integers_is_executed_and_timed(
     assert [name_of(each, axes_of(both)) for each in both] == ["simulate", "int8"]
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_integers_stand_in_a_network_of_16_bits(
+    dtype: str, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(integer, "SMALLEST", 0)
+    bits = f"budget.weight_bits={weight_bits()}"
+    words = quick(
+        tiny_folder, tmp_path, *QUANTIZED, bits, "engine=int8", f"compute.dtype={dtype}", "sample.num_images=2"
+    )
+    executed = execute(*composed([*words, "budget.num_steps=4"]))
+    assert executed.executed == "Int8"
+    assert executed.scores["psnr_fp_db"]["value"] > 10
+
+
 def test_weights_of_more_bits_than_this_machine_multiplies_are_refused(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
