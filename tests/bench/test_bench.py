@@ -11,10 +11,10 @@ import torch
 from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
-from cq.bench.jobs import Job, found, jobs_of, measured
+from cq.bench.jobs import RAW, Job, found, jobs_of, measured
 from cq.bench.onednn import PackedConv2d, PackedLinear, pack_layers
 from cq.bench.parts import KINDS, kind_of, kind_of_module, shares
-from cq.bench.rows import fastest, rows_of
+from cq.bench.rows import documents, fastest, rows_of
 from cq.bench.scenario import CAPS, names, read_scenario, read_way
 from cq.bench.subject import Subject, fill, subject_of
 from cq.bench.timing import Seconds, interleaved
@@ -231,6 +231,21 @@ def test_what_is_there_is_not_measured_again(tmp_path: Path, monkeypatch: pytest
     assert len(started) == 3
     assert found(replace(jobs[0], scenario=replace(TINY, rounds=7)), tmp_path) is None
     assert found(replace(jobs[0], scenario=replace(TINY, title="in other words")), tmp_path) is not None
+
+
+def test_what_was_measured_before_an_edit_of_the_scenario_has_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / RAW).mkdir()
+    for job in jobs_of("tiny", TINY):
+        about = {"kind": job.kind, "threads": job.threads, "cap": job.cap, "ways": job.ways, "question": job.question}
+        (tmp_path / RAW / job.file).write_text(json.dumps(about))
+    monkeypatch.setattr("cq.bench.rows.read_scenario", lambda _: TINY)
+    timed, weighed = documents(tmp_path, "tiny")
+    assert (len(timed), len(weighed)) == (1, 2)
+    monkeypatch.setattr("cq.bench.rows.read_scenario", lambda _: replace(TINY, rounds=7))
+    assert documents(tmp_path, "tiny") == ([], {})
+    assert "before its scenario or a way of it was edited" in caplog.text
 
 
 def test_a_process_without_a_result_ends_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

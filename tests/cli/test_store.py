@@ -106,6 +106,13 @@ def test_a_prune_says_first_and_takes_only_what_no_record_needs(root: Path, tell
     assert "0 of " in tell("prune", "--yes")
 
 
+def test_a_record_file_of_any_name_is_known_by_its_count(root: Path, tell: Tell) -> None:
+    for end in ("", ".count"):
+        (root / f"records.jsonl{end}").rename(root / f"mine.jsonl{end}")
+    (root / "of_another_program.jsonl").write_text("{}\n")
+    assert "no record needs: 1," in tell("prune")
+
+
 def test_a_prune_by_old_records_takes_nothing_that_they_may_need(root: Path, tell: Tell) -> None:
     forget_folders(root)
     keep = folders(root) & needed_before(root)
@@ -141,12 +148,14 @@ def test_what_is_made_now_or_young_or_in_use_stays(root: Path, tell: Tell) -> No
 
 
 def test_without_records_nothing_is_pruned(root: Path, tell: Tell) -> None:
-    (root / "records.jsonl").rename(root / "mine.jsonl")
-    (root / "records.jsonl.count").rename(root / "mine.jsonl.count")
+    kept = root / "elsewhere"
+    kept.mkdir()
+    for name in ("records.jsonl", "records.jsonl.count", "protocols", "configs"):
+        (root / name).rename(kept / name.replace("records", "mine"))
     assert "there is no record file here" in tell("prune", "--yes", status=2)
-    assert "no record needs: 1," in tell("prune", "--records", root / "mine.jsonl")
-    (root / "mine.jsonl").write_text("{}\n")
-    assert "mine.jsonl" in tell("prune", "--yes", "--records", root / "mine.jsonl", status=2)
+    assert "no record needs: 1," in tell("prune", "--records", kept / "mine.jsonl")
+    (kept / "mine.jsonl").write_text("{}\n")
+    assert "mine.jsonl" in tell("prune", "--yes", "--records", kept / "mine.jsonl", status=2)
 
 
 def test_one_run_and_one_artefact_are_shown(root: Path, tell: Tell) -> None:

@@ -51,7 +51,7 @@ def test_progress_is_one_line() -> None:
     assert progress([cell("done", seconds=1.0)], 0.0) == "sweep: 1 of 1 cells done"
 
 
-def test_the_summary_names_what_differs_and_how_to_run_it_again() -> None:
+def test_the_summary_names_what_differs_and_how_to_run_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
     common = ["model=ldm_mini", "seed=0"]
     cells = [
         cell("done", arguments=[*common, "schedule=uniform"]),
@@ -62,6 +62,9 @@ def test_the_summary_names_what_differs_and_how_to_run_it_again() -> None:
     assert lines[:2] == ["1 of 3 cells did not end well:", "  failed: schedule=dps sample.classes=[1, 2]: it broke"]
     again = shlex.split(lines[2].partition("again: ")[2])
     assert again == ["cq", *common, "schedule=dps", "sample.classes=[1, 2]"]
+    with monkeypatch.context() as patch:
+        patch.setattr("cq.cli.sweep.said", lambda: ("cq.allow=mine",))
+        assert "again: cq cq.allow=mine model=ldm_mini " in summary(cells)[2]
     assert lines[3:5] == ["1 cells were not run, for fail_fast=true:", "  schedule=power"]
     assert summary(cells[:1]) == []
     assert "  stopped: " in summary([cells[0], cell("running", arguments=[*common, "x=1"])])[1]

@@ -172,6 +172,22 @@ def test_a_row_that_fails_stays_in_the_table_and_the_others_go_on(
 
 
 @pytest.mark.usefixtures("rows")
+def test_a_row_over_a_limit_is_refused_in_its_turn_and_the_others_go_on(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["table5", *quick(tiny_folder, tmp_path), f"out={tmp_path}/report"]
+    assert main([*words, "limit.bops_share=0.9"]) == 1
+    assert "refused: experiment=table5/full_precision: limit.bops_share=0.9" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert [each.experiment for each in read(tmp_path / "records.jsonl")] == [
+        "table5/cache_uniform",
+        "table5/cache_dps",
+    ]
+    assert main([*words, "limit.bops_share=0.01", "seed=1"]) == 2
+
+
+@pytest.mark.usefixtures("rows")
 def test_a_stop_by_the_keyboard_keeps_what_is_recorded(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

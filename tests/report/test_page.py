@@ -98,6 +98,9 @@ def test_what_is_gone_is_said_with_the_command_that_makes_it_again(tiny_run: Run
     assert found.acceleration is None
     assert "before records named their folders" in found.gone["diagnosis"]
     assert "correct@correct.cache=channel_affine" in command(before.record)
+    filled = record("row", experiment="table5/cache_dps", overrides=("seed=2", "model=x"))  # as cq-table keeps it
+    assert command(filled) == "cq experiment=table5/cache_dps seed=2 model=x"
+    assert command(replace(filled, overrides=("experiment=table5/cache_dps", "seed=2"))).count("experiment") == 1
     assert command(record("row", seed=2)) == (
         "cq experiment=synthetic/row model=synthetic budget.num_steps=100 budget.cache_interval=20 "
         "budget.weight_bits=8 budget.act_bits=8 seed=2"

@@ -5,7 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from cq.report.build import build_table
+from cq.report.paper import read_paper
 from cq.report.pick import Run, matching, one, row, runs_in
+from cq.run.config import PAPER
+from cq.run.record import BESIDE
 from cq.run.record_file import append
 from tests.report.synthetic import record
 
@@ -53,6 +57,27 @@ def test_the_seeds_of_one_configuration_are_a_row(runs: list[Run]) -> None:
     assert [run.record.seed for run in row(runs, "schedule=uniform")] == [0, 1]
     with pytest.raises(ValueError, match=r"'cached': names 2 configurations: .*cached, .*seed 0.*; .*cached, "):
         row(runs, "cached")
+
+
+def test_a_key_that_no_run_has_is_refused_and_names_not_all(runs: list[Run]) -> None:
+    assert len(matching(runs, "correct_cache=none")) == 4
+    with pytest.raises(ValueError, match=r"corect_cache=none: no run .* Did you mean 'correct_cache'"):
+        matching(runs, "corect_cache=none")
+
+
+def test_of_code_that_was_edited_the_runs_of_before_are_named_by_their_numbers_alone(tmp_path: Path) -> None:
+    file = tmp_path / "records.jsonl"
+    of_before = [record("mine", seed=seed, config_digest=f"a{seed}") for seed in range(3)]
+    edited = record("mine", seed=0, config_digest="b0", versions={"torch": "0", BESIDE: "0123"})
+    for each in (*of_before, edited):
+        append(each, file)
+    runs = runs_in([file])
+    assert [run.number for run in row(runs, "mine")] == [4]
+    assert [run.number for run in matching(runs, "schedule=uniform")] == [4]
+    assert one(runs, "2").record == of_before[1]
+    table = build_table("table5", [run.record for run in runs], read_paper(PAPER))
+    assert [found.records for found in table.rows] == [(edited,)]
+    assert [seed for _, seed, _ in table.superseded] == [0, 1, 2]
 
 
 def test_none_and_several_are_refused_with_what_may_be_said(runs: list[Run]) -> None:

@@ -48,7 +48,10 @@ def test_ranks_are_shared_where_seeds_do_not_decide() -> None:
 def test_seeds_that_only_some_rows_have_do_not_rank_them() -> None:
     """The third seed is an easy one; over the two that both rows have, the other row is better."""
     rows = [*row("two seeds", [30.0, 31.0]), *row("three seeds", [29.0, 30.0, 90.0])]
-    assert order(ranking(table_of(rows))) == [(1, "two seeds"), (2, "three seeds")]
+    found = ranking(table_of(rows))
+    assert order(found) == [(1, "two seeds"), (2, "three seeds")]
+    assert "printed are means over each row's own" in " ".join(found.notes())
+    assert "printed are" not in " ".join(ranking(table_of(rows[:4])).notes())
 
 
 def test_equal_images_come_first_and_the_others_keep_their_order() -> None:

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -18,10 +19,12 @@ from cq.correct.none import NoCorrection
 from cq.correct.offset_only import OffsetOnly
 from cq.cost.l1 import L1
 from cq.cost.weighted import Weighted
+from cq.evaluate.fidelity import Fidelity
+from cq.evaluate.outliers import Outliers
 from cq.laws.drift import SITE, drifting_maps, statistics_of
 from cq.predict.last import Last
 from cq.predict.taylor import Taylor
-from cq.run.preflight import check_cost, check_reach
+from cq.run.preflight import check_cost, check_names, check_reach, known_schedule
 from cq.schedule.dps import DPS
 from cq.schedule.none import NoCache
 from cq.schedule.threshold import Threshold
@@ -144,3 +147,19 @@ class Asking(OneGroup):
 def test_a_planner_that_reads_statistics_and_does_not_say_so_is_told_what_to_add() -> None:
     with pytest.raises(ValueError, match=r"reads statistics and does not say how far.*`reach` and `refreshes`"):
         check(6, Asking(), FIT)
+
+
+def test_two_metrics_of_one_score_are_refused_by_their_keys() -> None:
+    one, other = (Fidelity(batch_size=2, psnr_cap_db=cap, resamples=40, bootstrap_seed=0) for cap in (100.0, 20.0))
+    with pytest.raises(ValueError, match=r"metrics\.other: its score psnr_fp_db is that of metrics\.one, too"):
+        check_names({"one": one, "other": other})
+    check_names({"one": one, "outliers": Outliers(limit=0.3, resamples=40, bootstrap_seed=0)})
+
+
+def test_a_planner_that_breaks_while_it_is_asked_is_told_by_its_name() -> None:
+    class Broken(Uniform):
+        def plan(self, request: Any) -> Any:
+            raise RuntimeError("boom")
+
+    with pytest.raises(ValueError, match=r"schedule=Broken: plan raised RuntimeError: boom for 8 calls"):
+        known_schedule(Broken(interval=2), L1(), 8)

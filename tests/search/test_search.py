@@ -46,7 +46,9 @@ def asked(lines: list[tuple[str, ...]], ask: Sequence[tuple[str, ...]]) -> list[
     return answers
 
 
-def test_a_study_asks_each_point_once_goes_on_and_knows_its_front(tmp_path: Path) -> None:
+def test_a_study_asks_each_point_once_goes_on_and_knows_its_front(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     space = Space.of(["n=range(2,7)", "schedule=uniform,dps", "seed=4000", "n=range(2,6)"])
     assert space.fixed == ("seed=4000",)
     lines: list[tuple[str, ...]] = []
@@ -69,6 +71,9 @@ def test_a_study_asks_each_point_once_goes_on_and_knows_its_front(tmp_path: Path
     before = len(lines)
     study(tmp_path, space).search(lambda ask: asked(lines, ask), n_trials=8, n_jobs=1, timeout=None)
     assert len(lines) == before
+    with monkeypatch.context() as patch:
+        patch.setattr("cq.search.study.code_digest", lambda: "edited")
+        assert study(tmp_path, space).points == [], "answers of code that was edited since"
     study(tmp_path, Space.of(["n=range(2,9)"])).search(lambda ask: [(1.0, 1.0)], n_trials=9, n_jobs=1, timeout=0)
     assert len(lines) == before
 
