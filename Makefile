@@ -29,7 +29,7 @@ speed: environment
 	$(BIN)/python experiments/speed/run.py
 
 test: environment
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 check: environment
 	$(BIN)/ruff format --check .

@@ -78,9 +78,9 @@ def test_a_convolution_a_linear_and_an_attention_by_hand() -> None:
     full, _ = call_macs(cut, latent_shape=shape, cond=context, sites=sites_of())
     assert full["conv_in"] == 8 * 8 * 8 * 4 * 9  # 8 x 8 pixels, 4 to 8 channels, 3 x 3
     assert full["time_embedding.linear_1"] == 8 * 32
-    attention = "down_blocks.1.attentions.0.transformer_blocks.0"
-    assert full[f"{attention}.attn1"] == 2 * 16 * 16 * 16  # q k and p v: 16 queries, 16 keys, 16 channels
-    assert full[f"{attention}.attn2"] == 2 * 16 * 3 * 16  # 3 tokens of context
+    attention = "down_blocks.2.attentions.0.transformer_blocks.0"
+    assert full[f"{attention}.attn1"] == 2 * 4 * 4 * 24  # q k and p v: 4 queries, 4 keys, 24 channels
+    assert full[f"{attention}.attn2"] == 2 * 4 * 3 * 24  # 3 tokens of context
 
 
 def test_strided_and_grouped_convolutions_by_hand() -> None:

@@ -116,7 +116,7 @@ def test_codes_are_small_integers_next_to_the_nearest_ones(
     runs: TinyRuns, params: QuantParams, base: QuantParams
 ) -> None:
     codes = {name: tensor for name, tensor in params.tensors.items() if name.endswith("/codes")}
-    assert len(codes) == 22  # of six units, each of which gained
+    assert len(codes) == 16  # of the units, each of which gained
     rounded = runs.twin(base).network.backbone
     moved = total = 0
     for name, tensor in codes.items():
