@@ -169,10 +169,28 @@ def _score(images: Path, reference: Path | None, overrides: list[str]) -> None:
         log.info("%s: checked; no metric was asked for, and nothing is written", images)
         return
     out = images.parent / f"{images.name}.{protocol.label}.json"
-    write_atomically(out, (json.dumps(scores, indent=1) + "\n").encode())
+    before = {key: found for key, found in _scored(out, images).items() if key not in scores}
+    write_atomically(out, (json.dumps({**before, **scores}, indent=1) + "\n").encode())
+    if before:
+        log.info("%s: keeps %s of before", out, ", ".join(before))
     for key, found in scores.items():
         log.info("%s %.6g", key, found["value"])
     log.info("written to %s", out)
+
+
+def _scored(out: Path, images: Path) -> dict[str, Any]:
+    """What was scored before of the same images: nothing where any of them is younger than the file of scores."""
+    if not out.is_file():
+        return {}
+    files = [images, *(images.rglob("*") if images.is_dir() else ())]
+    if any(path.stat().st_mtime_ns > out.stat().st_mtime_ns for path in files):
+        log.warning("%s: was of images that have changed since, and is replaced", out)
+        return {}
+    try:
+        found = json.loads(out.read_bytes())
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ COUNTED = (
     "num_refreshes",
     "num_calls",
 )
-BESIDE = "beside"  # among the versions
+BESIDE = "own files and code"  # among the versions
 MEASURED = ("seconds_per_image", "peak_mem_mib", "device")
 SCORE = ("value", "low", "high", "better", "protocol", "fingerprint", "curve")
 BETTER = ("down", "up")

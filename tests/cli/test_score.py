@@ -1,6 +1,7 @@
 """Scoring images made elsewhere: a small stand-in for the Inception network, real files, the real command."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,23 @@ def test_where_nothing_is_scored_an_earlier_result_stays(
     assert said.startswith(f"cq-score: {folder}: nothing was scored, and nothing is written. metrics.fidelity: it comp")
     assert run(monkeypatch, folder, "evaluate=none") == 0
     assert earlier.read_text() == "earlier"
+
+
+def test_other_scores_of_the_same_images_are_kept_beside_new_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write(tmp_path / "mine", 12, 0)
+    out = tmp_path / "mine.none.json"
+    words = ("evaluate=none", "+metric@metrics.it=inception_score_own", "metrics.it.features=zoo:scene_features")
+    assert run(monkeypatch, folder, *words) == 0
+    (own,) = scored = json.loads(out.read_text())
+    out.write_text(json.dumps({"another": {"value": 1.0}, own: {"value": 2.0}}))
+    assert run(monkeypatch, folder, *words) == 0
+    assert json.loads(out.read_text()) == {"another": {"value": 1.0}, **scored}
+    os.utime(next(folder.iterdir()), ns=(0, out.stat().st_mtime_ns + 10**9))
+    assert run(monkeypatch, folder, *words) == 0
+    assert json.loads(out.read_text()) == scored
+    assert "of images that have changed since" in caplog.text
 
 
 @pytest.mark.parametrize(
