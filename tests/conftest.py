@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,9 @@ import omegaconf._utils
 import pytest
 import yaml
 from hydra._internal import defaults_list
+from hydra._internal.config_repository import ConfigRepository
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra.core.object_type import ObjectType
 from omegaconf._utils import get_yaml_loader
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # threads of several workers wait for one another, at a fifth of the speed
@@ -49,11 +53,12 @@ def _committed() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _composed_quickly() -> Iterator[None]:
-    """Hydra reads forty files whenever something is composed, thousands of times here: each text is parsed once.
+    """Hydra reads forty files whenever something is composed, thousands of times here: each is read and parsed once.
 
     And what names in a defaults list may refer to is gathered where one of them does refer to anything.
     """
-    load, gathered = yaml.load, defaults_list._create_interpolation_map
+    load, gathered, read = yaml.load, defaults_list._create_interpolation_map, ConfigRepository.load_config
+    files: dict[tuple[Any, ...], Any] = {}
     parsed = cache(lambda text: load(text, Loader=get_yaml_loader()))
 
     def loaded(stream: Any, Loader: Any) -> Any:
@@ -71,7 +76,18 @@ def _composed_quickly() -> Iterator[None]:
         refers = any(each.is_interpolation() for each in defaults)
         return gathered(overrides, defaults, self_added) if refers else None
 
+    def once(self: ConfigRepository, config_path: str) -> Any:
+        source = self._find_object_source(config_path, ObjectType.CONFIG)
+        if not isinstance(source, FileConfigSource):
+            return read(self, config_path)
+        file = Path(source.path, source._normalize_file_name(config_path))
+        key = (file, source.provider, file.stat().st_mtime_ns, file.stat().st_size)
+        if key not in files:
+            files[key] = read(self, config_path)
+        return copy(files[key])  # whose parts are copied into what is composed
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConfigRepository, "load_config", once)
         patch.setattr(defaults_list, "_create_interpolation_map", referred_to)
         patch.setattr(omegaconf._utils, "get_yaml_loader", cache(get_yaml_loader))
         patch.setattr(yaml, "load", loaded)
