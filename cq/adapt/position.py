@@ -5,13 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from cq.engine.fingerprint import noise_of
-
-SOLVING = (  # settings that change the steps, and not where they are; lower_order_final a scheduler sets for itself
-    "algorithm_type", "solver_order", "solver_type", "final_sigmas_type", "euler_at_final",
-    "predict_x0", "set_alpha_to_one", "clip_sample", "clip_sample_range", "thresholding",
-    "dynamic_thresholding_ratio", "sample_max_value", "eta", "order",
-)  # fmt: skip
+from cq.engine.fingerprint import noise_of, solver_of
 
 
 def position(scheduler: Any, timestep: Tensor) -> int:
@@ -51,10 +45,10 @@ def check_sampler(scheduler: Any, sampler: Any) -> None:
             f"scheduler.{key}={noise[key]}: this Acceleration was made for {sampler['noise'].get(key)}. Give the "
             "scheduler the configuration of the calibration, or make one with cq.accelerate on this pipeline."
         )
-    here, there = scheduler.config, sampler.get("config", {})
-    for key in (each for each in SOLVING if each in there and here.get(each) != there[each]):
+    here, there = solver_of(scheduler), sampler.get("solver", {})
+    for key in (each for each in there if here.get(each, there[each]) != there[each]):
         raise ValueError(
-            f"scheduler.config.{key}={here.get(key)}: this Acceleration was made for {there[key]}. Set pipe.scheduler "
+            f"scheduler.config.{key}={here[key]}: this Acceleration was made for {there[key]}. Set pipe.scheduler "
             f"= {kind}.from_config(pipe.scheduler.config, {key}={there[key]!r}), or make one with cq.accelerate."
         )
     found, asked = _floats(scheduler.timesteps), list(sampler["timesteps"])

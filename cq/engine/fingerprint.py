@@ -10,6 +10,12 @@ from cq.core.denoiser import GuidedDenoiser
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
+SOLVING = (  # settings that change the steps, and not where they are; lower_order_final a scheduler sets for itself
+    "algorithm_type", "solver_order", "solver_type", "final_sigmas_type", "euler_at_final",
+    "predict_x0", "set_alpha_to_one", "clip_sample", "clip_sample_range", "thresholding",
+    "dynamic_thresholding_ratio", "sample_max_value", "eta", "order",
+)  # fmt: skip
+
 
 def fingerprint(denoiser: GuidedDenoiser) -> dict[str, Any]:
     """The network's class, sites and guidance, and the digest of its parameters in every number type it may be held in.
@@ -31,6 +37,11 @@ def noise_of(scheduler: Any) -> dict[str, Any]:
         "prediction_type": scheduler.config.get("prediction_type", "epsilon"),
         "alphas_cumprod": digest_of_tensor(scheduler.alphas_cumprod.float().cpu())[:16],
     }
+
+
+def solver_of(scheduler: Any) -> dict[str, Any]:
+    """The settings by which a scheduler of diffusers steps, beside its class, its noise and its timesteps."""
+    return {key: scheduler.config[key] for key in SOLVING if key in scheduler.config}
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from typing import Any
 
 from cq import __version__
 from cq.core.acceleration import Acceleration
-from cq.engine.fingerprint import fingerprint, noise_of
+from cq.engine.fingerprint import fingerprint, noise_of, solver_of
 from cq.run.identity import described
 from cq.run.origin import Source
 from cq.run.stages.stage import Stage
@@ -46,6 +46,7 @@ class Accelerated(Stage[Acceleration]):
             "sampler": {
                 "num_inference_steps": parts.sample.num_steps, **described(parts.sampler),
                 "scheduler": type(scheduler).__name__, "noise": noise_of(scheduler),
+                "solver": solver_of(scheduler),
                 "timesteps": [float(t) for t in scheduler.timesteps],
             },
             "calibration": self._calibration(),
