@@ -150,15 +150,8 @@ def check_top(config: DictConfig, kind: type = RunConfig, above: str = "") -> No
             check_top(config[name], section, f"{key}.")
         elif not OmegaConf.is_missing(config, name):
             if section is Any and not isinstance(config[name], DictConfig):
-                group = (
-                    "evaluate"
-                    if name == "metrics"
-                    else f"correct@{key}"
-                    if above == "correct."
-                    else f"+{name}@{key}"
-                    if above
-                    else name
-                )
+                slot = f"correct@{key}" if above == "correct." else f"+{name}@{key}"
+                group = "evaluate" if name == "metrics" else slot if above else name
                 raise ValueError(f"{key}={config[name]}: names no component. Choose one by {group}=...")
             check_plain(config[name], key, empty=key == "row.paper")
 

@@ -23,7 +23,6 @@ from experiments.zoo.drawing import ClassConditional, Latents, Pixels, TextToIma
 
 IMAGES, STEPS = 2, 6
 MODELS = ("ldm_mini", "ldm_uncond_mini", "ddpm_mini", "dit_mini", "sd_mini")
-GUIDED = ("ldm_mini", "dit_mini", "sd_mini")
 
 
 @dataclass(frozen=True)

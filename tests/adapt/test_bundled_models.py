@@ -18,7 +18,7 @@ from cq.engine.int8 import Int8
 from cq.engine.kernels import weight_bits
 from cq.engine.plain import Plain
 from tests.adapt.conftest import EXECUTED, NO_NETWORK, QUANTIZED, UNCORRECTED, Bundles
-from tests.adapt.stock import GUIDED, MODELS, STEPS, images, stock
+from tests.adapt.stock import MODELS, STEPS, images, stock
 
 
 def test_a_new_process_draws_cqs_very_images_with_every_bundle(bundles: Bundles) -> None:
@@ -32,7 +32,9 @@ def test_a_new_process_draws_cqs_very_images_with_every_bundle(bundles: Bundles)
     for name, pixels in drawn.items():
         off = (pixels.int() - bundles.images[name].int()).abs()
         # A pipeline guides what is corrected, cq corrects what is guided: the same sum, in another order of rounding.
-        few = pixels.numel() // 500 if name.startswith(GUIDED) and name != UNCORRECTED else 0
+        # That showed on one model and with AVX2 alone; everything else is equal, and anywhere without a correction.
+        seen = name.startswith("sd_mini") and name != UNCORRECTED
+        few = 12 if seen and torch.backends.cpu.get_cpu_capability() == "AVX2" else 0
         assert int(off.count_nonzero()) <= few, name
         assert int(off.max()) <= min(1, few), name
     assert "simulated" in done.stderr
