@@ -138,6 +138,18 @@ def test_a_run_of_all_stages(tiny_folder: Path, tmp_path: Path) -> None:
     assert outcome.rounding["device"] == torch.cuda.get_device_name()
 
 
+def test_the_best_recipe_of_all_stages(tiny_folder: Path, tmp_path: Path) -> None:
+    """The adjoint, the search on trials, rounding in closed form and the closed loop: all where the network is."""
+    small = (
+        "recipe=best", "quantize.num_states=4", "quantize.base.num_samples=2", "quantize.base.batch_size=2",
+        "correct.output.num_samples=4", "correct.output.batch_size=2",
+    )  # fmt: skip
+    outcome = run(Components.of(composed(quick(tiny_folder, tmp_path, *small))[0]))
+    assert outcome is not None
+    assert outcome.device == "cuda"
+    assert outcome.scores["psnr_fp_db"]["value"] > 45
+
+
 def test_integers_are_refused_with_what_they_would_bring_here() -> None:
     assert device().type == "cuda"
     found = verdict(GPU)
