@@ -13,7 +13,6 @@ import pytest
 import yaml
 from hydra._internal import defaults_list
 from hydra._internal.config_repository import ConfigRepository
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.object_type import ObjectType
 from omegaconf._utils import get_yaml_loader
 
@@ -78,10 +77,16 @@ def _composed_quickly() -> Iterator[None]:
 
     def once(self: ConfigRepository, config_path: str) -> Any:
         source = self._find_object_source(config_path, ObjectType.CONFIG)
-        if not isinstance(source, FileConfigSource):
+        kind = type(
+            source
+        ).__name__  # Hydra imports its plugins a second time: their classes are not those imported here
+        if kind == "FileConfigSource":
+            file = Path(source.path, source._normalize_file_name(config_path))
+            key = (file, source.provider, file.stat().st_mtime_ns, file.stat().st_size)
+        elif kind == "ImportlibResourcesConfigSource":  # Hydra's own files
+            key = (source.path, source.provider, config_path)
+        else:
             return read(self, config_path)
-        file = Path(source.path, source._normalize_file_name(config_path))
-        key = (file, source.provider, file.stat().st_mtime_ns, file.stat().st_size)
         if key not in files:
             files[key] = read(self, config_path)
         return copy(files[key])  # whose parts are copied into what is composed
