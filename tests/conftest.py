@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from copy import copy
+from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -89,7 +89,7 @@ def _composed_quickly() -> Iterator[None]:
             return read(self, config_path)
         if key not in files:
             files[key] = read(self, config_path)
-        return copy(files[key])  # whose parts are copied into what is composed
+        return deepcopy(files[key])  # what is composed is made of its nodes
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ConfigRepository, "load_config", once)
