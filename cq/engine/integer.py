@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cq.core.artifacts import QuantParams
 from cq.engine.kernels import HELD_BITS, Product, to_codes
-from cq.quantize.affine import quantize
+from cq.quantize.affine import over_weight, quantize
 from cq.quantize.layers import ActQuantizer
 from cq.quantize.twin import StoredLayer
 
@@ -36,9 +36,9 @@ class IntegerLayer(nn.Module):
         self._products: list[Product] = []
         scales: list[Tensor] = []
         for weight, scale, zero_point, codes in stored.grids():
-            rows = (-1,) + (1,) * (weight.ndim - 1)
             bits = stored.row["weight_bits"]
-            held = quantize(weight, scale.view(rows), zero_point.view(rows), bits) if codes is None else codes
+            grid = (over_weight(scale, weight), over_weight(zero_point, weight))
+            held = quantize(weight, *grid, bits) if codes is None else codes
             self._products.append(Product(held, zero_point, bits, options, exact_bits=exact_bits))
             scales.append(scale.float())
         bias = None if module.bias is None else module.bias.detach().float()
@@ -117,6 +117,8 @@ def in_float(module: nn.Module, row: Mapping[str, Any], *, exact_bits: int) -> s
         return f"quantize.attention={row['dtype']}" if row.get("dtype") else "products of attention"
     if wide := too_wide(row, exact_bits=exact_bits):
         return wide
+    if group := row.get("weight_group"):
+        return f"a weight scale for every {group} input channels"
     if isinstance(module, nn.Conv2d) and (module.padding_mode != "zeros" or isinstance(module.padding, str)):
         return f"padding {module.padding_mode} {module.padding}"
     weight = module.weight

@@ -23,7 +23,7 @@ from cq.core.artifacts import QuantParams, digest_of_tensor
 from cq.core.checksum import digest_of
 from cq.engine.fingerprint import parameters_digest
 from cq.models.architecture import set_heads
-from cq.quantize.affine import quantize
+from cq.quantize.affine import over_weight, quantize
 from cq.quantize.layers import halves
 
 FILE = "network.safetensors"
@@ -222,6 +222,6 @@ def _codes(weight: Tensor, row: Mapping[str, Any], params: QuantParams) -> Tenso
             continue
         assert grid["scale"] is not None
         assert grid["zero_point"] is not None
-        rows = (-1,) + (1,) * (weight.ndim - 1)
-        found.append(quantize(part, grid["scale"].view(rows), grid["zero_point"].view(rows), row["weight_bits"]))
+        rows = (over_weight(grid["scale"], part), over_weight(grid["zero_point"], part))
+        found.append(quantize(part, *rows, row["weight_bits"]))
     return torch.cat([part.to(torch.uint8) for part in found], dim=1)

@@ -1,5 +1,6 @@
 """Counted cost: MACs and BOPs of a full and of a cached call, and weight bytes. Nothing here is a timing."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -99,6 +100,10 @@ def counted_cost(
         row = widths.get(layer)
         bits = row["weight_bits"] if row is not None and kind == "weight" else 32
         weight_bits += parameter.numel() * bits
+        if row is not None and kind == "weight" and (group := row.get("weight_group")):
+            # Scale and zero point a group; those of whole channels are not counted.
+            for inputs in (row["split"], parameter.shape[1] - row["split"]):
+                weight_bits += parameter.shape[0] * math.ceil(inputs / group) * (32 + bits)
         full_bits += parameter.numel() * 32
     return {
         "num_calls": schedule.num_calls,

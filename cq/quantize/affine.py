@@ -43,6 +43,18 @@ def round_to_grid(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Te
     return codes.sub_(shift).mul_(scale)
 
 
+def over_weight(values: Tensor, weight: Tensor) -> Tensor:
+    """What belongs to output channels, as it broadcasts against a weight [O, I, ...].
+
+    values: [O], or [O, G] for G groups of ceil(I / G) input channels that follow each other; the last may be smaller.
+    """
+    if values.ndim == 1:
+        return values.view(-1, *(1,) * (weight.ndim - 1))
+    inputs = weight.shape[1]
+    by_input = values.repeat_interleave(-(-inputs // values.shape[1]), dim=1)[:, :inputs]
+    return by_input.view(*weight.shape[:2], *(1,) * (weight.ndim - 2))
+
+
 def fake_quantize(x: Tensor, scale: float, zero_point: int, bits: int) -> Tensor:
     """`dequantize(quantize(x))` bit for bit, for one scale.
 

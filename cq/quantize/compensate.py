@@ -34,11 +34,6 @@ def by_group(layer: Layer, weight: Tensor) -> Tensor:
     return weight.reshape(groups, len(weight) // groups, -1)
 
 
-def grid_rows(values_O: Tensor, weight: Tensor) -> Tensor:
-    """A value an output channel as one for every element of the weight [C_out, ...]."""
-    return values_O.view(-1, *(1,) * (weight.ndim - 1)).expand_as(weight)
-
-
 @dataclass(kw_only=True)
 class Moments:
     """Sums over samples: x, which a layer gets, and x0, which it should have got.

@@ -14,8 +14,8 @@ from cq.core.contracts import LockstepTrajectories
 from cq.core.denoiser import GuidedDenoiser
 from cq.core.shards import read, write
 from cq.core.values import Within
-from cq.quantize.affine import dequantize, quantize
-from cq.quantize.compensate import Moments, by_group, compensated_codes, damped, grid_rows, target
+from cq.quantize.affine import dequantize, over_weight, quantize
+from cq.quantize.compensate import Moments, by_group, compensated_codes, damped, target
 from cq.quantize.layers import QuantLayer, halves
 from cq.quantize.learn import Workbench
 from cq.quantize.on_base import ERRORS, ROUNDING, OnBase
@@ -134,10 +134,11 @@ class GPTQ(OnBase):
             x = torch.cat(parts, 1) if layer.split else parts[0]
             moments.add(x, x0 if self.asymmetric else x)
         weights = [(key, part) for key, _, _, part in bench.weights(name)]
-        scale_GOD, zero_point_GOD = (
-            by_group(plain, torch.cat([grid_rows(bench.tensors[f"{key}/{of}"], part) for key, part in weights], 1))
+        grids = (
+            [over_weight(bench.tensors[f"{key}/{of}"], part).expand_as(part) for key, part in weights]
             for of in ("scale", "zero_point")
         )
+        scale_GOD, zero_point_GOD = (by_group(plain, torch.cat(parts, 1)) for parts in grids)
         weight_GOD = by_group(plain, plain.weight).double()
         codes_GOD = quantize(weight_GOD, scale_GOD, zero_point_GOD, bits)
         nearest = error = moments.error(dequantize(codes_GOD, scale_GOD, zero_point_GOD).double())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cq.core.call import CallIndex
-from cq.quantize.affine import choose_qparams, dequantize, fake_quantize, round_to_grid
+from cq.quantize.affine import choose_qparams, dequantize, fake_quantize, over_weight, round_to_grid
 from cq.quantize.observers import Histogram, Observer, Support
 
 
@@ -109,7 +109,7 @@ InputQuantizer = ActQuantizer | DynamicQuantizer
 
 
 class GridWeight(Protocol):
-    """What a layer multiplies with: `value`, and the per-output-channel `scale` of the grid it lies on."""
+    """What a layer multiplies with: `value`, and the `scale` of the grid it lies on, [C_out], or [C_out, G]."""
 
     @property
     def value(self) -> Tensor: ...
@@ -118,8 +118,9 @@ class GridWeight(Protocol):
 
 
 class QuantWeight(nn.Module):
-    """Weight (or a slice of it along its inputs) on a per-output-channel grid. value: dequantized, float32.
+    """Weight (or a slice of it along its inputs) on a grid a row, or a group of a row. value: dequantized, float32.
 
+    scale, zero_point: [C_out], or [C_out, G]; see `over_weight`.
     codes: the integers of the weight's shape, where it is not simply rounded to nearest. With them the weight may be on
     the meta device.
     """
@@ -137,14 +138,21 @@ class QuantWeight(nn.Module):
         scale, zero_point = scale.to(where), zero_point.to(where)
         self.register_buffer("scale", scale)
         self.register_buffer("zero_point", zero_point)
-        rows = (-1,) + (1,) * (weight.ndim - 1)
-        grid = (scale.view(rows), zero_point.view(rows))
+        grid = (over_weight(scale, weight), over_weight(zero_point, weight))
         value = round_to_grid(weight, *grid, bits) if codes is None else dequantize(codes.to(where).int(), *grid)
         self.register_buffer("value", value)
 
 
-def choose_weight_qparams(weight: Tensor, bits: int, observer: Observer) -> tuple[Tensor, Tensor]:
-    """scale float32 and zero_point int32, [C_out], for a weight [C_out, ...]."""
+def choose_weight_qparams(weight: Tensor, bits: int, observer: Observer, group: int = 0) -> tuple[Tensor, Tensor]:
+    """scale float32 and zero_point int32, [C_out], for a weight [C_out, C_in, ...].
+
+    group: how many input channels share them at most, or 0 for all; with it both are [C_out, G], see `over_weight`.
+    """
+    if group:
+        count = -(-weight.shape[1] // group)
+        parts = torch.split(weight, -(-weight.shape[1] // count), dim=1)
+        scales, zero_points = zip(*(choose_weight_qparams(part, bits, observer) for part in parts), strict=True)
+        return torch.stack(scales, 1), torch.stack(zero_points, 1)
     low, high = observer.range(Support.of_rows(weight.detach().flatten(1)), bits)
     return choose_qparams(low, high, bits)
 
@@ -214,15 +222,16 @@ class QuantLayer(nn.Module):
         return torch.addcmul(offset_C.view(shape), out, gain_C.view(shape))
 
     def folded(self, call: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """What an integer kernel executes at `call`: weight scales [C_out] of the cached half with the gain folded
-        in, of the skip half as they are (None without one), and one bias [C_out] with the offset folded in. Codes do
-        not change."""
+        """What an integer kernel executes at `call`: weight scales of the cached half with the gain folded in, of the
+        skip half as they are (None without one), and one bias [C_out] with the offset folded in. Codes do not
+        change."""
         first = self._weight(0).scale
         second = self._weight(1).scale if self.split else None
         if self.correction is None:
             return first, second, self.bias
         gain_C, offset_C = self.correction[call]
-        return first * gain_C, second, offset_C if self.bias is None else self.bias + offset_C
+        gained = first * gain_C.view(-1, *(1,) * (first.ndim - 1))
+        return gained, second, offset_C if self.bias is None else self.bias + offset_C
 
     def _shape(self, out: Tensor) -> tuple[int, ...]:
         """For a vector over output channels: a convolution has them second, a linear layer last."""

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from cq.quantize.affine import over_weight
 from cq.quantize.rounding import alpha_for, hard_codes, indecision, lower_codes, soft_codes
 
 LearnedScales = Literal["none", "shared", "per_call"]
@@ -47,9 +48,8 @@ class SoftWeight(nn.Module):
     def __init__(self, weight: Tensor, bits: int, *, scale: Tensor, zero_point: Tensor) -> None:
         super().__init__()
         self.bits = bits
-        rows = (-1,) + (1,) * (weight.ndim - 1)
-        self.register_buffer("scale", scale.view(rows))
-        self.register_buffer("zero_point", zero_point.view(rows))
+        self.register_buffer("scale", over_weight(scale, weight))
+        self.register_buffer("zero_point", over_weight(zero_point, weight))
         lower, fraction = lower_codes(weight.detach(), self.scale, self.zero_point)
         self.register_buffer("lower", lower)
         self.alpha = nn.Parameter(alpha_for(fraction))

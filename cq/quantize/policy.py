@@ -20,6 +20,7 @@ class LayerPolicy:
     kind: conv, linear or attention. split: main-path channels of a concatenated input, or 0.
     reason: why the layer stays in full precision; empty where it is quantized.
     dtype: of the operands, where they are floating point numbers of fewer bits; empty for integers.
+    weight_group: how many input channels share a weight scale at most; 0 where all of an output channel do.
     input_range: what its inputs' range is multiplied by, around zero. dynamic: whose values share a scale that is found
     as they come, a token's or an image's; empty where calibration fixes the scales.
     """
@@ -33,6 +34,7 @@ class LayerPolicy:
     dtype: str = ""
     input_range: float = 1.0
     dynamic: str = ""
+    weight_group: int = 0
 
     @property
     def quantized(self) -> bool:
@@ -46,6 +48,7 @@ class LayerPolicy:
             "weight_bits": width[0], "act_bits": width[1], "reason": self.reason,
             **({"dtype": self.dtype} if self.dtype else {}),
             **({"dynamic": self.dynamic} if self.dynamic else {}),
+            **({"weight_group": self.weight_group} if self.weight_group else {}),
         }  # fmt: skip
 
 

@@ -108,7 +108,9 @@ class PTQ:
                 layer = denoiser.network.backbone.get_submodule(policy.name)
                 for index, weight in enumerate(halves(layer.weight, policy.split)):
                     name = f"{policy.name}.weight{index}"
-                    scale, zero_point = choose_weight_qparams(weight.cpu(), policy.weight_bits, self.weight_observer)
+                    scale, zero_point = choose_weight_qparams(
+                        weight.cpu(), policy.weight_bits, self.weight_observer, policy.weight_group
+                    )
                     tensors |= {f"{name}/scale": scale, f"{name}/zero_point": zero_point}
                     bits[name] = policy.weight_bits
         return QuantParams(tensors=tensors, bits=bits, coverage=self.coverage(observed))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cq.core.denoise import Trajectory
 from cq.core.denoiser import CutNetwork, GuidedDenoiser
-from cq.quantize.affine import round_to_grid
+from cq.quantize.affine import over_weight, round_to_grid
 from cq.quantize.layers import choose_weight_qparams
 from cq.quantize.observers import Observer
 
@@ -60,9 +60,9 @@ def sensitivities(denoiser: GuidedDenoiser, asked: Iterable[Asked], observer: Ob
     for name, layer in inner_layers(denoiser.network).items():
         whole = layer.weight.detach().clone()
         scale, zero_point = choose_weight_qparams(whole.cpu(), MEASURED_BITS, observer)
-        shape = (-1, *[1] * (whole.dim() - 1))
+        grid = (over_weight(scale, whole), over_weight(zero_point, whole))
         try:
-            layer.weight.copy_(round_to_grid(whole.cpu(), scale.view(shape), zero_point.view(shape), MEASURED_BITS))
+            layer.weight.copy_(round_to_grid(whole.cpu(), *grid, MEASURED_BITS))
             changes = [
                 float((ours - theirs).square().sum() / theirs.square().sum())
                 for ours, theirs in zip(predictions(), full, strict=True)

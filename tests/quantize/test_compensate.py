@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from cq.quantize import compensate
-from cq.quantize.affine import choose_qparams, dequantize, quantize
-from cq.quantize.compensate import Moments, by_group, compensated_codes, damped, grid_rows, samples, target
+from cq.quantize.affine import choose_qparams, dequantize, over_weight, quantize
+from cq.quantize.compensate import Moments, by_group, compensated_codes, damped, samples, target
 
 LAYERS: dict[str, Any] = {
     "linear": (lambda: nn.Linear(12, 6), (3, 5, 12)),
@@ -130,5 +130,5 @@ def test_inputs_that_are_always_zero_leave_nearest_rounding() -> None:
 
 
 def test_every_weight_gets_the_grid_of_its_channel() -> None:
-    scale = torch.tensor([1.0, 2.0])
-    assert grid_rows(scale, torch.zeros(2, 3, 1, 1)).flatten(1).tolist() == [[1.0] * 3, [2.0] * 3]
+    scale, weight = torch.tensor([1.0, 2.0]), torch.zeros(2, 3, 1, 1)
+    assert over_weight(scale, weight).expand_as(weight).flatten(1).tolist() == [[1.0] * 3, [2.0] * 3]
