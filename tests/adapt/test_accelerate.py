@@ -153,14 +153,14 @@ def test_half_precision_is_kept(dtype: torch.dtype, tiny: Callable[[str], Tiny],
         made.apply(t.pipe)
 
 
-@pytest.mark.parametrize("choice", ["quantize=gptq", "quantize=reconstruct_quick"])
+@pytest.mark.parametrize("choice", [("quantize=gptq",), ("quantize=reconstruct_quick", "quantize.iterations=4")])
 def test_rounding_of_a_text_pipeline_in_half_precision_is_found(
-    choice: str, tiny: Callable[[str], Tiny], tmp_path: Path
+    choice: tuple[str, ...], tiny: Callable[[str], Tiny], tmp_path: Path
 ) -> None:
     t = tiny("sd")
     t.pipe.to(torch.bfloat16)
     few = ("quantize.base.num_samples=2", "quantize.base.batch_size=2", "quantize.num_states=4")
-    with accelerate(t, tmp_path, choice, *few).apply(t.pipe):
+    with accelerate(t, tmp_path, *choice, *few).apply(t.pipe):
         assert t.stock().isfinite().all()
 
 
