@@ -15,6 +15,10 @@ OF_TWO_PARTS: Refusals = {
         ["calibrate.max_interval=2", "budget.cache_interval=5", *CORRECTED],
         ["calibrate.max_interval=2", "groups of up to 5 calls of schedule=Uniform needs 4", "at least 3"],
     ),
+    "steps that full precision does not take": (
+        ["correct@correct.output=closed_loop", "budget.sample_steps=4"],
+        ["correct.output", "of 10 calls does not pass timestep", "the 4 calls", "divides baseline.num_steps"],
+    ),
     "layer to exclude that is none": (
         ["quantize.exclude=[conv_inn,conv_out]", PTQ],
         ["quantize.exclude=['conv_inn']", "no layer has such a name", "such as 'conv_in'", "* stands for"],

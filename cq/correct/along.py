@@ -63,21 +63,22 @@ def wanted_prediction(
     return eps_NCHW.double() + (next_NCHW.to(wide_NCHW) - stepped(eps_NCHW.double(), clipped=True)) / slope
 
 
-def states_on_grid(states_TNCHW: Tensor, timesteps: Sequence[float], own: Sequence[float]) -> Tensor:
-    """Of the states after calls at `timesteps`, those that calls at `own` timesteps end at: fewer, for fewer steps.
+def calls_on_grid(timesteps: Sequence[float], own: Sequence[float]) -> list[int]:
+    """Of calls at `timesteps`, those that end where calls at `own` timesteps do: fewer, for fewer steps.
 
     Raises ValueError where a solver takes steps that the full-precision one does not pass.
     """
     if list(timesteps) == list(own):
-        return states_TNCHW
+        return list(range(len(own)))
     after = {reached: call for call, reached in enumerate([*timesteps[1:], None])}  # the last where one comes twice
     missing = [reached for reached in own[1:] if reached not in after]
     if missing:
         raise ValueError(
-            f"correct.output: the full-precision trajectory does not pass timestep {missing[0]:g}, so there is nothing "
-            "to lead this solver to. Take a number of steps that divides baseline.num_steps, of the same solver."
+            f"correct.output: the full-precision trajectory of {len(timesteps)} calls does not pass timestep "
+            f"{missing[0]:g}, as the {len(own)} calls of this run do, so there is nothing to lead them to. Take a "
+            "number of steps that divides baseline.num_steps, of the same solver."
         )
-    return states_TNCHW[[after[reached] for reached in [*own[1:], None]]]
+    return [after[reached] for reached in [*own[1:], None]]
 
 
 @dataclass

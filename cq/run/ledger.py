@@ -112,7 +112,9 @@ def execute(
     from cq.run.evaluation import check_limit
     from cq.run.memory import within_budget
     from cq.run.pipeline import check_seconds
+    from cq.run.preflight import check_trajectory
 
+    check_trajectory(parts)
     parts = within_budget(parts)
     check_limit(parts, config.limit)
     check_seconds(parts, config.limit.seconds, anew=config.force)

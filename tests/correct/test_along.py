@@ -11,7 +11,7 @@ from cq.core.acceleration import EARLIER_NOISE, HELD_NOISE, HELD_STATE, NOISE, S
 from cq.core.artifacts import CacheSchedule, ChannelAffine
 from cq.core.denoise import Trajectory, denoise
 from cq.core.denoiser import OUTPUT, DenoiserOutput
-from cq.correct.along import Uncorrected, fitted_along, states_on_grid, wanted_prediction
+from cq.correct.along import Uncorrected, calls_on_grid, fitted_along, wanted_prediction
 from cq.correct.closed_loop import ClosedLoop
 from cq.correct.corrected import CorrectedDenoiser, terms
 from cq.laws.tiny import noise_scheduler
@@ -57,12 +57,11 @@ def test_what_a_step_clips_is_added_to_what_the_straight_step_would_need(switch:
 
 
 def test_fewer_steps_are_led_to_the_states_of_more_steps_at_the_same_timesteps() -> None:
-    states = torch.arange(6.0)[:, None]
-    assert states_on_grid(states, [50, 40, 30, 20, 10, 0], [40, 20, 0]).flatten().tolist() == [2, 4, 5]
-    assert states_on_grid(states, [50, 40, 40, 20, 10, 0], [50, 40, 40, 20, 10, 0]) is states
-    assert states_on_grid(states, [50, 40, 40, 20, 10, 0], [50, 40, 0]).flatten().tolist() == [1, 4, 5]
-    with pytest.raises(ValueError, match="does not pass timestep 25"):
-        states_on_grid(states, [50, 40, 30, 20, 10, 0], [50, 25, 0])
+    assert calls_on_grid([50, 40, 30, 20, 10, 0], [40, 20, 0]) == [2, 4, 5]
+    assert calls_on_grid([50, 40, 40, 20, 10, 0], [50, 40, 40, 20, 10, 0]) == [0, 1, 2, 3, 4, 5]
+    assert calls_on_grid([50, 40, 40, 20, 10, 0], [50, 40, 0]) == [1, 4, 5]
+    with pytest.raises(ValueError, match="does not pass timestep 25, as the 3 calls of this run do"):
+        calls_on_grid([50, 40, 30, 20, 10, 0], [50, 25, 0])
 
 
 def test_the_prediction_is_the_sum_of_its_tables_and_held_terms_are_those_of_the_last_refresh() -> None:

@@ -14,7 +14,7 @@ from cq.core.artifacts import StateTrajectories
 from cq.core.contracts import FitsAlongTrajectories
 from cq.core.denoise import DenoiseStep
 from cq.core.shards import present
-from cq.correct.along import states_on_grid
+from cq.correct.along import calls_on_grid
 from cq.run.context import Run
 from cq.run.identity import described
 from cq.run.stages.stage import Stage
@@ -59,7 +59,7 @@ class FullStates(Stage[StateTrajectories]):
                 (self.run.model, self.parts.sample.num_steps),
             )
         )
-        return states_on_grid(self.get(before).x_TNCHW, fine, own)
+        return self.get(before).x_TNCHW[calls_on_grid(fine, own)]
 
     def _batches(self, shards: Path, indices: Sequence[int]) -> Iterator[Mapping[str, Tensor]]:
         loops = replace(self.run.loops, model=self.run.baseline_model, num_steps=self.parts.baseline_steps)
