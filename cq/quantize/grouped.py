@@ -30,6 +30,6 @@ class Grouped(WideEdges):
         edges = denoiser.network.edges()
         return [
             replace(policy, weight_group=self.weight_group)
-            if policy.kind != "attention" and policy.name not in edges else policy
+            if policy.quantized and policy.kind != "attention" and policy.name not in edges else policy
             for policy in super()._policies(denoiser)
         ]  # fmt: skip

@@ -86,6 +86,13 @@ def test_scales_of_groups_are_counted(runs: TinyRuns, grouped: QuantParams) -> N
     assert cost["bops_mean"] == before["bops_mean"]
 
 
+def test_a_layer_that_stays_in_full_precision_has_no_groups(runs: TinyRuns) -> None:
+    rows = replace(GROUPED, exclude=("mid_block.*",)).coverage(runs.model.denoiser)
+    left = [row for row in rows if row["reason"]]
+    assert left
+    assert not any("weight_group" in row for row in left)
+
+
 def test_rounding_in_closed_form_keeps_the_groups_grids(runs: TinyRuns, grouped: QuantParams, tmp_path: Path) -> None:
     rounded = GPTQ(
         base=GROUPED, asymmetric=True, ridge=0.05, damping=0.01, targets="full", num_states=4, refresh_share=0.5,
