@@ -14,7 +14,7 @@ from cq.core.processes import device
 from cq.correct.corrected import corrected
 from cq.engine.between import ChannelsLast, joined
 from cq.engine.card import verdict
-from cq.engine.integer import Executed, IntegerLayer, coverage, in_float, too_wide
+from cq.engine.integer import Executed, IntegerLayer, coverage, in_float, no_integers
 from cq.engine.kernels import HELD_BITS, missing, weight_bits
 from cq.quantize.twin import StoredLayer, with_layers
 
@@ -48,7 +48,7 @@ class Int8:
     def real(self, acceleration: Acceleration) -> bool:
         """Whether any layer's bits are multiplied as integers here: with none, all of it would be simulated."""
         layers = [row for row in acceleration.params.coverage if not row["reason"] and row["kind"] != "attention"]
-        return not layers or any(not too_wide(row, exact_bits=weight_bits()) for row in layers)
+        return not layers or any(not no_integers(row, exact_bits=weight_bits()) for row in layers)
 
     def lower(self, denoiser: GuidedDenoiser, acceleration: Acceleration) -> Denoiser:
         """The denoiser with integer layers, the prediction corrected. Raises ValueError where it computes elsewhere."""

@@ -115,10 +115,8 @@ def in_float(module: nn.Module, row: Mapping[str, Any], *, exact_bits: int) -> s
     """Why a layer is simulated in float32 and not multiplied in integers; "" where it is. row: of the coverage."""
     if row["kind"] == "attention":
         return f"quantize.attention={row['dtype']}" if row.get("dtype") else "products of attention"
-    if wide := too_wide(row, exact_bits=exact_bits):
-        return wide
-    if group := row.get("weight_group"):
-        return f"a weight scale for every {group} input channels"
+    if reason := no_integers(row, exact_bits=exact_bits):
+        return reason
     if isinstance(module, nn.Conv2d) and (module.padding_mode != "zeros" or isinstance(module.padding, str)):
         return f"padding {module.padding_mode} {module.padding}"
     weight = module.weight
@@ -126,8 +124,10 @@ def in_float(module: nn.Module, row: Mapping[str, Any], *, exact_bits: int) -> s
     return f"fewer than {SMALLEST} weights" if weight.numel() < SMALLEST else ""
 
 
-def too_wide(row: Mapping[str, Any], *, exact_bits: int) -> str:
-    """Which bits of a layer are too many to be multiplied; "" where none are."""
+def no_integers(row: Mapping[str, Any], *, exact_bits: int) -> str:
+    """What of a layer's grids integer products have no place for, whatever its shape; "" where there is nothing."""
+    if group := row.get("weight_group"):
+        return f"a weight scale for every {group} input channels"
     if row["act_bits"] > HELD_BITS:
         return f"activations of {row['act_bits']} bits"
     if row["weight_bits"] > exact_bits:

@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from cq.core.acceleration import Acceleration
 from cq.core.artifacts import QuantParams
+from cq.engine.int8 import Int8
 from cq.engine.integer import in_float
 from cq.engine.stored_weights import StoredWeights, save_weights
 from cq.evaluate.efficiency import counted_cost
@@ -130,3 +132,4 @@ def test_integers_leave_them_in_float_and_say_why(runs: TinyRuns, grouped: Quant
     reasons = {in_float(backbone.get_submodule(row["name"]), row, exact_bits=8) for row in grouped.coverage}
     assert "a weight scale for every 5 input channels" in reasons
     assert "" not in reasons
+    assert not Int8().real(Acceleration(schedule=CACHED, params=grouped))  # so its images are called simulated
