@@ -112,7 +112,7 @@ def _content(text: str) -> str | None:
         if path.is_file():
             return changed(path)
         below = [file.relative_to(path) for file in sorted(path.rglob("*")) if file.is_file()]
-        seen = [file for file in below if not any(part.startswith(".") for part in file.parts)]
+        seen = [file for file in below if not any(part.startswith(".") or part == "__pycache__" for part in file.parts)]
         digests = {str(file): changed(path / file) for file in seen}
     except (ValueError, OSError):  # no path, or not to be read: whoever reads it refuses it
         return None

@@ -269,7 +269,7 @@ def _owners(config: DictConfig) -> dict[str, str]:
 
 def _beside(config: DictConfig) -> dict[str, str]:
     """The name of what decides this configuration's numbers beside it; nothing where all is as committed."""
-    found = beside(_resolved(config))
+    found = beside(question_of(_resolved(config)))  # W&B's project is a name, and may be that of a folder here
     return {BESIDE: digest_of(found)[:12]} if found else {}
 
 

@@ -274,3 +274,12 @@ def test_bundled_components_are_described_as_they_were() -> None:
 
     assert described(Uniform(interval=5)) == {"class": "cq.schedule.uniform.Uniform", "interval": 5}
     assert source_digest("cq.schedule.uniform") is None
+
+
+def test_bytecode_in_a_folder_that_is_named_does_not_count(tmp_path: Path) -> None:
+    (tmp_path / "part.py").write_text("x = 1\n")
+    before = identity._content(str(tmp_path))
+    assert before is not None
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "__pycache__/part.cpython-311.pyc").write_bytes(b"compiled")
+    assert identity._content(str(tmp_path)) == before

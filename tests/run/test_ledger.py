@@ -313,3 +313,15 @@ def test_the_refusal_comes_before_the_run(
         execute(config, choices)
     assert runs == []
     assert not (repository / "results/runs.jsonl").exists()
+
+
+def test_a_folder_that_is_called_as_the_project_of_wandb_decides_nothing(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a checkout `cq` is one, whose bytecode changes from run to run: seeds were of other code by it."""
+    (tmp_path / "cq").mkdir()
+    (tmp_path / "cq/module.py").write_text("x = 1\n")
+    monkeypatch.chdir(tmp_path)
+    config, _ = composed(quick(tiny_folder, tmp_path, "logger=wandb"))
+    assert config.logger.project == "cq"
+    assert ledger._beside(config) == {}
