@@ -21,7 +21,7 @@ from cq.report.figures import (
     schedule_figure,
     with_images,
 )
-from cq.report.looks import MARGIN, looks_of, save_png, style
+from cq.report.looks import DPI, MARGIN, looks_of, save_png, style
 from cq.report.panels import coupling_figure, preparation_figure
 from cq.report.sweeps import interval_figure, tradeoff_figure
 from cq.report.tables import Table
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COUPLING = "Loss of each technique alone and combined"
+COARSE = 84.0  # dots an inch of the overview, which is twice as large as the others
 INSIDE = ("schedules", "error", "images")  # what the overview shows side by side
 CAPTIONS = {  # of the page
     "overview": "Images, schedules, and error by call",
@@ -76,7 +77,7 @@ def write_figures(table: Table, folder: Path, *, thumbnails: Path, svg: bool = F
                 continue
             if not inside:
                 shown.append(name)
-                save_png(figure, folder / f"{table.name}_{name}.png")
+                save_png(figure, folder / f"{table.name}_{name}.png", dpi=COARSE if name == "overview" else DPI)
             if svg:
                 vectors.append(folder / f"{table.name}_{name}.svg")
                 figure.savefig(vectors[-1], metadata={"Date": None, "Creator": None}, **MARGIN)

@@ -111,8 +111,7 @@ def execute(
         return twin
     from cq.run.evaluation import check_limit
     from cq.run.memory import within_budget
-    from cq.run.pipeline import check_seconds
-    from cq.run.preflight import check_trajectory
+    from cq.run.pipeline import check_seconds, check_trajectory
 
     check_trajectory(parts)
     parts = within_budget(parts)

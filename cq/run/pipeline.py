@@ -7,7 +7,9 @@ from typing import Any
 
 from cq.core.acceleration import Acceleration
 from cq.core.artifacts import SampleSet, digest_of_tensor
+from cq.core.contracts import FitsAlongTrajectories
 from cq.core.processes import Processes, device
+from cq.correct.along import calls_on_grid
 from cq.models.diffusion import DiffusionModel
 from cq.run.components import Components
 from cq.run.context import Run
@@ -78,6 +80,20 @@ def _estimate(this: Run, model: DiffusionModel, there: Collection[str]) -> float
     calls = calls_of(this, model)
     steps = [make(this) for make in STEPS]
     return sum(step.seconds(calls) for step in steps if step.needed and step.name not in there)
+
+
+def check_trajectory(parts: Components) -> None:
+    """Raise ValueError for a solver whose calls the trajectory that it is corrected towards does not pass.
+
+    A cell of a table is refused by it when it is its turn, and the others run.
+    """
+    if not isinstance(parts.correct_output, FitsAlongTrajectories) or parts.is_baseline:
+        return
+    solvers = ((parts.baseline_sampler, parts.baseline_steps), (parts.sampler, parts.sample.num_steps))
+    grids = [
+        [float(t) for t in sampler.noise_scheduler(parts.model.noise, steps).timesteps] for sampler, steps in solvers
+    ]
+    calls_on_grid(*grids)
 
 
 def check_seconds(parts: Components, most: float | None, *, anew: bool) -> None:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:  # these bring torch, which a check of a configuration does no
     )
     from cq.evaluate.paper_protocol import NoProtocol
     from cq.models.diffusion import ModelComponent
-    from cq.run.components import Components
     from cq.sample.generate import Sample
 
 
@@ -69,24 +68,6 @@ def check_solver(planner: "SchedulePlanner", sampler: "Sampler", num_steps: int,
 
     if any(isinstance(each, ReadsSketches) for each in members(planner)):
         read_off(lambda: sampler.noise_scheduler(model.noise, num_steps))
-
-
-def check_trajectory(parts: "Components") -> None:
-    """Raise ValueError for a solver whose calls the trajectory that it is corrected towards does not pass.
-
-    A cell of a table is refused by it when it is its turn, and the others run.
-    """
-    from cq.core.contracts import FitsAlongTrajectories
-
-    if not isinstance(parts.correct_output, FitsAlongTrajectories) or parts.is_baseline:
-        return
-    from cq.correct.along import calls_on_grid
-
-    solvers = ((parts.baseline_sampler, parts.baseline_steps), (parts.sampler, parts.sample.num_steps))
-    grids = [
-        [float(t) for t in sampler.noise_scheduler(parts.model.noise, steps).timesteps] for sampler, steps in solvers
-    ]
-    calls_on_grid(*grids)
 
 
 def check_protocol(

@@ -2,17 +2,20 @@
 
 import shutil
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from PIL import Image
 
 from cq.report.budgets import choose
 from cq.report.build import build_table
 from cq.report.differences import MOST, difference_figure
 from cq.report.figures import image_figure
 from cq.report.gallery import strips_shown, write_figures
-from cq.report.looks import looks_of
+from cq.report.looks import looks_of, png_bytes, style
 from cq.report.metrics import judging
 from cq.report.paper import Paper, read_paper
 from cq.report.sweeps import cost_an_image, front
@@ -161,3 +164,16 @@ def test_the_front_of_a_cost_is_what_nothing_cheaper_is_better_than(table: Table
 
 def test_the_first_metric_and_psnr_judge(table: Table) -> None:
     assert [column.key for column in judging(table.metrics)] == ["frechet_own", "psnr_fp_db"]
+
+
+def test_a_marker_keeps_its_colour_beside_images_of_many() -> None:
+    rng = np.random.default_rng(0)
+    with style():
+        figure, (left, right) = plt.subplots(1, 2)
+        left.imshow(rng.random((60, 60, 3)) * np.linspace(0, 1, 60)[:, None, None])
+        right.plot([0], [0], "s", color="#0072B2", markersize=8)
+        right.plot([1], [1], "s", color="#009E73", markersize=8)
+        with Image.open(BytesIO(png_bytes(figure))) as drawn:
+            found = np.asarray(drawn.convert("RGB")).reshape(-1, 3).astype(int)
+    for wanted in ((0x00, 0x72, 0xB2), (0x00, 0x9E, 0x73)):
+        assert np.abs(found - wanted).max(1).min() <= 4
