@@ -76,10 +76,9 @@ def _composed_quickly() -> Iterator[None]:
         return gathered(overrides, defaults, self_added) if refers else None
 
     def once(self: ConfigRepository, config_path: str) -> Any:
-        source = self._find_object_source(config_path, ObjectType.CONFIG)
-        kind = type(
-            source
-        ).__name__  # Hydra imports its plugins a second time: their classes are not those imported here
+        source: Any = self._find_object_source(config_path, ObjectType.CONFIG)
+        kind = type(source).__name__  # Hydra makes its plugins' classes twice: these are not those of an import here
+        key: tuple[Any, ...]
         if kind == "FileConfigSource":
             file = Path(source.path, source._normalize_file_name(config_path))
             key = (file, source.provider, file.stat().st_mtime_ns, file.stat().st_size)
